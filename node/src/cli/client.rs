@@ -1,0 +1,243 @@
+//! The running node, as the other commands reach it: its HTTP API, found through the data directory.
+
+use std::io::ErrorKind;
+use std::path::Path;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
+use clap::Args;
+use reqwest::{Response, StatusCode};
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::terminal::printable;
+use crate::data_dir::ApiFile;
+
+/// Time to reach the node.
+const CONNECT: Duration = Duration::from_secs(5);
+/// Time for a document.
+const DOCUMENT: Duration = Duration::from_secs(15);
+/// Largest document read.
+const MAX_DOCUMENT: usize = 8 * 1024 * 1024;
+/// Longest silence of an answer in progress: comments come every ten seconds, but the beginning may have to wait for
+/// a long prompt.
+const SILENCE: Duration = Duration::from_secs(630);
+/// Longest line of an answer.
+const MAX_LINE: usize = 1024 * 1024;
+/// What to do when there is no node.
+const HOW_TO_START: &str = "start one with `consortium-node start`";
+
+/// Which node to talk to, and with which key.
+#[derive(Args, Debug)]
+pub(super) struct ClientArgs {
+    /// Base URL of the API [default: that of the node running on the data directory].
+    #[arg(long, env = "CONSORTIUM_API_BASE", value_name = "URL")]
+    api_base: Option<String>,
+    /// API key, where the node asks for one; made with `consortium-node key create`.
+    #[arg(
+        long,
+        env = "CONSORTIUM_API_KEY",
+        hide_env_values = true,
+        value_name = "KEY"
+    )]
+    api_key: Option<String>,
+}
+
+/// A node's API.
+#[derive(Debug)]
+pub(super) struct Client {
+    http: reqwest::Client,
+    api_base: String,
+    api_key: Option<String>,
+    /// The process that wrote down where the API is; none where the caller said it.
+    pid: Option<u32>,
+}
+
+/// An answer in progress, read as server-sent events.
+#[derive(Debug)]
+pub(super) struct Events {
+    response: Response,
+    unread: Vec<u8>,
+}
+
+#[derive(Deserialize)]
+struct Failure {
+    error: FailureBody,
+}
+
+#[derive(Deserialize)]
+struct FailureBody {
+    message: String,
+}
+
+impl Client {
+    /// Finds the node; says how to start one if none was started.
+    ///
+    /// # Errors
+    /// When there is none, or the address given makes no sense.
+    pub(super) fn find(args: ClientArgs, data_dir: &Path) -> Result<Self> {
+        let (api_base, pid) = match args.api_base {
+            Some(url) => (url, None),
+            None => {
+                let file =
+                    ApiFile::read(data_dir).map_err(|error| no_api_file(&error, data_dir))?;
+                (file.api_base, Some(file.pid))
+            }
+        };
+        ensure!(
+            api_base.starts_with("http://"),
+            "the API's base URL must begin with http://, as in http://127.0.0.1:8080/v1; it is '{}'",
+            printable(&api_base)
+        );
+        let http = reqwest::Client::builder()
+            // The node is on this machine or was named: no proxy has a part in it.
+            .no_proxy()
+            .connect_timeout(CONNECT)
+            .read_timeout(SILENCE)
+            .build()
+            .context("cannot set up an HTTP client")?;
+        Ok(Self {
+            http,
+            api_base: api_base.trim_end_matches('/').to_owned(),
+            api_key: args.api_key,
+            pid,
+        })
+    }
+
+    /// Fetches a document at a path of the node, such as `/status.json`.
+    ///
+    /// # Errors
+    /// When there is no answer, or not the one expected.
+    pub(super) async fn document<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
+        let root = self.api_base.strip_suffix("/v1").unwrap_or(&self.api_base);
+        let url = format!("{root}{path}");
+        let call = self.http.get(&url).timeout(DOCUMENT);
+        let mut response = self.send(call).await?;
+        let bytes = read_bounded(&mut response).await?;
+        serde_json::from_slice(&bytes)
+            .with_context(|| format!("the answer from {url} makes no sense"))
+    }
+
+    /// Asks for a completion of a chat, as a stream.
+    ///
+    /// # Errors
+    /// When there is no answer, or a refusal.
+    pub(super) async fn chat(&self, body: &Value) -> Result<Events> {
+        let call = self
+            .http
+            .post(format!("{}/chat/completions", self.api_base))
+            .json(body);
+        let response = self.send(call).await?;
+        Ok(Events {
+            response,
+            unread: Vec::new(),
+        })
+    }
+
+    async fn send(&self, call: reqwest::RequestBuilder) -> Result<Response> {
+        let call = match &self.api_key {
+            Some(key) => call.bearer_auth(key),
+            None => call,
+        };
+        let mut response = call.send().await.map_err(|error| self.no_answer(error))?;
+        if response.status().is_success() {
+            return Ok(response);
+        }
+        let status = response.status();
+        if status == StatusCode::UNAUTHORIZED {
+            let trouble = if self.api_key.is_some() {
+                "does not accept this API key"
+            } else {
+                "asks for an API key"
+            };
+            bail!(
+                "the node at {} {trouble}; make one on its machine with `consortium-node key create` and pass it with \
+                 --api-key or CONSORTIUM_API_KEY",
+                self.api_base
+            );
+        }
+        let bytes = read_bounded(&mut response).await?;
+        match serde_json::from_slice::<Failure>(&bytes) {
+            Ok(failure) => Err(anyhow!(printable(&failure.error.message))),
+            Err(_) => Err(anyhow!("the node at {} answered {status}", self.api_base)),
+        }
+    }
+
+    fn no_answer(&self, error: reqwest::Error) -> anyhow::Error {
+        if !error.is_connect() {
+            return anyhow::Error::new(error.without_url())
+                .context(format!("the node at {} did not answer", self.api_base));
+        }
+        match self.pid {
+            Some(pid) => anyhow!(
+                "no node answers at {} (process {pid} served there, and seems to have ended); {HOW_TO_START}",
+                self.api_base
+            ),
+            None => anyhow!(
+                "no node answers at {}; {HOW_TO_START}, or correct the base URL",
+                self.api_base
+            ),
+        }
+    }
+}
+
+impl Events {
+    /// The payload of the next event; none at the end of the stream.
+    ///
+    /// # Errors
+    /// When the connection breaks, or a line is too long or no text.
+    pub(super) async fn next(&mut self) -> Result<Option<String>> {
+        loop {
+            while let Some(end) = self.unread.iter().position(|byte| *byte == b'\n') {
+                let line: Vec<u8> = self.unread.drain(..=end).collect();
+                let line = std::str::from_utf8(&line).context("the answer is not UTF-8")?;
+                // Events of this API are a single line each; comments and blank lines are passed over.
+                if let Some(payload) = line.trim_end().strip_prefix("data:") {
+                    return Ok(Some(payload.trim_start().to_owned()));
+                }
+            }
+            ensure!(
+                self.unread.len() <= MAX_LINE,
+                "the answer has a line that is too long"
+            );
+            let chunk = self
+                .response
+                .chunk()
+                .await
+                .map_err(reqwest::Error::without_url);
+            match chunk.context("the connection to the node broke")? {
+                Some(chunk) => self.unread.extend_from_slice(&chunk),
+                None => return Ok(None),
+            }
+        }
+    }
+}
+
+fn no_api_file(error: &std::io::Error, data_dir: &Path) -> anyhow::Error {
+    let data_dir = data_dir.display();
+    match error.kind() {
+        ErrorKind::NotFound => {
+            anyhow!(
+                "no node runs on {data_dir}; {HOW_TO_START}, or name another with --data-dir or --api-base"
+            )
+        }
+        _ => anyhow!("cannot read where the node of {data_dir} serves its API: {error}"),
+    }
+}
+
+async fn read_bounded(response: &mut Response) -> Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    while let Some(chunk) = response
+        .chunk()
+        .await
+        .map_err(reqwest::Error::without_url)?
+    {
+        ensure!(
+            bytes.len() + chunk.len() <= MAX_DOCUMENT,
+            "the node's answer is too long"
+        );
+        bytes.extend_from_slice(&chunk);
+    }
+    Ok(bytes)
+}

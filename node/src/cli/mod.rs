@@ -1,0 +1,135 @@
+//! The command line.
+//!
+//! [`start`] runs a node. [`status`], [`peers`] and [`chat`] talk to a running one over its HTTP API, found by
+//! [`client`] through the data directory; the others work on the data directory itself, whether a node runs or not.
+//! Answers go to stdout, everything about them to stderr.
+#![allow(
+    clippy::print_stdout,
+    reason = "output to the terminal is what a command line is for"
+)]
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use anyhow::{Context as _, Result};
+use clap::{Parser, Subcommand};
+
+mod chat;
+mod client;
+pub mod identity;
+mod key;
+pub mod model;
+mod peers;
+pub mod start;
+mod status;
+mod terminal;
+pub mod train;
+mod units;
+
+/// How long work that cannot be interrupted may hold up the end of a command.
+const LINGER: Duration = Duration::from_secs(2);
+
+/// Lend a computer to a swarm that runs language models none of its members could run alone.
+#[derive(Parser, Debug)]
+#[command(
+    name = "consortium-node",
+    version,
+    after_help = "Examples:
+  consortium-node start --model ./my-model     run a node and serve a model
+  consortium-node chat \"Why is the sky blue?\"  ask the node of this machine
+  consortium-node status                       see how it is doing
+  consortium-node start --help                 all settings of a node
+
+Any OpenAI client works too: point its base URL at http://127.0.0.1:8080/v1"
+)]
+pub struct Cli {
+    /// Where the node keeps its key, databases and models [default: ~/.consortium].
+    #[arg(long, global = true, env = "CONSORTIUM_DATA_DIR", value_name = "DIR")]
+    data_dir: Option<PathBuf>,
+    #[command(subcommand)]
+    command: Command,
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    Start(Box<start::StartArgs>),
+    Status(status::StatusArgs),
+    Peers(peers::PeersArgs),
+    Chat(chat::ChatArgs),
+    #[command(subcommand)]
+    Model(model::ModelCommand),
+    Identity(identity::IdentityArgs),
+    #[command(subcommand)]
+    Key(key::KeyCommand),
+    #[command(subcommand)]
+    Train(train::TrainCommand),
+}
+
+/// Runs a command to its end.
+///
+/// # Errors
+/// What went wrong, in words for whoever typed the command.
+pub fn run(cli: Cli) -> Result<()> {
+    let data_dir = match cli.data_dir {
+        Some(dir) => dir,
+        None => std::env::home_dir()
+            .filter(|home| !home.as_os_str().is_empty())
+            .context(
+                "there is no home directory to keep the node's files in; name one with --data-dir",
+            )?
+            .join(".consortium"),
+    };
+    let runtime =
+        tokio::runtime::Runtime::new().context("cannot start the asynchronous runtime")?;
+    let result = runtime.block_on(async {
+        match cli.command {
+            Command::Start(args) => Box::pin(start::run(*args, &data_dir)).await,
+            Command::Status(args) => status::run(args, &data_dir).await,
+            Command::Peers(args) => peers::run(args, &data_dir).await,
+            Command::Chat(args) => Box::pin(chat::run(args, &data_dir)).await,
+            Command::Model(command) => Box::pin(model::run(command, &data_dir)).await,
+            Command::Identity(args) => identity::run(args, &data_dir).await,
+            Command::Key(command) => key::run(command, &data_dir).await,
+            Command::Train(command) => Box::pin(train::run(command)).await,
+        }
+    });
+    runtime.shutdown_timeout(LINGER);
+    result
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use clap::CommandFactory as _;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        Cli::command().debug_assert();
+    }
+
+    #[test]
+    fn the_data_directory_may_stand_anywhere() {
+        for line in [
+            &["consortium-node", "--data-dir", "/x", "status"][..],
+            &["consortium-node", "status", "--data-dir", "/x", "--json"],
+            &[
+                "consortium-node",
+                "key",
+                "revoke",
+                "0123456789ab",
+                "--data-dir",
+                "/x",
+            ],
+        ] {
+            let cli = Cli::try_parse_from(line).unwrap();
+            assert_eq!(cli.data_dir.unwrap(), PathBuf::from("/x"));
+        }
+    }
+
+    #[test]
+    fn chat_takes_its_options() {
+        let line = "consortium-node chat Hello --model m --system s --temperature 0 --max-tokens 5 --seed 1 --api-base \
+                    http://x/v1 --api-key k";
+        assert!(Cli::try_parse_from(line.split_whitespace()).is_ok());
+    }
+}

@@ -1,0 +1,131 @@
+//! `consortium-node start`: runs a node.
+
+use std::io::{IsTerminal as _, Write as _};
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use anyhow::{Context as _, Result};
+use clap::{Args, ValueEnum};
+use tokio::signal::unix::{SignalKind, signal};
+use tokio_util::sync::CancellationToken;
+use tracing_subscriber::EnvFilter;
+
+use crate::config::Settings;
+use crate::daemon;
+
+/// Runs a node: joins its cluster, takes the layers it is given, and serves the API.
+///
+/// Settings are taken from flags, then environment variables, then the configuration file, then defaults.
+#[derive(Args, Debug)]
+#[command(after_help = "Examples:
+  consortium-node start --model ./my-model
+  consortium-node start --bootstrap /ip4/203.0.113.7/tcp/4801 --memory 8GiB
+
+Configuration file (TOML; the same names as the flags):
+  listen = [\"/ip4/0.0.0.0/tcp/4801\"]
+  cluster = \"home\"
+  memory = \"8GiB\"")]
+pub struct StartArgs {
+    /// Configuration file; by default `config.toml` in the data directory, if there is one.
+    #[arg(long, env = "CONSORTIUM_CONFIG")]
+    config: Option<PathBuf>,
+    /// Address to listen on for peers; may be repeated [default: TCP and QUIC on port 4801 of all interfaces].
+    #[arg(long, env = "CONSORTIUM_LISTEN", value_delimiter = ',', value_name = "MULTIADDR")]
+    listen: Vec<String>,
+    /// Address of a peer to join by; may be repeated.
+    #[arg(long, env = "CONSORTIUM_BOOTSTRAP", value_delimiter = ',', value_name = "MULTIADDR")]
+    bootstrap: Vec<String>,
+    /// Cluster to serve in: a name, or name@<PeerId of its founder> [default: home].
+    #[arg(long, env = "CONSORTIUM_CLUSTER", value_name = "NAME[@FOUNDER]")]
+    cluster: Option<String>,
+    /// Where the OpenAI-compatible API listens [default: 127.0.0.1:8080].
+    #[arg(long, env = "CONSORTIUM_API_ADDR", value_name = "IP:PORT")]
+    api_addr: Option<SocketAddr>,
+    /// Model to serve: a directory in the standard layout, or the name of an imported one.
+    #[arg(long, env = "CONSORTIUM_MODEL", value_name = "DIR|NAME")]
+    model: Option<String>,
+    /// Memory offered for model layers and their caches, such as 8GiB [default: half of the machine's].
+    #[arg(long, env = "CONSORTIUM_MEMORY", value_name = "SIZE")]
+    memory: Option<String>,
+    /// Stages to spread a model over while this node is the master [default: as few as fit].
+    #[arg(long, env = "CONSORTIUM_STAGES", value_name = "N")]
+    stages: Option<usize>,
+    /// Do not look for peers on the local network.
+    #[arg(long, env = "CONSORTIUM_NO_MDNS")]
+    no_mdns: bool,
+    /// How logs are written to stderr; RUST_LOG chooses what is logged.
+    #[arg(long, env = "CONSORTIUM_LOG_FORMAT", value_enum, default_value_t)]
+    log_format: LogFormat,
+}
+
+/// Form of the logs.
+#[derive(Clone, Copy, Debug, Default, ValueEnum)]
+enum LogFormat {
+    /// Lines for people.
+    #[default]
+    Text,
+    /// One JSON object per line.
+    Json,
+}
+
+/// Runs a node until SIGINT or SIGTERM.
+///
+/// # Errors
+/// When the settings make no sense or the node cannot start.
+pub async fn run(args: StartArgs, data_dir: &Path) -> Result<()> {
+    log_to_stderr(args.log_format);
+    let file = match &args.config {
+        Some(path) => Settings::read(path)?,
+        None => {
+            let path = data_dir.join("config.toml");
+            if path.exists() { Settings::read(&path)? } else { Settings::default() }
+        }
+    };
+    let flags = Settings {
+        listen: (!args.listen.is_empty()).then_some(args.listen),
+        bootstrap: (!args.bootstrap.is_empty()).then_some(args.bootstrap),
+        cluster: args.cluster,
+        api_addr: args.api_addr,
+        model: args.model,
+        memory: args.memory,
+        stages: args.stages,
+        mdns: args.no_mdns.then_some(false),
+    };
+    let config = flags.or(file).resolve(data_dir.to_owned())?;
+    let stop = CancellationToken::new();
+    stop_on_signal(stop.clone())?;
+    daemon::run(config, stop, |api| {
+        let mut out = std::io::stdout();
+        // Whoever started the node may have closed its end; the node runs on.
+        let _closed = writeln!(out, "ready: api {} peer {}", api.api_base, api.peer_id).and_then(|()| out.flush());
+    })
+    .await
+}
+
+fn stop_on_signal(stop: CancellationToken) -> Result<()> {
+    let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen for SIGINT")?;
+    let mut terminate = signal(SignalKind::terminate()).context("cannot listen for SIGTERM")?;
+    tokio::spawn(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        stop.cancel();
+        // Asked twice: whoever asks does not want to wait.
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+        std::process::exit(130);
+    });
+    Ok(())
+}
+
+fn log_to_stderr(format: LogFormat) {
+    let filter = EnvFilter::try_from_default_env().unwrap_or_else(|_| EnvFilter::new("info,libp2p=warn"));
+    let builder = tracing_subscriber::fmt().with_env_filter(filter).with_writer(std::io::stderr);
+    match format {
+        LogFormat::Text => builder.with_ansi(std::io::stderr().is_terminal()).init(),
+        LogFormat::Json => builder.json().init(),
+    }
+}

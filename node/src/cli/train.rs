@@ -1,0 +1,68 @@
+//! `consortium-node train`: training on this machine.
+
+use std::path::PathBuf;
+
+use anyhow::{Context as _, Result};
+use clap::{Args, Subcommand};
+use consortium_training::progress::Progress;
+use consortium_training::tiny::{TinyOptions, train_tiny};
+
+/// Trains models.
+#[derive(Subcommand, Debug)]
+pub enum TrainCommand {
+    /// Make the project's own small model again, from nothing: corpus, tokenizer, weights, model card.
+    Tiny(TinyArgs),
+}
+
+/// Arguments of `train tiny`; what is left out is as the model in the repository was made.
+#[derive(Args, Debug)]
+pub struct TinyArgs {
+    /// Directory to write the model to.
+    #[arg(long)]
+    out: PathBuf,
+    /// Go on from the newest checkpoint of an interrupted run.
+    #[arg(long)]
+    resume: bool,
+    /// Names corpus and first weights.
+    #[arg(long)]
+    seed: Option<u64>,
+    /// Optimiser steps.
+    #[arg(long)]
+    steps: Option<u64>,
+    /// Rows of 256 tokens per step.
+    #[arg(long)]
+    batch: Option<usize>,
+    /// Threads to compute on.
+    #[arg(long)]
+    threads: Option<usize>,
+}
+
+/// Runs a `train` command.
+///
+/// # Errors
+/// When the directory cannot be written, or a checkpoint is damaged.
+pub async fn run(command: TrainCommand) -> Result<()> {
+    let TrainCommand::Tiny(args) = command;
+    let defaults = TinyOptions::new(args.out);
+    let options = TinyOptions {
+        resume: args.resume,
+        seed: args.seed.unwrap_or(defaults.seed),
+        steps: args.steps.unwrap_or(defaults.steps),
+        batch: args.batch.unwrap_or(defaults.batch),
+        threads: args.threads.unwrap_or(defaults.threads),
+        ..defaults
+    };
+    let out = options.out.clone();
+    let training = tokio::task::spawn_blocking(move || train_tiny(&options, &mut Progress::stderr()));
+    let report = training.await.context("training broke off")??;
+    println!(
+        "{}: {} parameters, {:.1} MiB; loss {:.3}, held out {:.3}; {:.0} s",
+        out.display(),
+        report.parameters,
+        report.bytes as f64 / 1048576.0,
+        report.train_loss,
+        report.held_out_loss,
+        report.seconds
+    );
+    Ok(())
+}

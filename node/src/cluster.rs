@@ -1,0 +1,353 @@
+//! Drives the pure machines of membership and election: feeds them what the swarm hears and the clock shows, and
+//! carries out what they decide. Everyone else reads the outcome from a [`ClusterView`].
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+
+use consortium_protocol::cluster::ClusterId;
+use consortium_protocol::election::{self, Certificate, Election, ElectionConfig, Input as ElectionInput};
+use consortium_protocol::envelope::Signed;
+use consortium_protocol::identity::{NodeId, RootKey};
+use consortium_protocol::membership::{self, MemberState, Membership, MembershipConfig};
+use consortium_protocol::msat::Msat;
+use consortium_protocol::time::Millis;
+use consortium_protocol::wire::election::ElectionMessage;
+use consortium_protocol::wire::fact::Fact;
+use consortium_protocol::wire::heartbeat::{Heartbeat, Lease, ModelRef};
+use consortium_protocol::wire::rpc::{Assign, Refusal, RefusalCode, Request, Response};
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use tokio::sync::{mpsc, watch};
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, error, info, warn};
+
+use crate::shards::Shards;
+use crate::storage::{Storage, StorageError};
+use crate::swarm::{Reply, SwarmEvent, SwarmHandle};
+
+const TICK: Duration = Duration::from_millis(100);
+const HEARTBEAT: Duration = Duration::from_millis(500);
+/// Time for a peer to take an election message.
+const ELECTION_RPC: Duration = Duration::from_secs(3);
+
+/// The cluster as this node sees it.
+#[derive(Clone, Debug, Default)]
+pub struct ClusterView {
+    /// The term obeyed; 0 before the first.
+    pub term: u64,
+    /// The master obeyed in it, while it is alive.
+    pub master: Option<NodeId>,
+    /// The master obeyed in it, alive or not: its orders of this term count.
+    pub obeyed: Option<NodeId>,
+    /// Members, this node included.
+    pub members: BTreeMap<NodeId, MemberView>,
+}
+
+/// One member.
+#[derive(Clone, Debug)]
+pub struct MemberView {
+    /// What it said last.
+    pub heartbeat: Heartbeat,
+    /// Its heartbeats are late.
+    pub suspect: bool,
+}
+
+impl ClusterView {
+    /// Is `node` the master of `term` here, and no newer term known?
+    #[must_use]
+    pub fn obeys(&self, node: &NodeId, term: u64) -> bool {
+        self.term == term && self.obeyed.as_ref() == Some(node)
+    }
+}
+
+/// What a node says about itself besides its layers.
+#[derive(Clone, Debug)]
+pub struct LocalFacts {
+    /// Complete copies of models on disk.
+    pub models: Vec<ModelRef>,
+    /// Memory offered, in bytes.
+    pub memory_bytes: u64,
+    /// Measured time of a token through a layer, in microseconds.
+    pub layer_micros: u32,
+    /// Could serve as master: it has a model and its tokenizer.
+    pub willing: bool,
+}
+
+/// What the driver of the machines needs.
+pub struct ClusterTask {
+    /// The node's key.
+    pub key: Arc<RootKey>,
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The swarm.
+    pub swarm: SwarmHandle,
+    /// Where promises are kept.
+    pub storage: Storage,
+    /// The layers held.
+    pub shards: Shards,
+    /// What this node says of itself.
+    pub facts: watch::Receiver<LocalFacts>,
+    /// Where the outcome is published.
+    pub view: watch::Sender<ClusterView>,
+}
+
+impl ClusterTask {
+    /// Runs until `stop`, then says goodbye. Ends the node through `stop` when it cannot go on safely.
+    ///
+    /// # Errors
+    /// When promises of earlier elections cannot be read: without them the node might break them.
+    pub async fn run(self, mut events: mpsc::Receiver<SwarmEvent>, stop: CancellationToken) -> Result<(), StorageError> {
+        let started = Instant::now();
+        let persisted = self.storage.election(self.cluster).await?.unwrap_or_default();
+        let me = self.key.node_id();
+        let mut state = Running {
+            membership: Membership::new(me, self.cluster, MembershipConfig::default()),
+            election: Election::new(
+                Arc::clone(&self.key),
+                self.cluster,
+                persisted,
+                ElectionConfig::default(),
+                Millis(0),
+            ),
+            rng: StdRng::from_os_rng(),
+            master: None,
+            started,
+            incarnation: wall_ms(),
+            seq: 0,
+            task: self,
+            stop: stop.clone(),
+        };
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        let mut heartbeat = tokio::time::interval(HEARTBEAT);
+        heartbeat.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => break,
+                _ = heartbeat.tick() => state.beat(false).await,
+                _ = tick.tick() => state.tick().await,
+                event = events.recv() => match event {
+                    Some(event) => state.hear(event).await,
+                    None => break,
+                },
+            }
+        }
+        state.election_input(ElectionInput::StepDown).await;
+        state.beat(true).await;
+        Ok(())
+    }
+}
+
+struct Running {
+    membership: Membership,
+    election: Election,
+    rng: StdRng,
+    /// The master obeyed, while it is alive.
+    master: Option<NodeId>,
+    started: Instant,
+    incarnation: u64,
+    seq: u64,
+    task: ClusterTask,
+    stop: CancellationToken,
+}
+
+impl Running {
+    fn now(&self) -> Millis {
+        Millis(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    async fn beat(&mut self, leaving: bool) {
+        self.seq += 1;
+        let facts = self.task.facts.borrow().clone();
+        let held: Vec<Lease> = self.task.shards.held().borrow().iter().map(|shard| shard.lease).collect();
+        let active_jobs = self.task.shards.sessions();
+        let heartbeat = Heartbeat {
+            cluster: self.task.cluster,
+            incarnation: self.incarnation,
+            seq: self.seq,
+            term: self.election.term(),
+            master: self.election.master(),
+            willing: facts.willing && !leaving,
+            memory_bytes: facts.memory_bytes,
+            layer_micros: facts.layer_micros,
+            models: facts.models,
+            held,
+            active_jobs,
+            price_per_layer_token: Msat(0),
+            uptime_s: self.started.elapsed().as_secs(),
+            leaving,
+            sent_at_ms: wall_ms(),
+        };
+        let signed = Signed::sign(&self.task.key, heartbeat);
+        self.member_input(membership::Input::Sent(signed.clone())).await;
+        if self.task.swarm.publish(Fact::Heartbeat(signed)).await.is_err() {
+            debug!("the swarm has ended");
+        }
+    }
+
+    async fn tick(&mut self) {
+        self.member_input(membership::Input::Tick).await;
+        let standings = self.standings();
+        self.election_input(ElectionInput::View(standings)).await;
+        self.election_input(ElectionInput::Tick).await;
+    }
+
+    async fn hear(&mut self, event: SwarmEvent) {
+        match event {
+            SwarmEvent::Connected(node) => debug!(%node, "connected"),
+            SwarmEvent::Disconnected(node) => self.member_input(membership::Input::Disconnected(node)).await,
+            SwarmEvent::Fact { fact: Fact::Heartbeat(heartbeat), .. } => {
+                self.member_input(membership::Input::Heartbeat(heartbeat)).await;
+            }
+            SwarmEvent::Fact { fact: Fact::Certificate(certificate), .. } => {
+                self.election_input(ElectionInput::Certificate(certificate)).await;
+            }
+            SwarmEvent::Request { from, request, reply } => self.answer(from, request, reply).await,
+        }
+    }
+
+    async fn answer(&mut self, from: NodeId, request: Request, reply: Reply) {
+        match request {
+            Request::Election(message) => {
+                reply.send(Response::Ack);
+                self.election_input(ElectionInput::Message { from, message }).await;
+            }
+            Request::Certificate => reply.send(Response::Certificate(self.election.current().cloned())),
+            Request::Assign(assign) => {
+                if let Err(refusal) = self.check_order(from, assign.signer(), assign.payload()) {
+                    return reply.send(Response::Refused(refusal));
+                }
+                let shards = self.task.shards.clone();
+                tokio::spawn(async move { reply.send(shards.assign(assign.payload()).await) });
+            }
+            Request::Release(release) => {
+                let order = release.payload();
+                if order.cluster != self.task.cluster || !self.election.obeys(release.signer(), order.term) {
+                    return reply.send(Response::Refused(stale(order.term, &release.signer())));
+                }
+                let (shards, model) = (self.task.shards.clone(), order.model);
+                tokio::spawn(async move {
+                    shards.release(&model).await;
+                    reply.send(Response::Ack);
+                });
+            }
+        }
+    }
+
+    fn check_order(&self, from: NodeId, signer: NodeId, assign: &Assign) -> Result<(), Refusal> {
+        if from == signer && assign.cluster == self.task.cluster && self.election.obeys(signer, assign.term) {
+            Ok(())
+        } else {
+            Err(stale(assign.term, &signer))
+        }
+    }
+
+    async fn member_input(&mut self, input: membership::Input) {
+        let now = self.now();
+        let mut changed = matches!(input, membership::Input::Heartbeat(_) | membership::Input::Sent(_));
+        for output in self.membership.handle(input, now, &mut self.rng) {
+            use membership::Output;
+            match output {
+                Output::Joined(node) => info!(%node, "joined"),
+                Output::Suspected(node) => warn!(%node, "heartbeats are late"),
+                Output::Recovered(node) => info!(%node, "is back"),
+                Output::Left(node, reason) => info!(%node, ?reason, "left"),
+                Output::Rejected { from, why } => {
+                    debug!(%from, ?why, "ignored a heartbeat");
+                    continue;
+                }
+                Output::DuplicateIdentity(node) if node == self.task.key.node_id() => {
+                    error!("another running node uses this node's identity key; stopping, so that one key serves one host");
+                    self.stop.cancel();
+                }
+                Output::DuplicateIdentity(node) => warn!(%node, "two running nodes share this identity"),
+            }
+            changed = true;
+        }
+        if changed {
+            self.publish();
+        }
+    }
+
+    fn standings(&self) -> BTreeMap<NodeId, election::Standing> {
+        // Reputation is the same for all until it rests on evidence.
+        self.membership.standings(|_| 0)
+    }
+
+    async fn election_input(&mut self, input: ElectionInput) {
+        let now = self.now();
+        let outputs = self.election.handle(input, now, &mut self.rng);
+        if outputs.is_empty() {
+            return;
+        }
+        for output in outputs {
+            use election::Output;
+            match output {
+                Output::Persist(promises) => {
+                    if let Err(error) = self.task.storage.save_election(self.task.cluster, &promises).await {
+                        error!(%error, "an election promise cannot be kept on disk; stopping rather than risking to break it");
+                        self.stop.cancel();
+                        return;
+                    }
+                }
+                Output::Send { to, message } => self.send(to, message),
+                Output::Broadcast(certificate) => self.broadcast(certificate).await,
+                Output::Master(certificate) => {
+                    if self.master != Some(certificate.master()) {
+                        info!(term = certificate.term(), master = %certificate.master(), "obeying the master of this term");
+                    }
+                    self.master = Some(certificate.master());
+                }
+                Output::NoMaster => {
+                    info!(term = self.election.term(), "the master is gone or silent");
+                    self.master = None;
+                }
+            }
+        }
+        self.publish();
+    }
+
+    fn send(&self, to: NodeId, message: ElectionMessage) {
+        let swarm = self.task.swarm.clone();
+        tokio::spawn(async move {
+            if let Err(error) = swarm.request(to, Request::Election(message), ELECTION_RPC).await {
+                debug!(%error, "an election message was not delivered");
+            }
+        });
+    }
+
+    async fn broadcast(&self, certificate: Certificate) {
+        if self.task.swarm.publish(Fact::Certificate(certificate)).await.is_err() {
+            debug!("the swarm has ended");
+        }
+    }
+
+    fn publish(&self) {
+        let own = self.membership.own().map(|own| (own.signer(), own.payload(), false));
+        let others = self
+            .membership
+            .members()
+            .map(|member| (member.id(), member.heartbeat().payload(), member.state() == MemberState::Suspect));
+        let view = ClusterView {
+            term: self.election.term(),
+            master: self.master,
+            obeyed: self.election.master(),
+            members: others
+                .chain(own)
+                .map(|(id, heartbeat, suspect)| (id, MemberView { heartbeat: heartbeat.clone(), suspect }))
+                .collect(),
+        };
+        self.task.view.send_replace(view);
+    }
+}
+
+fn stale(term: u64, node: &NodeId) -> Refusal {
+    Refusal::new(RefusalCode::StaleTerm, format!("{node} is not the master of term {term} here"))
+}
+
+/// Wall-clock time in milliseconds since 1970, for signed facts only.
+fn wall_ms() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}

@@ -1,0 +1,207 @@
+//! What a node is told: defaults, then the configuration file, then the environment, then flags.
+
+use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
+
+use consortium_protocol::cluster::ClusterName;
+use serde::Deserialize;
+
+/// Settings of a running node.
+#[derive(Clone, Debug)]
+pub struct Config {
+    /// Where the node keeps its key, databases and models.
+    pub data_dir: PathBuf,
+    /// Multiaddresses to listen on.
+    pub listen: Vec<String>,
+    /// Multiaddresses of peers to begin with.
+    pub bootstrap: Vec<String>,
+    /// The cluster to serve in.
+    pub cluster: ClusterName,
+    /// Where the HTTP API listens.
+    pub api_addr: SocketAddr,
+    /// Model to serve: a directory, or the name of an imported one.
+    pub model: Option<String>,
+    /// Memory offered for model layers and their caches, in bytes.
+    pub memory_bytes: u64,
+    /// Stages to spread a model over when this node is the master; none leaves it to placement.
+    pub stages: Option<usize>,
+    /// Look for peers on the local network.
+    pub mdns: bool,
+}
+
+/// Settings as they may stand in the configuration file, the environment or flags: all optional.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct Settings {
+    /// See [`Config::listen`].
+    pub listen: Option<Vec<String>>,
+    /// See [`Config::bootstrap`].
+    pub bootstrap: Option<Vec<String>>,
+    /// See [`Config::cluster`].
+    pub cluster: Option<String>,
+    /// See [`Config::api_addr`].
+    pub api_addr: Option<SocketAddr>,
+    /// See [`Config::model`].
+    pub model: Option<String>,
+    /// Such as `512MiB`; see [`Config::memory_bytes`].
+    pub memory: Option<String>,
+    /// See [`Config::stages`].
+    pub stages: Option<usize>,
+    /// See [`Config::mdns`].
+    pub mdns: Option<bool>,
+}
+
+/// Why settings do not make a configuration.
+#[derive(Debug, thiserror::Error)]
+pub enum ConfigError {
+    /// The file cannot be read.
+    #[error("{path}: {source}")]
+    Read {
+        /// The configuration file.
+        path: PathBuf,
+        /// What went wrong.
+        source: std::io::Error,
+    },
+    /// The file is not what it should be.
+    #[error("{path}: {message}")]
+    Parse {
+        /// The configuration file.
+        path: PathBuf,
+        /// Where and why.
+        message: String,
+    },
+    /// A value that makes no sense.
+    #[error("{name} `{value}`: {reason}")]
+    Value {
+        /// The setting.
+        name: &'static str,
+        /// Its value.
+        value: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+}
+
+impl Settings {
+    /// Reads a TOML file.
+    ///
+    /// # Errors
+    /// When it cannot be read, or names a setting that does not exist.
+    pub fn read(path: &Path) -> Result<Self, ConfigError> {
+        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        toml::from_str(&text).map_err(|error| ConfigError::Parse { path: path.to_owned(), message: error.to_string() })
+    }
+
+    /// These settings, and `lower`'s where these are silent.
+    #[must_use]
+    pub fn or(self, lower: Self) -> Self {
+        Self {
+            listen: self.listen.or(lower.listen),
+            bootstrap: self.bootstrap.or(lower.bootstrap),
+            cluster: self.cluster.or(lower.cluster),
+            api_addr: self.api_addr.or(lower.api_addr),
+            model: self.model.or(lower.model),
+            memory: self.memory.or(lower.memory),
+            stages: self.stages.or(lower.stages),
+            mdns: self.mdns.or(lower.mdns),
+        }
+    }
+
+    /// Fills the gaps with defaults and checks the values.
+    ///
+    /// # Errors
+    /// [`ConfigError::Value`] names the setting and what is wrong with it.
+    pub fn resolve(self, data_dir: PathBuf) -> Result<Config, ConfigError> {
+        let cluster = self.cluster.unwrap_or_else(|| "home".to_owned());
+        let cluster = cluster.parse().map_err(|error: consortium_protocol::cluster::ParseClusterNameError| ConfigError::Value {
+            name: "cluster",
+            value: cluster.clone(),
+            reason: error.to_string(),
+        })?;
+        let memory_bytes = match self.memory {
+            Some(text) => parse_bytes(&text)?,
+            None => half_of_memory(),
+        };
+        if self.stages == Some(0) {
+            return Err(ConfigError::Value { name: "stages", value: "0".to_owned(), reason: "must be at least 1".to_owned() });
+        }
+        Ok(Config {
+            data_dir,
+            listen: self
+                .listen
+                .unwrap_or_else(|| vec!["/ip4/0.0.0.0/tcp/4801".to_owned(), "/ip4/0.0.0.0/udp/4801/quic-v1".to_owned()]),
+            bootstrap: self.bootstrap.unwrap_or_default(),
+            cluster,
+            api_addr: self.api_addr.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080))),
+            model: self.model,
+            memory_bytes,
+            stages: self.stages,
+            mdns: self.mdns.unwrap_or(true),
+        })
+    }
+}
+
+/// Reads `512MiB`, `4GB`, `1.5GiB` or plain bytes.
+///
+/// # Errors
+/// When the unit is unknown or the number is not positive.
+pub fn parse_bytes(text: &str) -> Result<u64, ConfigError> {
+    let bad = |reason: &str| ConfigError::Value { name: "memory", value: text.to_owned(), reason: reason.to_owned() };
+    let digits = text.trim().trim_end_matches(|c: char| c.is_ascii_alphabetic());
+    let unit = text.trim()[digits.len()..].to_ascii_lowercase();
+    let scale: u64 = match unit.as_str() {
+        "" | "b" => 1,
+        "k" | "kb" => 1000,
+        "kib" => 1 << 10,
+        "m" | "mb" => 1_000_000,
+        "mib" => 1 << 20,
+        "g" | "gb" => 1_000_000_000,
+        "gib" => 1 << 30,
+        _ => return Err(bad("the unit must be B, KiB, MiB, GiB, KB, MB or GB")),
+    };
+    let number: f64 = digits.trim().parse().map_err(|_| bad("write it like 512MiB or 4GB"))?;
+    let bytes = number * scale as f64;
+    if bytes.is_finite() && bytes >= 1.0 && bytes < 1e18 { Ok(bytes as u64) } else { Err(bad("must be more than zero")) }
+}
+
+/// Half of the machine's memory, or 2 GiB where the system does not tell.
+fn half_of_memory() -> u64 {
+    #[cfg(target_os = "linux")]
+    if let Ok(info) = nix::sys::sysinfo::sysinfo() {
+        return info.ram_total() / 2;
+    }
+    2 << 30
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn flags_win_over_environment_over_file() {
+        let file = Settings { cluster: Some("file".to_owned()), model: Some("m".to_owned()), ..Settings::default() };
+        let flags = Settings { cluster: Some("flag".to_owned()), ..Settings::default() };
+        let merged = flags.or(file);
+        assert_eq!(merged.cluster.as_deref(), Some("flag"));
+        assert_eq!(merged.model.as_deref(), Some("m"));
+    }
+
+    #[test]
+    fn sizes_are_read_and_nonsense_refused() {
+        assert_eq!(parse_bytes("512MiB").unwrap(), 512 << 20);
+        assert_eq!(parse_bytes("1.5GB").unwrap(), 1_500_000_000);
+        assert_eq!(parse_bytes("77").unwrap(), 77);
+        for bad in ["", "MiB", "-1GB", "4 parsecs", "0", "NaN", "1e400"] {
+            assert!(parse_bytes(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn an_unknown_setting_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("config.toml");
+        std::fs::write(&path, "clutser = \"x\"").unwrap();
+        let error = Settings::read(&path).unwrap_err().to_string();
+        assert!(error.contains("clutser"), "{error}");
+    }
+}

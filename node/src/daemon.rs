@@ -1,0 +1,225 @@
+//! Puts a node together: key, lock, storage, swarm, cluster, layers, pipelines, gateway and HTTP, each a task with an
+//! owner and a way to stop.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context as _, bail};
+use consortium_inference::stage::{StageHandle, StageOptions};
+use consortium_ledger::api_keys::ApiKeys;
+use consortium_protocol::wire;
+use consortium_protocol::wire::heartbeat::LayerRange;
+use tokio::net::TcpListener;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use crate::cluster::{ClusterTask, ClusterView, LocalFacts};
+use crate::config::Config;
+use crate::data_dir::{ApiFile, Lock};
+use crate::dispatch::Dispatch;
+use crate::gateway::Gateway;
+use crate::http::{self, HttpApp};
+use crate::library::{self, Library};
+use crate::master::MasterTask;
+use crate::observer::Observer;
+use crate::pipeline::{Driver, DriverConfig, TokenInbox, Worker};
+use crate::serving::Serving;
+use crate::shards::Shards;
+use crate::storage::Storage;
+use crate::swarm::{self, SwarmConfig, SwarmHandle, TransportKind};
+use crate::keyfile;
+
+/// Requests waiting for the dispatcher.
+const GATEWAY_QUEUE: usize = 256;
+/// Known peers are written down this often.
+const REMEMBER: Duration = Duration::from_secs(30);
+/// Time that tasks have to end after a shutdown was asked for.
+const SHUTDOWN: Duration = Duration::from_secs(8);
+
+/// Runs a node until `stop`. `ready` hears the API's base URL and the PeerId once the node listens.
+///
+/// # Errors
+/// When something in the way of starting (data directory in use, port in use, damaged model, ...), named in words, or
+/// when the node could not go on safely.
+pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce(&ApiFile)) -> anyhow::Result<()> {
+    let _lock = Lock::acquire(&config.data_dir)?;
+    let key = Arc::new(keyfile::load_or_create(&config.data_dir)?);
+    let me = key.node_id();
+    let cluster = config.cluster.id();
+    let storage = Storage::open(&config.data_dir.join("node.db"))?;
+    let keys = Arc::new(ApiKeys::open(&config.data_dir.join("ledger.db"))?);
+    let require_key = require_key(config.api_addr, &keys)?;
+    let listener = TcpListener::bind(config.api_addr)
+        .await
+        .with_context(|| format!("cannot listen on {} for the API; choose another with --api-addr", config.api_addr))?;
+    let api_base = format!("http://{}/v1", listener.local_addr()?);
+
+    let (library, serving) = open_models(&config).await?;
+    let shards = Shards::new(library.clone(), config.memory_bytes);
+    let facts = watch::Sender::new(LocalFacts {
+        models: library.iter().map(|(model, _)| model.clone()).collect(),
+        memory_bytes: config.memory_bytes,
+        layer_micros: 0,
+        willing: !serving.is_empty(),
+    });
+
+    let swarm_config = SwarmConfig {
+        key: &key,
+        cluster,
+        listen: config.listen.clone(),
+        bootstrap: config.bootstrap.clone(),
+        mdns: config.mdns,
+        transport: TransportKind::Internet,
+    };
+    let (swarm, events, [stages, tokens, jobs]) = swarm::spawn(swarm_config, [wire::STAGE, wire::TOKENS, wire::JOB])?;
+    swarm.dial(storage.peer_addresses().await?).await?;
+
+    let view = watch::Sender::new(ClusterView::default());
+    let (gateway, submissions) = Gateway::channel(GATEWAY_QUEUE);
+    let model = serving.first().map(|serving| (serving.model.clone(), Arc::clone(&serving.dir)));
+    let master = MasterTask {
+        key: Arc::clone(&key),
+        cluster,
+        swarm: swarm.clone(),
+        view: view.subscribe(),
+        model,
+        stages: config.stages,
+    }
+    .spawn(stop.clone());
+    let inbox = TokenInbox::default();
+    let driver = Arc::new(Driver::new(DriverConfig {
+        key: Arc::clone(&key),
+        cluster,
+        swarm: swarm.clone(),
+        inbox: inbox.clone(),
+        master: master.clone(),
+        serving: serving.clone(),
+    }));
+    let dispatch = Dispatch { swarm: swarm.clone(), view: view.subscribe(), driver };
+    let worker = Worker { cluster, swarm: swarm.clone(), shards: shards.clone(), view: view.subscribe() };
+    let api_file = ApiFile { api_base, pid: std::process::id(), peer_id: me.to_string() };
+    let observer = Observer {
+        cluster: config.cluster.to_string(),
+        api: api_file.clone(),
+        memory_bytes: config.memory_bytes,
+        swarm: swarm.clone(),
+        view: view.subscribe(),
+        shards: shards.clone(),
+        master,
+    };
+
+    tokio::spawn(worker.serve(stages));
+    tokio::spawn(inbox.serve(me, tokens));
+    tokio::spawn(dispatch.clone().serve_peers(jobs));
+    tokio::spawn(dispatch.serve_gateway(submissions));
+    tokio::spawn(remember_peers(swarm.clone(), storage.clone(), stop.clone()));
+    tokio::spawn(measure(serving, facts.clone()));
+    let status = observer.spawn(stop.clone());
+    let cluster_task = ClusterTask {
+        key,
+        cluster,
+        swarm: swarm.clone(),
+        storage,
+        shards,
+        facts: facts.subscribe(),
+        view,
+    };
+    let membership = tokio::spawn(cluster_task.run(events, stop.clone()));
+    let app = HttpApp { gateway, status, keys, require_key };
+    let api = tokio::spawn(http::serve(listener, app, stop.clone()));
+
+    api_file.write(&config.data_dir).context("cannot write api.json into the data directory")?;
+    info!(peer = %me, cluster = %config.cluster, api = api_file.api_base, "node started");
+    ready(&api_file);
+    stop.cancelled().await;
+    info!("shutting down");
+    ApiFile::remove(&config.data_dir);
+    let ended = tokio::time::timeout(SHUTDOWN, async {
+        let served = api.await;
+        let left = membership.await;
+        swarm.shutdown().await;
+        (served, left)
+    })
+    .await;
+    match ended {
+        Err(_) => warn!("some tasks did not end in time"),
+        Ok((served, left)) => {
+            served.context("the API task broke off")??;
+            left.context("the membership task broke off")??;
+        }
+    }
+    Ok(())
+}
+
+/// Beyond loopback everyone on the network could use the node: there must be a key to ask for.
+fn require_key(address: SocketAddr, keys: &ApiKeys) -> anyhow::Result<bool> {
+    if address.ip().is_loopback() {
+        return Ok(false);
+    }
+    if keys.list()?.iter().all(|key| key.revoked) {
+        bail!(
+            "refusing to serve the API on {address}, beyond this machine, without an API key: make one first with \
+             `consortium-node key create`, or listen on 127.0.0.1"
+        );
+    }
+    Ok(true)
+}
+
+async fn open_models(config: &Config) -> anyhow::Result<(Library, Vec<Arc<Serving>>)> {
+    let Some(name) = config.model.clone() else { return Ok((Library::default(), Vec::new())) };
+    let data_dir = config.data_dir.clone();
+    let opening = tokio::task::spawn_blocking(move || -> anyhow::Result<_> {
+        let library = Library::open(&[library::find(&data_dir, &name)?])?;
+        let serving = library
+            .iter()
+            .map(|(model, dir)| Serving::open(model.clone(), Arc::clone(dir)).map(Arc::new))
+            .collect::<anyhow::Result<Vec<_>>>()?;
+        Ok((library, serving))
+    });
+    let (library, serving) = opening.await.context("opening the model broke off")??;
+    for (model, _) in library.iter() {
+        info!(name = model.name, digest = %model.digest, layers = model.layers, context = model.context, "model");
+    }
+    Ok((library, serving))
+}
+
+/// Measures how fast this machine computes a layer, and tells the cluster.
+async fn measure(serving: Vec<Arc<Serving>>, facts: watch::Sender<LocalFacts>) {
+    let Some(first) = serving.first() else { return };
+    let range = LayerRange { first: 0, last: 0 };
+    let measured = async {
+        let stage = StageHandle::spawn(Arc::clone(&first.dir), range, StageOptions::default()).await?;
+        stage.measure().await
+    };
+    match measured.await {
+        Ok(micros) => {
+            facts.send_modify(|facts| facts.layer_micros = micros);
+        }
+        Err(error) => warn!(%error, "could not measure the speed of this machine"),
+    }
+}
+
+async fn remember_peers(swarm: SwarmHandle, storage: Storage, stop: CancellationToken) {
+    let mut every = tokio::time::interval(REMEMBER);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = every.tick() => {}
+        }
+        let Ok(peers) = swarm.peers().await else { return };
+        let seen = peers
+            .into_iter()
+            .filter(|(_, info)| !info.addresses.is_empty())
+            .map(|(node, info)| {
+                let full = |address: String| if address.contains("/p2p/") { address } else { format!("{address}/p2p/{node}") };
+                (node.to_string(), info.addresses.into_iter().map(full).collect())
+            })
+            .collect();
+        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
+        if let Err(error) = storage.save_peers(seen, i64::try_from(now.as_secs()).unwrap_or(i64::MAX)).await {
+            warn!(%error, "could not remember peers");
+        }
+    }
+}

@@ -1,0 +1,247 @@
+//! Sends jobs to whoever is the master: this node's own driver, or another node over the swarm. What was already
+//! emitted is kept here, so that a job outlives the master that began it: the next one goes on behind it.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use consortium_protocol::identity::NodeId;
+use consortium_protocol::wire;
+use consortium_protocol::wire::job::{JobError, JobErrorCode, JobEvent, JobRequest};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::{Semaphore, mpsc, watch};
+use tracing::{debug, info};
+
+use crate::cluster::ClusterView;
+use crate::gateway::Submission;
+use crate::pipeline::{Driver, read_message, write_message};
+use crate::swarm::{ByteStream, Incoming, SwarmHandle};
+
+/// Time in which a master must be found, again after each loss.
+const FIND_MASTER: Duration = Duration::from_secs(15);
+/// Longest silence of a master within a job: it sends something for every token.
+const SILENCE: Duration = Duration::from_secs(120);
+/// Times that a job is handed in again after its master was lost.
+const MAX_RESUBMISSIONS: u32 = 4;
+/// Jobs that this node forwards or drives at a time.
+const MAX_JOBS: usize = 256;
+const OPENING: Duration = Duration::from_secs(10);
+/// Least pause before a job is handed in again.
+const PAUSE: Duration = Duration::from_millis(200);
+
+/// Sends submissions on their way.
+#[derive(Clone)]
+pub struct Dispatch {
+    /// The swarm.
+    pub swarm: SwarmHandle,
+    /// Who is the master.
+    pub view: watch::Receiver<ClusterView>,
+    /// This node's own driver, for when it is.
+    pub driver: Arc<Driver>,
+}
+
+/// How one try at a job ended.
+enum Outcome {
+    /// The last event was delivered, or the client has gone.
+    Over,
+    /// The master was lost or is none any more; what follows is why.
+    Lost(String),
+}
+
+impl Dispatch {
+    /// Serves the gateway's queue until it closes.
+    pub async fn serve_gateway(self, mut queue: mpsc::Receiver<Submission>) {
+        let room = Arc::new(Semaphore::new(MAX_JOBS));
+        while let Some(submission) = queue.recv().await {
+            let Ok(permit) = Arc::clone(&room).try_acquire_owned() else {
+                let _gone = submission.events.try_send(failed(JobErrorCode::Overloaded, "too many jobs in progress"));
+                continue;
+            };
+            let dispatch = self.clone();
+            tokio::spawn(async move {
+                let _held_for_the_job = permit;
+                dispatch.see_through(submission).await;
+            });
+        }
+    }
+
+    /// Serves jobs that other nodes forward, until the swarm ends.
+    pub async fn serve_peers(self, mut incoming: Incoming) {
+        let room = Arc::new(Semaphore::new(MAX_JOBS));
+        while let Some((from, stream)) = incoming.recv().await {
+            let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
+            let dispatch = self.clone();
+            tokio::spawn(async move {
+                let _held_for_the_job = permit;
+                if let Err(error) = dispatch.serve_peer(stream).await {
+                    debug!(%from, %error, "a forwarded job ended");
+                }
+            });
+        }
+    }
+
+    async fn serve_peer(&self, stream: ByteStream) -> std::io::Result<()> {
+        let (mut read, mut write) = tokio::io::split(stream);
+        let request = tokio::time::timeout(OPENING, read_message::<JobRequest>(&mut read)).await;
+        let request = match request {
+            Ok(Ok(Some(request))) => request,
+            Ok(Ok(None)) => return Ok(()),
+            Ok(Err(error)) => {
+                let refused = failed(JobErrorCode::InvalidRequest, &error.to_string());
+                return write_message(&mut write, &refused).await;
+            }
+            Err(_) => return Err(std::io::ErrorKind::TimedOut.into()),
+        };
+        if self.master() != Some(self.swarm.me()) {
+            write_message(&mut write, &failed(JobErrorCode::NoMaster, "this node is not the master")).await?;
+            return write.shutdown().await;
+        }
+        let (events, mut queue) = mpsc::channel(64);
+        let driver = Arc::clone(&self.driver);
+        let job = tokio::spawn(async move { driver.run(request, events).await });
+        let writing = async {
+            while let Some(event) = queue.recv().await {
+                write_message(&mut write, &event).await?;
+            }
+            write.shutdown().await
+        };
+        let result = tokio::select! {
+            result = writing => result,
+            // The gateway has nothing more to say: when its side ends, its client has gone.
+            _ = read.read_u8() => Ok(()),
+        };
+        drop(queue);
+        let _driver_ended = job.await;
+        result
+    }
+
+    fn master(&self) -> Option<NodeId> {
+        self.view.borrow().master
+    }
+
+    async fn see_through(&self, submission: Submission) {
+        let Submission { mut request, events } = submission;
+        let mut accepted = false;
+        let mut reason = String::new();
+        for attempt in 0..=MAX_RESUBMISSIONS {
+            if attempt > 0 {
+                tokio::time::sleep(PAUSE).await;
+                info!(job = %request.job, emitted = request.emitted.len(), reason, "handing a job in again");
+            }
+            let master = tokio::select! {
+                master = self.wait_for_master() => master,
+                () = events.closed() => return,
+            };
+            let Some(master) = master else {
+                let message = format!(
+                    "no master stands in the cluster (waited {} s){}",
+                    FIND_MASTER.as_secs(),
+                    if reason.is_empty() { String::new() } else { format!("; before that: {reason}") }
+                );
+                let _gone = events.send(failed(JobErrorCode::NoMaster, &message)).await;
+                return;
+            };
+            match self.attempt(master, &mut request, &mut accepted, &events).await {
+                Outcome::Over => return,
+                Outcome::Lost(why) => reason = why,
+            }
+        }
+        let message = format!("the job was handed in {} times and lost each time: {reason}", MAX_RESUBMISSIONS + 1);
+        let _gone = events.send(failed(JobErrorCode::WorkerLost, &message)).await;
+    }
+
+    async fn wait_for_master(&self) -> Option<NodeId> {
+        let mut view = self.view.clone();
+        let found = tokio::time::timeout(FIND_MASTER, view.wait_for(|view| view.master.is_some())).await;
+        found.ok()?.ok()?.master
+    }
+
+    async fn attempt(
+        &self,
+        master: NodeId,
+        request: &mut JobRequest,
+        accepted: &mut bool,
+        events: &mpsc::Sender<JobEvent>,
+    ) -> Outcome {
+        let (forward, mut queue) = mpsc::channel(64);
+        let source = if master == self.swarm.me() {
+            let (driver, request) = (Arc::clone(&self.driver), request.clone());
+            tokio::spawn(async move { driver.run(request, forward).await })
+        } else {
+            let (swarm, request) = (self.swarm.clone(), request.clone());
+            tokio::spawn(async move {
+                if let Err(error) = forward_job(&swarm, master, &request, &forward).await {
+                    let _gone = forward.send(failed(JobErrorCode::NoMaster, &error)).await;
+                }
+            })
+        };
+        // Ends the forwarding (and with it the job on every stage) however this function is left.
+        let _aborted_on_return = AbortOnDrop(source);
+        let mut lost_master = self.view.clone();
+        loop {
+            let event = tokio::select! {
+                event = queue.recv() => event,
+                () = events.closed() => return Outcome::Over,
+                _ = lost_master.wait_for(|view| view.master.is_some_and(|now| now != master)) => {
+                    return Outcome::Lost("another master took over".to_owned());
+                }
+            };
+            let event = match event {
+                None => return Outcome::Lost("the master went away".to_owned()),
+                Some(JobEvent::Accepted { .. }) if *accepted => continue,
+                Some(JobEvent::Failed { error }) if error.code == JobErrorCode::NoMaster => {
+                    return Outcome::Lost(error.message);
+                }
+                Some(event) => event,
+            };
+            match &event {
+                JobEvent::Accepted { .. } => *accepted = true,
+                JobEvent::Token { index, id, .. } => {
+                    if *index as usize != request.emitted.len() {
+                        return Outcome::Lost(format!("the master sent token {index} out of order"));
+                    }
+                    request.emitted.push(*id);
+                }
+                JobEvent::Done { .. } | JobEvent::Failed { .. } => {}
+            }
+            let last = matches!(event, JobEvent::Done { .. } | JobEvent::Failed { .. });
+            if events.send(event).await.is_err() || last {
+                return Outcome::Over;
+            }
+        }
+    }
+}
+
+async fn forward_job(
+    swarm: &SwarmHandle,
+    master: NodeId,
+    request: &JobRequest,
+    events: &mpsc::Sender<JobEvent>,
+) -> Result<(), String> {
+    let mut stream = swarm.open_stream(master, wire::JOB).await.map_err(|error| error.to_string())?;
+    write_message(&mut stream, request).await.map_err(|error| error.to_string())?;
+    loop {
+        let next = tokio::time::timeout(SILENCE, read_message::<JobEvent>(&mut stream)).await;
+        let event = match next {
+            Err(_) => return Err(format!("the master was silent for {} s", SILENCE.as_secs())),
+            Ok(Err(error)) => return Err(error.to_string()),
+            Ok(Ok(None)) => return Err("the master closed the stream".to_owned()),
+            Ok(Ok(Some(event))) => event,
+        };
+        let last = matches!(event, JobEvent::Done { .. } | JobEvent::Failed { .. });
+        if events.send(event).await.is_err() || last {
+            return Ok(());
+        }
+    }
+}
+
+struct AbortOnDrop(tokio::task::JoinHandle<()>);
+
+impl Drop for AbortOnDrop {
+    fn drop(&mut self) {
+        self.0.abort();
+    }
+}
+
+fn failed(code: JobErrorCode, message: &str) -> JobEvent {
+    JobEvent::Failed { error: JobError::new(code, message) }
+}

@@ -1,0 +1,36 @@
+//! The Consortium daemon and its command line.
+//!
+//! # Architecture
+//! A node is a handful of tasks around two actors. The swarm actor ([`swarm`]) owns libp2p and hands out typed events;
+//! the cluster task ([`cluster`]) feeds them to the pure machines of membership and election and publishes a
+//! [`cluster::ClusterView`]. Everything else reads that view:
+//!
+//! - [`master`]: while this node is the elected master, places the model's layers over the members and commits a
+//!   pipeline;
+//! - [`shards`]: loads the layers a master assigns, each stage on a thread of its own;
+//! - [`pipeline`]: moves a job's tokens and hidden states through the stages;
+//! - [`gateway`] and [`dispatch`]: take jobs from HTTP and see them through, on this node or by the master over the
+//!   swarm, across the loss of either workers or master;
+//! - [`http`]: the OpenAI-compatible API; [`cli`]: the commands; [`daemon`] puts all of it together.
+//!
+//! What stays on disk: [`keyfile`], [`data_dir`], [`storage`], [`library`].
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
+
+pub mod cli;
+pub mod cluster;
+pub mod config;
+pub mod daemon;
+pub mod data_dir;
+pub mod dispatch;
+pub mod gateway;
+pub mod http;
+pub mod keyfile;
+pub mod library;
+pub mod master;
+mod observer;
+pub mod pipeline;
+pub mod serving;
+pub mod shards;
+pub mod status;
+pub mod storage;
+pub mod swarm;

@@ -1,0 +1,192 @@
+//! Draws the picture of [`NodeStatus`] from what the tasks publish.
+
+use std::collections::BTreeMap;
+use std::time::{Duration, Instant};
+
+use consortium_protocol::identity::NodeId;
+use consortium_protocol::wire::heartbeat::Lease;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+
+use crate::cluster::{ClusterView, MemberView};
+use crate::data_dir::ApiFile;
+use crate::master::MasterHandle;
+use crate::shards::Shards;
+use crate::status::{HeldStatus, MemberStatus, ModelStatus, NodeStatus, Role, StageStatus};
+use crate::swarm::{PeerInfo, SwarmHandle};
+
+/// The picture is drawn again this often, and whenever the cluster changes.
+const REDRAW: Duration = Duration::from_millis(250);
+
+/// What is looked at.
+pub struct Observer {
+    /// Cluster name as configured.
+    pub cluster: String,
+    /// Where the API listens, and who this is.
+    pub api: ApiFile,
+    /// Memory offered.
+    pub memory_bytes: u64,
+    /// The swarm.
+    pub swarm: SwarmHandle,
+    /// The cluster.
+    pub view: watch::Receiver<ClusterView>,
+    /// The layers held.
+    pub shards: Shards,
+    /// The master's task.
+    pub master: MasterHandle,
+}
+
+impl Observer {
+    /// Publishes the status until `stop`.
+    #[must_use]
+    pub fn spawn(mut self, stop: CancellationToken) -> watch::Receiver<NodeStatus> {
+        let (status, receiver) = watch::channel(NodeStatus {
+            version: env!("CARGO_PKG_VERSION").to_owned(),
+            pid: self.api.pid,
+            peer_id: self.api.peer_id.clone(),
+            cluster: self.cluster.clone(),
+            api_base: self.api.api_base.clone(),
+            memory_bytes: self.memory_bytes,
+            waiting_for: Some("the node has just started".to_owned()),
+            ..NodeStatus::default()
+        });
+        tokio::spawn(async move {
+            let started = Instant::now();
+            let mut redraw = tokio::time::interval(REDRAW);
+            redraw.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Skip);
+            loop {
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    _ = redraw.tick() => {}
+                    changed = self.view.changed() => if changed.is_err() { return },
+                }
+                let Ok(peers) = self.swarm.peers().await else { return };
+                let drawn = self.draw(started, &status.borrow(), peers.into_iter().collect());
+                status.send_replace(drawn);
+            }
+        });
+        receiver
+    }
+
+    fn draw(&mut self, started: Instant, last: &NodeStatus, peers: BTreeMap<NodeId, PeerInfo>) -> NodeStatus {
+        let view = self.view.borrow_and_update().clone();
+        let me = self.swarm.me();
+        let role = match view.master {
+            None => Role::Seeking,
+            Some(master) if master == me => Role::Master,
+            Some(_) => Role::Worker,
+        };
+        let models = models(&view);
+        let stages = self.stages(&view, role);
+        let waiting_for = self.waiting_for(&view, role, &models, &stages);
+        NodeStatus {
+            term: view.term,
+            role,
+            master: view.master.map(|master| master.to_string()),
+            ready: waiting_for.is_none(),
+            waiting_for,
+            uptime_s: started.elapsed().as_secs(),
+            listen: self.swarm.listening().borrow().clone(),
+            active_jobs: self.shards.sessions(),
+            held: self
+                .shards
+                .held()
+                .borrow()
+                .iter()
+                .map(|shard| HeldStatus { model: shard.model.name.clone(), layers: shard.lease.range.to_string() })
+                .collect(),
+            members: view.members.iter().map(|(node, member)| self.member(&view, *node, member, &peers)).collect(),
+            models,
+            stages,
+            ..last.clone()
+        }
+    }
+
+    fn member(&self, view: &ClusterView, node: NodeId, member: &MemberView, peers: &BTreeMap<NodeId, PeerInfo>) -> MemberStatus {
+        let heartbeat = &member.heartbeat;
+        let peer = peers.get(&node);
+        let mut addresses = peer.map(|peer| peer.addresses.clone()).unwrap_or_default();
+        if node == self.swarm.me() {
+            addresses.clone_from(&self.swarm.listening().borrow());
+        }
+        MemberStatus {
+            peer_id: node.to_string(),
+            state: if member.suspect { "suspect" } else { "alive" }.to_owned(),
+            role: match view.master {
+                Some(master) if master == node => Role::Master,
+                Some(_) => Role::Worker,
+                None => Role::Seeking,
+            },
+            layers: heartbeat.held.iter().map(|lease| lease.range.to_string()).collect::<Vec<_>>().join(", "),
+            memory_bytes: heartbeat.memory_bytes,
+            layer_micros: heartbeat.layer_micros,
+            active_jobs: heartbeat.active_jobs,
+            rtt_ms: peer.and_then(|peer| peer.rtt).map(|rtt| u32::try_from(rtt.as_millis()).unwrap_or(u32::MAX)),
+            uptime_s: heartbeat.uptime_s,
+            price_msat: heartbeat.price_per_layer_token.0,
+            addresses,
+        }
+    }
+
+    /// The master knows its pipeline; everyone else reads it from the leases that members announce.
+    fn stages(&self, view: &ClusterView, role: Role) -> Vec<StageStatus> {
+        let stage = |node: &NodeId, range: String| StageStatus { peer_id: node.to_string(), layers: range };
+        if role == Role::Master {
+            let pipeline = self.master.pipeline();
+            let pipeline = pipeline.borrow();
+            return pipeline.iter().flat_map(|p| &p.route).map(|hop| stage(&hop.node, hop.range.to_string())).collect();
+        }
+        let mut leases: Vec<(Lease, NodeId)> = view
+            .members
+            .iter()
+            .flat_map(|(node, member)| member.heartbeat.held.iter().map(|lease| (*lease, *node)))
+            .filter(|(lease, _)| lease.term == view.term)
+            .collect();
+        leases.sort_by_key(|(lease, node)| (lease.range.first, *node));
+        leases.iter().map(|(lease, node)| stage(node, lease.range.to_string())).collect()
+    }
+
+    fn waiting_for(&self, view: &ClusterView, role: Role, models: &[ModelStatus], stages: &[StageStatus]) -> Option<String> {
+        if role == Role::Seeking {
+            return Some("the cluster has elected no master yet".to_owned());
+        }
+        let Some(model) = models.first() else {
+            return Some("the master has no model; start a node with --model".to_owned());
+        };
+        if role == Role::Master {
+            let why = || self.master.trouble().unwrap_or_else(|| "layers are being placed and loaded".to_owned());
+            return stages.is_empty().then(why);
+        }
+        let mut next = 0;
+        for lease in leases_of(view) {
+            if lease.range.first == next {
+                next = lease.range.last + 1;
+            }
+        }
+        (next < model.layers).then(|| format!("layers {next} and up of {} are not loaded yet", model.name))
+    }
+}
+
+/// Leases of the current term, by first layer.
+fn leases_of(view: &ClusterView) -> Vec<Lease> {
+    let mut leases: Vec<Lease> = view
+        .members
+        .values()
+        .flat_map(|member| member.heartbeat.held.iter().copied())
+        .filter(|lease| lease.term == view.term)
+        .collect();
+    leases.sort_by_key(|lease| lease.range.first);
+    leases
+}
+
+/// What the master serves.
+fn models(view: &ClusterView) -> Vec<ModelStatus> {
+    let Some(master) = view.master.and_then(|master| view.members.get(&master)) else { return Vec::new() };
+    let describe = |model: &consortium_protocol::wire::heartbeat::ModelRef| ModelStatus {
+        name: model.name.clone(),
+        digest: model.digest.to_string(),
+        layers: model.layers,
+        context: model.context,
+    };
+    master.heartbeat.models.iter().map(describe).collect()
+}

@@ -1,0 +1,361 @@
+//! A job on the master, from prompt to last token: drives the pure session machine over real chains.
+
+use std::collections::VecDeque;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use consortium_inference::session::{Input, JobSpec, Output, Session, SessionTiming};
+use consortium_inference::stops::StopMatcher;
+use consortium_inference::tokenizer::Detokenizer;
+use consortium_protocol::cluster::ClusterId;
+use consortium_protocol::envelope::Signed;
+use consortium_protocol::identity::{NodeId, RootKey};
+use consortium_protocol::time::Millis;
+use consortium_protocol::wire::Message;
+use consortium_protocol::wire::job::{FinishReason, JobError, JobErrorCode, JobEvent, JobRequest, Usage};
+use consortium_protocol::wire::pipeline::{Hop, SessionOpen};
+use rand::SeedableRng as _;
+use rand::rngs::StdRng;
+use tokio::sync::{Semaphore, mpsc};
+use tracing::{debug, warn};
+
+use super::chain::{Chain, ChainEvent, ChainStep};
+use super::inbox::TokenInbox;
+use crate::master::{MasterHandle, Pipeline};
+use crate::serving::Serving;
+use crate::swarm::SwarmHandle;
+
+/// Time for a pipeline to stand, at first and after a failure.
+const PIPELINE: Duration = Duration::from_secs(20);
+const TICK: Duration = Duration::from_millis(250);
+/// Jobs driven at a time; more are refused rather than made to wait without end.
+const MAX_JOBS: usize = 64;
+const EVENTS: usize = 256;
+
+/// What a driver needs.
+pub struct DriverConfig {
+    /// The node's key: it signs the sessions.
+    pub key: Arc<RootKey>,
+    /// The cluster.
+    pub cluster: ClusterId,
+    /// The swarm.
+    pub swarm: SwarmHandle,
+    /// Where tokens come home.
+    pub inbox: TokenInbox,
+    /// Where pipelines come from.
+    pub master: MasterHandle,
+    /// Models this node can serve.
+    pub serving: Vec<Arc<Serving>>,
+}
+
+/// Drives jobs while this node is the master.
+pub struct Driver {
+    config: DriverConfig,
+    room: Semaphore,
+}
+
+impl Driver {
+    /// A driver of up to 64 jobs at a time.
+    #[must_use]
+    pub fn new(config: DriverConfig) -> Self {
+        Self { config, room: Semaphore::new(MAX_JOBS) }
+    }
+
+    /// Runs one job to its end. The receiver of `events` being dropped cancels it on all stages.
+    pub async fn run(&self, request: JobRequest, events: mpsc::Sender<JobEvent>) {
+        if let Err(error) = self.try_run(request, &events).await {
+            let _gone = events.send(JobEvent::Failed { error }).await;
+        }
+    }
+
+    async fn try_run(&self, request: JobRequest, events: &mpsc::Sender<JobEvent>) -> Result<(), JobError> {
+        Message::check(&request).map_err(|error| JobError::new(JobErrorCode::InvalidRequest, error.to_string()))?;
+        let _room = self.room.try_acquire().map_err(|_| {
+            JobError::new(JobErrorCode::Overloaded, format!("{MAX_JOBS} jobs are in progress; try again in a moment"))
+        })?;
+        let serving = self.find(&request.model)?;
+        let tokens = {
+            let (serving, prompt) = (Arc::clone(&serving), request.prompt.clone());
+            let encoding = tokio::task::spawn_blocking(move || serving.tokens(&prompt));
+            encoding.await.map_err(|error| JobError::new(JobErrorCode::Internal, error.to_string()))??
+        };
+        let mut job = Job::new(&self.config, serving, request, tokens, events)?;
+        let pipeline = tokio::select! {
+            pipeline = job.wait_for_pipeline(None) => pipeline?,
+            () = events.closed() => return Ok(()),
+        };
+        job.accept(&pipeline).await;
+        job.drive(pipeline).await
+    }
+
+    fn find(&self, name: &str) -> Result<Arc<Serving>, JobError> {
+        let known = || self.config.serving.iter().map(|serving| serving.model.name.as_str()).collect::<Vec<_>>();
+        self.config.serving.iter().find(|serving| serving.model.name == name).cloned().ok_or_else(|| JobError {
+            code: JobErrorCode::ModelNotFound,
+            message: format!("the model `{name}` is not served here; there is: {}", known().join(", ")),
+            param: Some("model".to_owned()),
+        })
+    }
+}
+
+/// One job in progress.
+struct Job<'a> {
+    driver: &'a DriverConfig,
+    events: &'a mpsc::Sender<JobEvent>,
+    request: JobRequest,
+    prompt_len: u32,
+    serving: Arc<Serving>,
+    session: Session,
+    text: TextOut,
+    started: Instant,
+    rng: StdRng,
+    chain: Option<Chain>,
+    chain_events: (mpsc::Sender<ChainEvent>, mpsc::Receiver<ChainEvent>),
+    /// Version of the pipeline that the current attempt runs on.
+    version: u64,
+    term: u64,
+    route: Vec<Hop>,
+}
+
+impl<'a> Job<'a> {
+    fn new(
+        driver: &'a DriverConfig,
+        serving: Arc<Serving>,
+        request: JobRequest,
+        tokens: Vec<u32>,
+        events: &'a mpsc::Sender<JobEvent>,
+    ) -> Result<Self, JobError> {
+        let prompt_len = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
+        let text = TextOut::resume(serving.tokenizer.detokenizer(), request.stop.clone(), &request.emitted)?;
+        let config = serving.dir.config();
+        let spec = JobSpec {
+            prompt: tokens,
+            emitted: request.emitted.clone(),
+            max_tokens: request.max_tokens,
+            context: serving.model.context,
+            layers: serving.model.layers,
+            vocab_size: u32::try_from(config.vocab_size).unwrap_or(u32::MAX),
+            eos: config.eos.clone(),
+            ignore_eos: request.ignore_eos,
+        };
+        let session = Session::new(spec, SessionTiming::default());
+        Ok(Self {
+            driver,
+            events,
+            prompt_len,
+            serving,
+            session,
+            text,
+            started: Instant::now(),
+            rng: StdRng::from_os_rng(),
+            chain: None,
+            chain_events: mpsc::channel(EVENTS),
+            version: 0,
+            term: 0,
+            route: Vec::new(),
+            request,
+        })
+    }
+
+    fn now(&self) -> Millis {
+        Millis(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    /// The committed pipeline; after a failure, one of a later version than the failed one.
+    async fn wait_for_pipeline(&self, failed: Option<u64>) -> Result<Arc<Pipeline>, JobError> {
+        let digest = self.serving.model.digest;
+        let mut pipeline = self.driver.master.pipeline();
+        let found = pipeline.wait_for(|pipeline| {
+            pipeline.as_ref().is_some_and(|p| p.model.digest == digest && failed.is_none_or(|version| p.version > version))
+        });
+        if let Ok(Ok(found)) = tokio::time::timeout(PIPELINE, found).await
+            && let Some(pipeline) = found.as_ref()
+        {
+            return Ok(Arc::clone(pipeline));
+        }
+        let why = self.driver.master.trouble().unwrap_or_else(|| "the pipeline did not stand in time".to_owned());
+        Err(JobError::new(JobErrorCode::NoCapacity, format!("{} cannot be served now: {why}", self.serving.model.name)))
+    }
+
+    async fn accept(&self, pipeline: &Pipeline) {
+        let accepted = JobEvent::Accepted {
+            model: self.serving.model.clone(),
+            term: pipeline.term,
+            prompt_tokens: self.prompt_len,
+            seed: self.request.sampling.seed,
+        };
+        let _gone = self.events.send(accepted).await;
+    }
+
+    async fn drive(&mut self, pipeline: Arc<Pipeline>) -> Result<(), JobError> {
+        let mut pipelines = self.driver.master.pipeline();
+        let mut tick = tokio::time::interval(TICK);
+        tick.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let mut input = self.plan(&pipeline, |plan| Input::Start { plan });
+        loop {
+            if let Some(end) = self.advance(input).await? {
+                return self.finish(end).await;
+            }
+            input = tokio::select! {
+                event = self.chain_events.1.recv() => match event {
+                    Some(event) => self.translate(event),
+                    None => return Err(JobError::new(JobErrorCode::Internal, "the event queue closed".to_owned())),
+                },
+                () = self.events.closed() => Input::Cancel,
+                changed = pipelines.changed() => {
+                    let now = pipelines.borrow_and_update().clone();
+                    changed.ok().and(now).and_then(|now| self.superseded(&now)).unwrap_or(Input::Tick)
+                }
+                _ = tick.tick() => Input::Tick,
+            };
+        }
+    }
+
+    /// The failure that a new pipeline tells of: a node of the route in use that no longer holds its layers. Its silence
+    /// may show in the cluster long before a stream breaks.
+    fn superseded(&self, now: &Pipeline) -> Option<Input> {
+        if now.version <= self.version {
+            return None;
+        }
+        let (stage, hop) = self.route.iter().enumerate().find(|(_, hop)| !now.route.contains(hop))?;
+        let stage = u16::try_from(stage).unwrap_or(u16::MAX);
+        Some(Input::StageFailed { attempt: self.session.attempt(), stage, node: hop.node, retryable: true })
+    }
+
+    fn plan(&mut self, pipeline: &Pipeline, input: impl FnOnce(Vec<Hop>) -> Input) -> Input {
+        self.version = pipeline.version;
+        self.term = pipeline.term;
+        self.route.clone_from(&pipeline.route);
+        input(pipeline.route.clone())
+    }
+
+    fn translate(&self, event: ChainEvent) -> Input {
+        match event {
+            ChainEvent::Opened { attempt } => Input::Opened { attempt },
+            ChainEvent::Token { attempt, seq, pos, id } => Input::Token { attempt, seq, pos, id },
+            ChainEvent::Failed { attempt, failure } => {
+                warn!(job = %self.request.job, node = %failure.node, stage = failure.stage, reason = failure.message, "a stage failed");
+                Input::StageFailed { attempt, stage: failure.stage, node: failure.node, retryable: true }
+            }
+            ChainEvent::Broken { attempt, node, reason } => {
+                warn!(job = %self.request.job, %node, reason, "a chain broke");
+                Input::StageFailed { attempt, stage: 0, node, retryable: true }
+            }
+        }
+    }
+
+    /// Feeds the machine and carries out what it says, until it waits for something.
+    async fn advance(&mut self, input: Input) -> Result<Option<(FinishReason, Usage)>, JobError> {
+        let mut inputs = VecDeque::from([input]);
+        let mut end = None;
+        while let Some(input) = inputs.pop_front() {
+            let now = self.now();
+            for output in self.session.handle(input, now, &mut self.rng) {
+                match output {
+                    Output::Open { attempt, route, max_positions } => self.open(attempt, route, max_positions),
+                    Output::Step { attempt: _, seq, pos, tokens, sample } => {
+                        // A chain that has ended says so by an event of its own.
+                        let _queued = self.chain.as_ref().is_some_and(|chain| chain.step(ChainStep { seq, pos, tokens, sample }));
+                    }
+                    Output::Emit { index, id } => {
+                        if self.emit(index, id).await? {
+                            inputs.push_back(Input::StopMatched);
+                        }
+                    }
+                    Output::Close { .. } => self.chain = None,
+                    Output::Replan { exclude, .. } => inputs.push_back(self.replan(&exclude).await?),
+                    Output::Finish { reason, usage } => end = Some((reason, usage)),
+                    Output::Fail(error) => return Err(error),
+                }
+            }
+        }
+        Ok(end)
+    }
+
+    fn open(&mut self, attempt: u32, route: Vec<Hop>, max_positions: u32) {
+        let open = SessionOpen {
+            cluster: self.driver.cluster,
+            term: self.term,
+            job: self.request.job,
+            attempt,
+            model: self.serving.model.digest,
+            driver: self.driver.swarm.me(),
+            route,
+            sampling: self.request.sampling.clone(),
+            prompt_len: self.prompt_len,
+            max_positions,
+        };
+        let open = Signed::sign(&self.driver.key, open);
+        self.chain = Chain::open(&self.driver.swarm, &self.driver.inbox, &open, &self.chain_events.0);
+    }
+
+    async fn emit(&mut self, index: u32, id: u32) -> Result<bool, JobError> {
+        let step = self.text.push(id)?;
+        // A reader that has gone is noticed by the loop, as a cancellation.
+        let _gone = self.events.send(JobEvent::Token { index, id, text: step.text }).await;
+        Ok(step.matched)
+    }
+
+    async fn replan(&mut self, exclude: &[NodeId]) -> Result<Input, JobError> {
+        for node in exclude {
+            self.driver.master.report_failure(self.version, *node);
+        }
+        let pipeline = tokio::select! {
+            pipeline = self.wait_for_pipeline(Some(self.version)) => pipeline?,
+            () = self.events.closed() => return Ok(Input::Cancel),
+        };
+        debug!(job = %self.request.job, version = pipeline.version, "going on with another pipeline");
+        Ok(self.plan(&pipeline, |route| Input::Plan(Some(route))))
+    }
+
+    async fn finish(&mut self, (finish, usage): (FinishReason, Usage)) -> Result<(), JobError> {
+        self.chain = None;
+        let text = self.text.finish()?;
+        let _gone = self.events.send(JobEvent::Done { finish, usage, text }).await;
+        Ok(())
+    }
+}
+
+/// Tokens to text, with stop strings cut out.
+struct TextOut {
+    detokenizer: Detokenizer,
+    stops: StopMatcher,
+    stopped: bool,
+}
+
+#[derive(Default)]
+struct Piece {
+    text: String,
+    matched: bool,
+}
+
+impl TextOut {
+    /// Goes on behind tokens whose text the client has already.
+    fn resume(detokenizer: Detokenizer, stops: Vec<String>, emitted: &[u32]) -> Result<Self, JobError> {
+        let mut text = Self { detokenizer, stops: StopMatcher::new(stops), stopped: false };
+        for id in emitted {
+            text.push(*id)?;
+        }
+        Ok(text)
+    }
+
+    fn push(&mut self, id: u32) -> Result<Piece, JobError> {
+        if self.stopped {
+            return Ok(Piece::default());
+        }
+        let piece = self.detokenizer.push(id).map_err(|error| JobError::new(JobErrorCode::Internal, error.to_string()))?;
+        let step = self.stops.push(&piece);
+        self.stopped = step.matched;
+        Ok(Piece { text: step.text, matched: step.matched })
+    }
+
+    /// What was held back.
+    fn finish(&mut self) -> Result<String, JobError> {
+        if self.stopped {
+            return Ok(String::new());
+        }
+        let rest = self.detokenizer.finish().map_err(|error| JobError::new(JobErrorCode::Internal, error.to_string()))?;
+        let step = self.stops.push(&rest);
+        if step.matched { Ok(step.text) } else { Ok(step.text + &self.stops.finish()) }
+    }
+}

@@ -1,0 +1,204 @@
+//! `node.db`: peers seen and the election's promises. One connection, used from blocking tasks.
+
+use std::path::Path;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use consortium_protocol::cbor;
+use consortium_protocol::cluster::ClusterId;
+use consortium_protocol::election::Persisted;
+use rusqlite::{Connection, OptionalExtension as _, params};
+
+/// Each entry takes the database from version `i` to `i + 1`.
+const MIGRATIONS: &[&str] = &[
+    "CREATE TABLE peers (peer_id TEXT PRIMARY KEY, addresses TEXT NOT NULL, last_seen_s INTEGER NOT NULL) STRICT;
+     CREATE TABLE elections (cluster BLOB PRIMARY KEY, promises BLOB NOT NULL) STRICT;",
+];
+/// Largest stored promise: a certificate of 64 votes fits many times over.
+const MAX_PROMISES: usize = 4 << 20;
+/// Peers remembered between runs.
+const MAX_PEERS: u32 = 512;
+
+/// Why the database cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StorageError {
+    /// SQLite says no: damaged, full, or locked for too long.
+    #[error("{file}: {source}")]
+    Sqlite {
+        /// The database file.
+        file: String,
+        /// SQLite's own words.
+        source: rusqlite::Error,
+    },
+    /// Written by a later version of this software.
+    #[error("{file} has version {found}, and this software knows versions up to {known}; upgrade it to use this data")]
+    Newer {
+        /// The database file.
+        file: String,
+        /// Version found.
+        found: usize,
+        /// Newest version known.
+        known: usize,
+    },
+    /// Stored promises that do not decode.
+    #[error("{file}: the stored election state is damaged; restore the file from a backup")]
+    Damaged {
+        /// The database file.
+        file: String,
+    },
+    /// The blocking task was cut off by the shutdown.
+    #[error("the node is shutting down")]
+    Closed,
+}
+
+/// Cloneable handle to the database.
+#[derive(Clone)]
+pub struct Storage {
+    file: Arc<str>,
+    connection: Arc<Mutex<Connection>>,
+}
+
+impl Storage {
+    /// Opens (and if need be creates or migrates) the database at `path`.
+    ///
+    /// # Errors
+    /// When it is damaged, or was written by newer software: then it is left untouched.
+    pub fn open(path: &Path) -> Result<Self, StorageError> {
+        let file: Arc<str> = path.display().to_string().into();
+        let sqlite = |source| StorageError::Sqlite { file: file.to_string(), source };
+        let mut connection = Connection::open(path).map_err(sqlite)?;
+        connection.busy_timeout(Duration::from_secs(5)).map_err(sqlite)?;
+        connection.pragma_update(None, "journal_mode", "WAL").map_err(sqlite)?;
+        // A promise must outlive a power cut: a node that forgot its vote could vote twice.
+        connection.pragma_update(None, "synchronous", "FULL").map_err(sqlite)?;
+        let found: usize = connection.pragma_query_value(None, "user_version", |row| row.get(0)).map_err(sqlite)?;
+        if found > MIGRATIONS.len() {
+            return Err(StorageError::Newer { file: file.to_string(), found, known: MIGRATIONS.len() });
+        }
+        let transaction = connection.transaction().map_err(sqlite)?;
+        for migration in &MIGRATIONS[found..] {
+            transaction.execute_batch(migration).map_err(sqlite)?;
+        }
+        transaction.pragma_update(None, "user_version", MIGRATIONS.len()).map_err(sqlite)?;
+        transaction.commit().map_err(sqlite)?;
+        Ok(Self { file, connection: Arc::new(Mutex::new(connection)) })
+    }
+
+    /// The promises made in elections of `cluster`; none at the first start.
+    ///
+    /// # Errors
+    /// When the database fails or holds what does not decode.
+    pub async fn election(&self, cluster: ClusterId) -> Result<Option<Persisted>, StorageError> {
+        let bytes: Option<Vec<u8>> = self
+            .run(move |db| {
+                db.query_row("SELECT promises FROM elections WHERE cluster = ?1", [cluster.0.as_bytes()], |row| row.get(0))
+                    .optional()
+            })
+            .await?;
+        bytes
+            .map(|bytes| {
+                cbor::from_slice(&bytes, MAX_PROMISES)
+                    .map_err(|_| StorageError::Damaged { file: self.file.to_string() })
+            })
+            .transpose()
+    }
+
+    /// Makes promises durable. They may be acted upon only after this returns.
+    ///
+    /// # Errors
+    /// When the database fails (a full disk, for example): the promises are then not made.
+    pub async fn save_election(&self, cluster: ClusterId, promises: &Persisted) -> Result<(), StorageError> {
+        let bytes = cbor::to_vec(promises);
+        self.run(move |db| {
+            db.execute("INSERT OR REPLACE INTO elections VALUES (?1, ?2)", params![cluster.0.as_bytes(), bytes]).map(drop)
+        })
+        .await
+    }
+
+    /// Addresses of the peers seen last, newest first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn peer_addresses(&self) -> Result<Vec<String>, StorageError> {
+        self.run(|db| {
+            let mut query = db.prepare("SELECT addresses FROM peers ORDER BY last_seen_s DESC LIMIT 64")?;
+            let rows = query.query_map([], |row| row.get::<_, String>(0))?;
+            let mut addresses = Vec::new();
+            for row in rows {
+                addresses.extend(row?.lines().map(str::to_owned));
+            }
+            Ok(addresses)
+        })
+        .await
+    }
+
+    /// Remembers peers (`(peer id, addresses)`) seen at `now_s`, Unix seconds.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn save_peers(&self, peers: Vec<(String, Vec<String>)>, now_s: i64) -> Result<(), StorageError> {
+        self.run(move |db| {
+            let transaction = db.transaction()?;
+            for (peer, addresses) in peers {
+                transaction.execute(
+                    "INSERT OR REPLACE INTO peers VALUES (?1, ?2, ?3)",
+                    params![peer, addresses.join("\n"), now_s],
+                )?;
+            }
+            transaction.execute(
+                "DELETE FROM peers WHERE peer_id NOT IN (SELECT peer_id FROM peers ORDER BY last_seen_s DESC LIMIT ?1)",
+                [MAX_PEERS],
+            )?;
+            transaction.commit()
+        })
+        .await
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
+    ) -> Result<T, StorageError> {
+        let connection = Arc::clone(&self.connection);
+        let done = tokio::task::spawn_blocking(move || {
+            work(&mut connection.lock().unwrap_or_else(PoisonError::into_inner))
+        });
+        let result = done.await.map_err(|_| StorageError::Closed)?;
+        result.map_err(|source| StorageError::Sqlite { file: self.file.to_string(), source })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn peers_survive_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("node.db");
+        let peers = vec![("a".to_owned(), vec!["/ip4/127.0.0.1/tcp/1".to_owned(), "/ip4/127.0.0.1/tcp/2".to_owned()])];
+        Storage::open(&path).unwrap().save_peers(peers, 5).await.unwrap();
+        let again = Storage::open(&path).unwrap().peer_addresses().await.unwrap();
+        assert_eq!(again, ["/ip4/127.0.0.1/tcp/1", "/ip4/127.0.0.1/tcp/2"]);
+    }
+
+    #[tokio::test]
+    async fn a_newer_database_is_refused_untouched() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("node.db");
+        drop(Storage::open(&path).unwrap());
+        let raw = Connection::open(&path).unwrap();
+        raw.pragma_update(None, "user_version", 99).unwrap();
+        assert!(matches!(Storage::open(&path), Err(StorageError::Newer { found: 99, .. })));
+        let kept: usize = raw.pragma_query_value(None, "user_version", |row| row.get(0)).unwrap();
+        assert_eq!(kept, 99);
+    }
+
+    #[test]
+    fn a_damaged_database_is_named() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("node.db");
+        std::fs::write(&path, b"this is no database, but it is long enough to be mistaken for one........").unwrap();
+        let error = Storage::open(&path).err().unwrap().to_string();
+        assert!(error.contains("node.db"), "{error}");
+    }
+}

@@ -1,0 +1,175 @@
+//! The handle to the swarm actor, and what it tells.
+
+use std::time::Duration;
+
+use consortium_protocol::identity::NodeId;
+use consortium_protocol::wire::fact::Fact;
+use consortium_protocol::wire::rpc::{Request, Response};
+use tokio::sync::{mpsc, oneshot, watch};
+
+use super::streams::{ByteStream, StreamError, Streams};
+
+/// What the swarm tells its owner.
+#[derive(Debug)]
+pub enum SwarmEvent {
+    /// A first connection to a peer was established.
+    Connected(NodeId),
+    /// The last connection to a peer closed.
+    Disconnected(NodeId),
+    /// A fact arrived by gossip; its signature holds and it is about this cluster.
+    Fact {
+        /// The peer that passed it on, not its author.
+        source: NodeId,
+        /// What it says.
+        fact: Fact,
+    },
+    /// A peer (or this node itself) asks for something.
+    Request {
+        /// Who asks, as authenticated by the connection.
+        from: NodeId,
+        /// What it asks.
+        request: Request,
+        /// Where the answer goes; dropping it lets the asker time out.
+        reply: Reply,
+    },
+}
+
+/// The way back for one answer.
+#[derive(Debug)]
+pub struct Reply(pub(super) oneshot::Sender<Response>);
+
+impl Reply {
+    /// Answers. Nothing happens when the asker has gone.
+    pub fn send(self, response: Response) {
+        let _gone = self.0.send(response);
+    }
+}
+
+/// A connected peer.
+#[derive(Clone, Debug, Default)]
+pub struct PeerInfo {
+    /// Addresses it was reached at or says it listens on, as multiaddr text.
+    pub addresses: Vec<String>,
+    /// Latest round-trip time.
+    pub rtt: Option<Duration>,
+}
+
+/// Why the swarm refused something.
+#[derive(Debug, thiserror::Error)]
+pub enum SwarmError {
+    /// An address that cannot be used.
+    #[error("{address}: {reason}")]
+    Address {
+        /// The address as given.
+        address: String,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// Something in the way of starting.
+    #[error("cannot start networking: {0}")]
+    Start(String),
+    /// The actor has ended.
+    #[error("the node is shutting down")]
+    Closed,
+}
+
+/// Why a request got no answer.
+#[derive(Debug, thiserror::Error)]
+pub enum RpcError {
+    /// The peer cannot be reached, or broke the exchange off.
+    #[error("{0}: {1}")]
+    Failed(NodeId, String),
+    /// No answer in time.
+    #[error("{0} did not answer within {1:?}")]
+    Timeout(NodeId, Duration),
+    /// The actor has ended.
+    #[error("the node is shutting down")]
+    Closed,
+}
+
+#[derive(Debug)]
+pub(super) enum Command {
+    Publish(Fact),
+    Request { to: NodeId, request: Request, reply: oneshot::Sender<Result<Response, String>> },
+    Dial(Vec<String>),
+    Peers(oneshot::Sender<Vec<(NodeId, PeerInfo)>>),
+    Shutdown(oneshot::Sender<()>),
+}
+
+/// Cloneable handle to the swarm.
+#[derive(Clone)]
+pub struct SwarmHandle {
+    pub(super) me: NodeId,
+    pub(super) commands: mpsc::Sender<Command>,
+    pub(super) streams: Streams,
+    pub(super) listening: watch::Receiver<Vec<String>>,
+}
+
+impl SwarmHandle {
+    /// This node.
+    #[must_use]
+    pub fn me(&self) -> NodeId {
+        self.me
+    }
+
+    /// Gossips a fact to the cluster.
+    ///
+    /// # Errors
+    /// [`SwarmError::Closed`] when the actor has ended. That no peer listens yet is no error.
+    pub async fn publish(&self, fact: Fact) -> Result<(), SwarmError> {
+        self.commands.send(Command::Publish(fact)).await.map_err(|_| SwarmError::Closed)
+    }
+
+    /// Asks a peer (or this node itself) and waits at most `deadline` for its answer.
+    ///
+    /// # Errors
+    /// When the peer cannot be reached, does not answer in time, or answers with what cannot be decoded.
+    pub async fn request(&self, to: NodeId, request: Request, deadline: Duration) -> Result<Response, RpcError> {
+        let (reply, answer) = oneshot::channel();
+        let asked = async {
+            self.commands.send(Command::Request { to, request, reply }).await.map_err(|_| RpcError::Closed)?;
+            answer.await.map_err(|_| RpcError::Closed)?.map_err(|reason| RpcError::Failed(to, reason))
+        };
+        tokio::time::timeout(deadline, asked).await.unwrap_or(Err(RpcError::Timeout(to, deadline)))
+    }
+
+    /// Tries addresses (multiaddr text, with or without `/p2p/`), as they may have been remembered from an earlier run.
+    ///
+    /// # Errors
+    /// [`SwarmError::Closed`] when the actor has ended.
+    pub async fn dial(&self, addresses: Vec<String>) -> Result<(), SwarmError> {
+        self.commands.send(Command::Dial(addresses)).await.map_err(|_| SwarmError::Closed)
+    }
+
+    /// Opens a stream; `protocol` is one of [`consortium_protocol::wire`]'s ids.
+    ///
+    /// # Errors
+    /// When the peer cannot be reached, does not speak the protocol or does not answer in time.
+    pub async fn open_stream(&self, to: NodeId, protocol: &'static str) -> Result<ByteStream, StreamError> {
+        self.streams.open(to, protocol).await
+    }
+
+    /// Connected peers.
+    ///
+    /// # Errors
+    /// [`SwarmError::Closed`] when the actor has ended.
+    pub async fn peers(&self) -> Result<Vec<(NodeId, PeerInfo)>, SwarmError> {
+        let (reply, answer) = oneshot::channel();
+        self.commands.send(Command::Peers(reply)).await.map_err(|_| SwarmError::Closed)?;
+        answer.await.map_err(|_| SwarmError::Closed)
+    }
+
+    /// Addresses listened on, each with `/p2p/<peer id>`.
+    #[must_use]
+    pub fn listening(&self) -> watch::Receiver<Vec<String>> {
+        self.listening.clone()
+    }
+
+    /// Closes all connections and ends the actor; later calls fail with `Closed`.
+    pub async fn shutdown(&self) {
+        let (done, ended) = oneshot::channel();
+        if self.commands.send(Command::Shutdown(done)).await.is_ok() {
+            let _ended = ended.await;
+        }
+    }
+}

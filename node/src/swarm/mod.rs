@@ -1,0 +1,24 @@
+//! The libp2p side of a node. Nothing outside this folder knows about libp2p.
+//!
+//! One actor ([`actor`]) owns the swarm; everyone else holds a cloneable [`SwarmHandle`]: bounded commands in, typed
+//! [`SwarmEvent`]s out, byte streams for bulk data. Addresses cross this boundary as text, peers as
+//! [`NodeId`](consortium_protocol::identity::NodeId).
+//!
+//! - `transport`: how bytes move (TCP and QUIC, or memory for tests); the seam that tests replace.
+//! - `behaviour`: which libp2p protocols run, with their limits.
+//! - `codec`: request-response in canonical CBOR, bounded before it is read.
+//! - `peer_id`: the one conversion between `NodeId` and libp2p's `PeerId`.
+//! - `streams`: opening and accepting streams, to this node itself too.
+
+mod actor;
+mod behaviour;
+mod codec;
+mod handle;
+mod peer_id;
+mod streams;
+mod transport;
+
+pub use actor::{SwarmConfig, spawn};
+pub use handle::{PeerInfo, Reply, RpcError, SwarmError, SwarmEvent, SwarmHandle};
+pub use streams::{ByteStream, Incoming, StreamError};
+pub use transport::TransportKind;

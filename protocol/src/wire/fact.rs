@@ -1,0 +1,27 @@
+//! What gossip carries.
+
+use serde::{Deserialize, Serialize};
+
+use super::Message;
+use super::election::Certificate;
+use super::heartbeat::Heartbeat;
+use crate::envelope::{Invalid, Signed};
+
+/// A small signed fact about a cluster: true whoever passes it on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Fact {
+    /// A node's account of itself.
+    Heartbeat(Signed<Heartbeat>),
+    /// Who is master, and of which term.
+    Certificate(Certificate),
+}
+
+impl Message for Fact {
+    // Gossipsub carries 64 KiB.
+    const MAX_BYTES: usize = 48 * 1024;
+
+    fn check(&self) -> Result<(), Invalid> {
+        // Signatures and payload rules were checked while reading, and so was the certificate.
+        Ok(())
+    }
+}
