@@ -97,7 +97,11 @@ impl ClusterTask {
     ///
     /// # Errors
     /// When promises of earlier elections cannot be read: without them the node might break them.
-    pub async fn run(self, mut events: mpsc::Receiver<SwarmEvent>, stop: CancellationToken) -> Result<(), StorageError> {
+    pub async fn run(
+        self,
+        mut events: mpsc::Receiver<SwarmEvent>,
+        stop: CancellationToken,
+    ) -> Result<(), StorageError> {
         let started = Instant::now();
         let persisted = self.storage.election(self.cluster).await?.unwrap_or_default();
         let me = self.key.node_id();
@@ -258,7 +262,9 @@ impl Running {
                     continue;
                 }
                 Output::DuplicateIdentity(node) if node == self.task.key.node_id() => {
-                    error!("another running node uses this node's identity key; stopping, so that one key serves one host");
+                    error!(
+                        "another running node uses this node's identity key; stopping, so that one key serves one host"
+                    );
                     self.stop.cancel();
                 }
                 Output::DuplicateIdentity(node) => warn!(%node, "two running nodes share this identity"),

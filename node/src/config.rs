@@ -88,7 +88,8 @@ impl Settings {
     /// # Errors
     /// When it cannot be read, or names a setting that does not exist.
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
-        let text = std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
+        let text =
+            std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
         toml::from_str(&text).map_err(|error| ConfigError::Parse { path: path.to_owned(), message: error.to_string() })
     }
 
@@ -113,23 +114,25 @@ impl Settings {
     /// [`ConfigError::Value`] names the setting and what is wrong with it.
     pub fn resolve(self, data_dir: PathBuf) -> Result<Config, ConfigError> {
         let cluster = self.cluster.unwrap_or_else(|| "home".to_owned());
-        let cluster = cluster.parse().map_err(|error: consortium_protocol::cluster::ParseClusterNameError| ConfigError::Value {
-            name: "cluster",
-            value: cluster.clone(),
-            reason: error.to_string(),
+        let cluster = cluster.parse().map_err(|error: consortium_protocol::cluster::ParseClusterNameError| {
+            ConfigError::Value { name: "cluster", value: cluster.clone(), reason: error.to_string() }
         })?;
         let memory_bytes = match self.memory {
             Some(text) => parse_bytes(&text)?,
             None => half_of_memory(),
         };
         if self.stages == Some(0) {
-            return Err(ConfigError::Value { name: "stages", value: "0".to_owned(), reason: "must be at least 1".to_owned() });
+            return Err(ConfigError::Value {
+                name: "stages",
+                value: "0".to_owned(),
+                reason: "must be at least 1".to_owned(),
+            });
         }
         Ok(Config {
             data_dir,
-            listen: self
-                .listen
-                .unwrap_or_else(|| vec!["/ip4/0.0.0.0/tcp/4801".to_owned(), "/ip4/0.0.0.0/udp/4801/quic-v1".to_owned()]),
+            listen: self.listen.unwrap_or_else(|| {
+                vec!["/ip4/0.0.0.0/tcp/4801".to_owned(), "/ip4/0.0.0.0/udp/4801/quic-v1".to_owned()]
+            }),
             bootstrap: self.bootstrap.unwrap_or_default(),
             cluster,
             api_addr: self.api_addr.unwrap_or(SocketAddr::from(([127, 0, 0, 1], 8080))),
@@ -161,7 +164,11 @@ pub fn parse_bytes(text: &str) -> Result<u64, ConfigError> {
     };
     let number: f64 = digits.trim().parse().map_err(|_| bad("write it like 512MiB or 4GB"))?;
     let bytes = number * scale as f64;
-    if bytes.is_finite() && bytes >= 1.0 && bytes < 1e18 { Ok(bytes as u64) } else { Err(bad("must be more than zero")) }
+    if (1.0..1e18).contains(&bytes) {
+        Ok(bytes as u64)
+    } else {
+        Err(bad("must be more than zero"))
+    }
 }
 
 /// Half of the machine's memory, or 2 GiB where the system does not tell.

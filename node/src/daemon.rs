@@ -21,6 +21,7 @@ use crate::data_dir::{ApiFile, Lock};
 use crate::dispatch::Dispatch;
 use crate::gateway::Gateway;
 use crate::http::{self, HttpApp};
+use crate::keyfile;
 use crate::library::{self, Library};
 use crate::master::MasterTask;
 use crate::observer::Observer;
@@ -29,7 +30,6 @@ use crate::serving::Serving;
 use crate::shards::Shards;
 use crate::storage::Storage;
 use crate::swarm::{self, SwarmConfig, SwarmHandle, TransportKind};
-use crate::keyfile;
 
 /// Requests waiting for the dispatcher.
 const GATEWAY_QUEUE: usize = 256;
@@ -117,15 +117,8 @@ pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce(&Ap
     tokio::spawn(remember_peers(swarm.clone(), storage.clone(), stop.clone()));
     tokio::spawn(measure(serving, facts.clone()));
     let status = observer.spawn(stop.clone());
-    let cluster_task = ClusterTask {
-        key,
-        cluster,
-        swarm: swarm.clone(),
-        storage,
-        shards,
-        facts: facts.subscribe(),
-        view,
-    };
+    let cluster_task =
+        ClusterTask { key, cluster, swarm: swarm.clone(), storage, shards, facts: facts.subscribe(), view };
     let membership = tokio::spawn(cluster_task.run(events, stop.clone()));
     let app = HttpApp { gateway, status, keys, require_key };
     let api = tokio::spawn(http::serve(listener, app, stop.clone()));
@@ -213,7 +206,8 @@ async fn remember_peers(swarm: SwarmHandle, storage: Storage, stop: Cancellation
             .into_iter()
             .filter(|(_, info)| !info.addresses.is_empty())
             .map(|(node, info)| {
-                let full = |address: String| if address.contains("/p2p/") { address } else { format!("{address}/p2p/{node}") };
+                let full =
+                    |address: String| if address.contains("/p2p/") { address } else { format!("{address}/p2p/{node}") };
                 (node.to_string(), info.addresses.into_iter().map(full).collect())
             })
             .collect();

@@ -41,12 +41,11 @@ impl Gateway {
     pub fn submit(&self, request: JobRequest) -> Result<mpsc::Receiver<JobEvent>, JobError> {
         let (events, receiver) = mpsc::channel(EVENTS);
         self.submissions.try_send(Submission { request, events }).map_err(|error| match error {
-            mpsc::error::TrySendError::Full(_) => {
-                JobError::new(JobErrorCode::Overloaded, "this node has too many requests waiting; try again in a moment")
-            }
-            mpsc::error::TrySendError::Closed(_) => {
-                JobError::new(JobErrorCode::Internal, "the node is shutting down")
-            }
+            mpsc::error::TrySendError::Full(_) => JobError::new(
+                JobErrorCode::Overloaded,
+                "this node has too many requests waiting; try again in a moment",
+            ),
+            mpsc::error::TrySendError::Closed(_) => JobError::new(JobErrorCode::Internal, "the node is shutting down"),
         })?;
         Ok(receiver)
     }

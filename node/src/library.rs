@@ -13,7 +13,9 @@ use consortium_protocol::wire::heartbeat::ModelRef;
 #[derive(Debug, thiserror::Error)]
 pub enum LibraryError {
     /// Neither a directory nor an imported name.
-    #[error("no model `{name}`: there is no such directory, and none of that name in {store}. Import one with: consortium-node model import DIR")]
+    #[error(
+        "no model `{name}`: there is no such directory, and none of that name in {store}. Import one with: consortium-node model import DIR"
+    )]
     NotFound {
         /// As asked for.
         name: String,
@@ -130,7 +132,8 @@ fn copy_files(from: &Path, to: &Path, copied: &mut impl FnMut(&Path, u64)) -> Re
     std::fs::create_dir_all(to).map_err(io(to))?;
     for entry in std::fs::read_dir(from).map_err(io(from))? {
         let path = entry.map_err(io(from))?.path();
-        let wanted = path.extension().is_some_and(|end| ["json", "safetensors", "jinja", "md"].iter().any(|e| end == *e));
+        let wanted =
+            path.extension().is_some_and(|end| ["json", "safetensors", "jinja", "md"].iter().any(|e| end == *e));
         let (true, Some(file)) = (wanted && path.is_file(), path.file_name()) else { continue };
         let bytes = std::fs::copy(&path, to.join(file)).map_err(io(&path))?;
         copied(&path, bytes);

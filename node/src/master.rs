@@ -179,9 +179,15 @@ impl Running {
             Ok(route) => {
                 self.version += 1;
                 self.broken = false;
-                let stages: Vec<String> = route.iter().map(|hop| format!("{}:{}", hop.node.short(), hop.range)).collect();
+                let stages: Vec<String> =
+                    route.iter().map(|hop| format!("{}:{}", hop.node.short(), hop.range)).collect();
                 info!(term = view.term, model = model.name, stages = stages.join(" "), "pipeline committed");
-                self.pipeline.send_replace(Some(Arc::new(Pipeline { version: self.version, term: view.term, model, route })));
+                self.pipeline.send_replace(Some(Arc::new(Pipeline {
+                    version: self.version,
+                    term: view.term,
+                    model,
+                    route,
+                })));
                 self.trouble.send_replace(None);
             }
             Err(reason) => {
@@ -244,8 +250,7 @@ impl Running {
         let mut loading: FuturesUnordered<_> = route
             .iter()
             .map(|hop| {
-                let assign =
-                    Assign { cluster: self.task.cluster, term, model: model.clone(), range: hop.range };
+                let assign = Assign { cluster: self.task.cluster, term, model: model.clone(), range: hop.range };
                 let request = Request::Assign(Signed::sign(&self.task.key, assign));
                 let (swarm, node, range) = (self.task.swarm.clone(), hop.node, hop.range);
                 async move { (node, range, swarm.request(node, request, LOAD).await) }
@@ -286,7 +291,11 @@ impl Running {
             Some(NodeOffer {
                 id: *node,
                 memory_bytes: heartbeat.memory_bytes,
-                layer_micros: if heartbeat.layer_micros == 0 { UNMEASURED_LAYER_MICROS } else { heartbeat.layer_micros },
+                layer_micros: if heartbeat.layer_micros == 0 {
+                    UNMEASURED_LAYER_MICROS
+                } else {
+                    heartbeat.layer_micros
+                },
                 link_micros: links.get(node).copied().unwrap_or(UNMEASURED_LINK_MICROS),
                 bytes_per_s: LINK_BYTES_PER_S,
                 price: heartbeat.price_per_layer_token,
@@ -321,4 +330,3 @@ fn eligible(view: &ClusterView, model: &ModelRef) -> BTreeSet<NodeId> {
     });
     able.map(|(node, _)| *node).collect()
 }
-

@@ -19,27 +19,27 @@ use crate::swarm::{PeerInfo, SwarmHandle};
 const REDRAW: Duration = Duration::from_millis(250);
 
 /// What is looked at.
-pub struct Observer {
+pub(crate) struct Observer {
     /// Cluster name as configured.
-    pub cluster: String,
+    pub(crate) cluster: String,
     /// Where the API listens, and who this is.
-    pub api: ApiFile,
+    pub(crate) api: ApiFile,
     /// Memory offered.
-    pub memory_bytes: u64,
+    pub(crate) memory_bytes: u64,
     /// The swarm.
-    pub swarm: SwarmHandle,
+    pub(crate) swarm: SwarmHandle,
     /// The cluster.
-    pub view: watch::Receiver<ClusterView>,
+    pub(crate) view: watch::Receiver<ClusterView>,
     /// The layers held.
-    pub shards: Shards,
+    pub(crate) shards: Shards,
     /// The master's task.
-    pub master: MasterHandle,
+    pub(crate) master: MasterHandle,
 }
 
 impl Observer {
     /// Publishes the status until `stop`.
     #[must_use]
-    pub fn spawn(mut self, stop: CancellationToken) -> watch::Receiver<NodeStatus> {
+    pub(crate) fn spawn(mut self, stop: CancellationToken) -> watch::Receiver<NodeStatus> {
         let (status, receiver) = watch::channel(NodeStatus {
             version: env!("CARGO_PKG_VERSION").to_owned(),
             pid: self.api.pid,
@@ -61,14 +61,14 @@ impl Observer {
                     changed = self.view.changed() => if changed.is_err() { return },
                 }
                 let Ok(peers) = self.swarm.peers().await else { return };
-                let drawn = self.draw(started, &status.borrow(), peers.into_iter().collect());
+                let drawn = self.draw(started, &status.borrow(), &peers.into_iter().collect());
                 status.send_replace(drawn);
             }
         });
         receiver
     }
 
-    fn draw(&mut self, started: Instant, last: &NodeStatus, peers: BTreeMap<NodeId, PeerInfo>) -> NodeStatus {
+    fn draw(&mut self, started: Instant, last: &NodeStatus, peers: &BTreeMap<NodeId, PeerInfo>) -> NodeStatus {
         let view = self.view.borrow_and_update().clone();
         let me = self.swarm.me();
         let role = match view.master {
@@ -95,14 +95,20 @@ impl Observer {
                 .iter()
                 .map(|shard| HeldStatus { model: shard.model.name.clone(), layers: shard.lease.range.to_string() })
                 .collect(),
-            members: view.members.iter().map(|(node, member)| self.member(&view, *node, member, &peers)).collect(),
+            members: view.members.iter().map(|(node, member)| self.member(&view, *node, member, peers)).collect(),
             models,
             stages,
             ..last.clone()
         }
     }
 
-    fn member(&self, view: &ClusterView, node: NodeId, member: &MemberView, peers: &BTreeMap<NodeId, PeerInfo>) -> MemberStatus {
+    fn member(
+        &self,
+        view: &ClusterView,
+        node: NodeId,
+        member: &MemberView,
+        peers: &BTreeMap<NodeId, PeerInfo>,
+    ) -> MemberStatus {
         let heartbeat = &member.heartbeat;
         let peer = peers.get(&node);
         let mut addresses = peer.map(|peer| peer.addresses.clone()).unwrap_or_default();
@@ -146,7 +152,13 @@ impl Observer {
         leases.iter().map(|(lease, node)| stage(node, lease.range.to_string())).collect()
     }
 
-    fn waiting_for(&self, view: &ClusterView, role: Role, models: &[ModelStatus], stages: &[StageStatus]) -> Option<String> {
+    fn waiting_for(
+        &self,
+        view: &ClusterView,
+        role: Role,
+        models: &[ModelStatus],
+        stages: &[StageStatus],
+    ) -> Option<String> {
         if role == Role::Seeking {
             return Some("the cluster has elected no master yet".to_owned());
         }

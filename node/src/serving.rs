@@ -50,7 +50,9 @@ impl Serving {
                 let text = template.render(messages, true).map_err(|error| invalid(error.to_string(), "messages"))?;
                 self.tokenizer.encode(&text, false).map_err(|error| invalid(error.to_string(), "messages"))?
             }
-            Prompt::Text(text) => self.tokenizer.encode(text, true).map_err(|error| invalid(error.to_string(), "prompt"))?,
+            Prompt::Text(text) => {
+                self.tokenizer.encode(text, true).map_err(|error| invalid(error.to_string(), "prompt"))?
+            }
             Prompt::Tokens(tokens) => {
                 let size = self.dir.config().vocab_size;
                 if let Some(id) = tokens.iter().find(|id| **id as usize >= size) {

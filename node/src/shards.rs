@@ -55,7 +55,13 @@ impl Shards {
     /// Nothing held yet; `memory_bytes` is the most that weights and caches may take.
     #[must_use]
     pub fn new(library: Library, memory_bytes: u64) -> Self {
-        Self { library, memory_bytes, loading: Arc::default(), held: watch::Sender::new(Vec::new()), active: Arc::default() }
+        Self {
+            library,
+            memory_bytes,
+            loading: Arc::default(),
+            held: watch::Sender::new(Vec::new()),
+            active: Arc::default(),
+        }
     }
 
     /// What is held, now and as it changes.
@@ -123,7 +129,8 @@ impl Shards {
         self.held.send_modify(|held| held.retain(|shard| shard.lease.model != lease.model));
         let kv_budget_bytes = self.room_for(dir, assign)?;
         let started = Instant::now();
-        let options = StageOptions { max_sessions: MAX_SESSIONS, kv_budget_bytes, queue: STEP_QUEUE, ..Default::default() };
+        let options =
+            StageOptions { max_sessions: MAX_SESSIONS, kv_budget_bytes, queue: STEP_QUEUE, ..Default::default() };
         let stage = StageHandle::spawn(Arc::clone(dir), assign.range, options)
             .await
             .map_err(|error| refusal(RefusalCode::BadModel, error.to_string()))?;
@@ -144,8 +151,11 @@ impl Shards {
             .filter_map(|shard| Some(self.library.get(&shard.lease.model)?.1.shard_bytes(shard.lease.range)))
             .sum();
         let weights = dir.shard_bytes(assign.range);
-        self.memory_bytes.checked_sub(others).and_then(|left| left.checked_sub(weights)).filter(|room| *room > 0).ok_or_else(
-            || {
+        self.memory_bytes
+            .checked_sub(others)
+            .and_then(|left| left.checked_sub(weights))
+            .filter(|room| *room > 0)
+            .ok_or_else(|| {
                 refusal(
                     RefusalCode::OutOfMemory,
                     format!(
@@ -153,8 +163,7 @@ impl Shards {
                         assign.range, self.memory_bytes
                     ),
                 )
-            },
-        )
+            })
     }
 }
 

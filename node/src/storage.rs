@@ -10,10 +10,9 @@ use consortium_protocol::election::Persisted;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 /// Each entry takes the database from version `i` to `i + 1`.
-const MIGRATIONS: &[&str] = &[
-    "CREATE TABLE peers (peer_id TEXT PRIMARY KEY, addresses TEXT NOT NULL, last_seen_s INTEGER NOT NULL) STRICT;
-     CREATE TABLE elections (cluster BLOB PRIMARY KEY, promises BLOB NOT NULL) STRICT;",
-];
+const MIGRATIONS: &[&str] =
+    &["CREATE TABLE peers (peer_id TEXT PRIMARY KEY, addresses TEXT NOT NULL, last_seen_s INTEGER NOT NULL) STRICT;
+     CREATE TABLE elections (cluster BLOB PRIMARY KEY, promises BLOB NOT NULL) STRICT;"];
 /// Largest stored promise: a certificate of 64 votes fits many times over.
 const MAX_PROMISES: usize = 4 << 20;
 /// Peers remembered between runs.
@@ -91,8 +90,10 @@ impl Storage {
     pub async fn election(&self, cluster: ClusterId) -> Result<Option<Persisted>, StorageError> {
         let bytes: Option<Vec<u8>> = self
             .run(move |db| {
-                db.query_row("SELECT promises FROM elections WHERE cluster = ?1", [cluster.0.as_bytes()], |row| row.get(0))
-                    .optional()
+                db.query_row("SELECT promises FROM elections WHERE cluster = ?1", [cluster.0.as_bytes()], |row| {
+                    row.get(0)
+                })
+                .optional()
             })
             .await?;
         bytes
@@ -110,7 +111,8 @@ impl Storage {
     pub async fn save_election(&self, cluster: ClusterId, promises: &Persisted) -> Result<(), StorageError> {
         let bytes = cbor::to_vec(promises);
         self.run(move |db| {
-            db.execute("INSERT OR REPLACE INTO elections VALUES (?1, ?2)", params![cluster.0.as_bytes(), bytes]).map(drop)
+            db.execute("INSERT OR REPLACE INTO elections VALUES (?1, ?2)", params![cluster.0.as_bytes(), bytes])
+                .map(drop)
         })
         .await
     }
@@ -159,9 +161,8 @@ impl Storage {
         work: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
     ) -> Result<T, StorageError> {
         let connection = Arc::clone(&self.connection);
-        let done = tokio::task::spawn_blocking(move || {
-            work(&mut connection.lock().unwrap_or_else(PoisonError::into_inner))
-        });
+        let done =
+            tokio::task::spawn_blocking(move || work(&mut connection.lock().unwrap_or_else(PoisonError::into_inner)));
         let result = done.await.map_err(|_| StorageError::Closed)?;
         result.map_err(|source| StorageError::Sqlite { file: self.file.to_string(), source })
     }

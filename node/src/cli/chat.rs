@@ -16,23 +16,20 @@ use super::terminal::{print, printable, remark};
 /// Longest line read from stdin, in bytes.
 const MAX_LINE: u64 = 1024 * 1024;
 /// What can be typed besides messages.
-const HELP: &str =
-    "/reset forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C stops an answer";
+const HELP: &str = "/reset forgets the conversation, /quit or Ctrl-D leaves, Ctrl-C stops an answer";
 
 /// Chat with the model that the cluster serves.
 ///
 /// With a message, prints the answer and ends. Without one, reads a message from each line typed and keeps the
 /// conversation.
 #[derive(Args, Debug)]
-#[command(
-    after_help = "In a conversation: /reset forgets it, /quit or Ctrl-D leaves, Ctrl-C stops an answer.
+#[command(after_help = "In a conversation: /reset forgets it, /quit or Ctrl-D leaves, Ctrl-C stops an answer.
 The answer goes to stdout; counts and speed to stderr.
 
 Examples:
   consortium-node chat
   consortium-node chat \"Why is the sky blue?\" --max-tokens 200
-  consortium-node chat --system \"Answer in French.\" --temperature 0 < questions.txt"
-)]
+  consortium-node chat --system \"Answer in French.\" --temperature 0 < questions.txt")]
 pub(super) struct ChatArgs {
     /// What to say; without it, a conversation begins.
     message: Option<String>,
@@ -65,13 +62,8 @@ pub(super) async fn run(args: ChatArgs, data_dir: &Path) -> Result<()> {
         Some(model) => model,
         None => only_model(&client).await?,
     };
-    let system: Vec<Value> = args
-        .system
-        .iter()
-        .map(|text| json!({"role": "system", "content": text}))
-        .collect();
-    let mut request =
-        json!({"model": model, "stream": true, "stream_options": {"include_usage": true}});
+    let system: Vec<Value> = args.system.iter().map(|text| json!({"role": "system", "content": text})).collect();
+    let mut request = json!({"model": model, "stream": true, "stream_options": {"include_usage": true}});
     if let Some(temperature) = args.temperature {
         request["temperature"] = json!(temperature);
     }
@@ -81,12 +73,7 @@ pub(super) async fn run(args: ChatArgs, data_dir: &Path) -> Result<()> {
     if let Some(seed) = args.seed {
         request["seed"] = json!(seed);
     }
-    let mut conversation = Conversation {
-        client,
-        request,
-        beginning: system.len(),
-        messages: system,
-    };
+    let mut conversation = Conversation { client, request, beginning: system.len(), messages: system };
     match args.message {
         Some(message) => match conversation.say(&message).await? {
             Ending::Complete => Ok(()),
@@ -108,17 +95,10 @@ async fn only_model(client: &Client) -> Result<String> {
         id: String,
     }
     let mut models: List = client.document("/v1/models").await?;
-    let names: Vec<_> = models
-        .data
-        .iter()
-        .map(|model| printable(&model.id))
-        .collect();
+    let names: Vec<_> = models.data.iter().map(|model| printable(&model.id)).collect();
     match (models.data.pop(), names.len()) {
         (Some(model), 1) => Ok(model.id),
-        (Some(_), _) => bail!(
-            "several models are served: choose one with --model: {}",
-            names.join(", ")
-        ),
+        (Some(_), _) => bail!("several models are served: choose one with --model: {}", names.join(", ")),
         (None, _) => bail!(
             "no model is served yet; `consortium-node status` says what the node is waiting for, and \
              `consortium-node start --model DIR` serves one"
@@ -150,8 +130,7 @@ enum Ending {
 impl Conversation {
     /// Says something and prints the answer; both are remembered unless it fails.
     async fn say(&mut self, message: &str) -> Result<Ending> {
-        self.messages
-            .push(json!({"role": "user", "content": message}));
+        self.messages.push(json!({"role": "user", "content": message}));
         self.request["messages"] = json!(self.messages);
         let mut answer = Answer::new();
         let result = tokio::select! {
@@ -165,8 +144,7 @@ impl Conversation {
             Err(_) => drop(self.messages.pop()),
             Ok(ending) => {
                 answer.report(*ending);
-                self.messages
-                    .push(json!({"role": "assistant", "content": answer.text}));
+                self.messages.push(json!({"role": "assistant", "content": answer.text}));
             }
         }
         result
@@ -219,13 +197,7 @@ struct ErrorChunk {
 
 impl Answer {
     fn new() -> Self {
-        Self {
-            text: String::new(),
-            asked: Instant::now(),
-            times: None,
-            finish: None,
-            usage: None,
-        }
+        Self { text: String::new(), asked: Instant::now(), times: None, finish: None, usage: None }
     }
 
     /// Asks, and prints what comes.
@@ -235,8 +207,7 @@ impl Answer {
             if payload == "[DONE]" {
                 return Ok(Ending::Complete);
             }
-            let chunk: Chunk =
-                serde_json::from_str(&payload).context("a part of the answer makes no sense")?;
+            let chunk: Chunk = serde_json::from_str(&payload).context("a part of the answer makes no sense")?;
             let more = self.take(chunk)?;
             if !more.is_empty() && !print(&printable(&more))? {
                 return Ok(Ending::Unread);
@@ -266,15 +237,10 @@ impl Answer {
     }
 
     fn report(&self, ending: Ending) {
-        let waited = self
-            .times
-            .map_or_else(|| self.asked.elapsed(), |(first, _)| first - self.asked);
+        let waited = self.times.map_or_else(|| self.asked.elapsed(), |(first, _)| first - self.asked);
         let mut parts = Vec::new();
         if let Some(usage) = self.usage {
-            parts.push(format!(
-                "{} prompt + {} answer tokens",
-                usage.prompt_tokens, usage.completion_tokens
-            ));
+            parts.push(format!("{} prompt + {} answer tokens", usage.prompt_tokens, usage.completion_tokens));
             parts.extend(self.speed(usage.completion_tokens));
         }
         parts.push(format!("first text after {:.1} s", waited.as_secs_f64()));
@@ -290,8 +256,7 @@ impl Answer {
     fn speed(&self, tokens: u32) -> Option<String> {
         let (first, last) = self.times?;
         let seconds = (last - first).as_secs_f64();
-        (tokens > 1 && seconds > 0.0)
-            .then(|| format!("{:.1} tokens/s", f64::from(tokens - 1) / seconds))
+        (tokens > 1 && seconds > 0.0).then(|| format!("{:.1} tokens/s", f64::from(tokens - 1) / seconds))
     }
 }
 
@@ -367,9 +332,9 @@ fn read_lines() -> Result<mpsc::Receiver<io::Result<String>>> {
             let mut line = String::new();
             let result = match input.by_ref().take(MAX_LINE).read_line(&mut line) {
                 Ok(0) => return,
-                Ok(_) if !line.ends_with('\n') && line.len() as u64 >= MAX_LINE => Err(
-                    io::Error::new(ErrorKind::InvalidData, "a line is longer than 1 MiB"),
-                ),
+                Ok(_) if !line.ends_with('\n') && line.len() as u64 >= MAX_LINE => {
+                    Err(io::Error::new(ErrorKind::InvalidData, "a line is longer than 1 MiB"))
+                }
                 Ok(_) => Ok(line),
                 Err(error) => Err(error),
             };
@@ -379,10 +344,7 @@ fn read_lines() -> Result<mpsc::Receiver<io::Result<String>>> {
             }
         }
     };
-    std::thread::Builder::new()
-        .name("stdin".to_owned())
-        .spawn(read)
-        .context("cannot read stdin")?;
+    std::thread::Builder::new().name("stdin".to_owned()).spawn(read).context("cannot read stdin")?;
     Ok(receiver)
 }
 
@@ -410,10 +372,7 @@ mod tests {
         assert_eq!(answer.finish.as_deref(), Some("length"));
         assert_eq!(answer.usage.unwrap().completion_tokens, 2);
         assert!(answer.speed(2).is_some() && answer.speed(1).is_none());
-        let error = answer
-            .take(chunk(r#"{"error":{"message":"lost\u001b[0m"}}"#))
-            .err()
-            .unwrap();
+        let error = answer.take(chunk(r#"{"error":{"message":"lost\u001b[0m"}}"#)).err().unwrap();
         assert_eq!(error.to_string(), "the answer broke off: lost[0m");
     }
 }

@@ -35,12 +35,7 @@ pub(super) struct ClientArgs {
     #[arg(long, env = "CONSORTIUM_API_BASE", value_name = "URL")]
     api_base: Option<String>,
     /// API key, where the node asks for one; made with `consortium-node key create`.
-    #[arg(
-        long,
-        env = "CONSORTIUM_API_KEY",
-        hide_env_values = true,
-        value_name = "KEY"
-    )]
+    #[arg(long, env = "CONSORTIUM_API_KEY", hide_env_values = true, value_name = "KEY")]
     api_key: Option<String>,
 }
 
@@ -80,8 +75,7 @@ impl Client {
         let (api_base, pid) = match args.api_base {
             Some(url) => (url, None),
             None => {
-                let file =
-                    ApiFile::read(data_dir).map_err(|error| no_api_file(&error, data_dir))?;
+                let file = ApiFile::read(data_dir).map_err(|error| no_api_file(&error, data_dir))?;
                 (file.api_base, Some(file.pid))
             }
         };
@@ -97,12 +91,7 @@ impl Client {
             .read_timeout(SILENCE)
             .build()
             .context("cannot set up an HTTP client")?;
-        Ok(Self {
-            http,
-            api_base: api_base.trim_end_matches('/').to_owned(),
-            api_key: args.api_key,
-            pid,
-        })
+        Ok(Self { http, api_base: api_base.trim_end_matches('/').to_owned(), api_key: args.api_key, pid })
     }
 
     /// Fetches a document at a path of the node, such as `/status.json`.
@@ -115,8 +104,7 @@ impl Client {
         let call = self.http.get(&url).timeout(DOCUMENT);
         let mut response = self.send(call).await?;
         let bytes = read_bounded(&mut response).await?;
-        serde_json::from_slice(&bytes)
-            .with_context(|| format!("the answer from {url} makes no sense"))
+        serde_json::from_slice(&bytes).with_context(|| format!("the answer from {url} makes no sense"))
     }
 
     /// Asks for a completion of a chat, as a stream.
@@ -124,15 +112,9 @@ impl Client {
     /// # Errors
     /// When there is no answer, or a refusal.
     pub(super) async fn chat(&self, body: &Value) -> Result<Events> {
-        let call = self
-            .http
-            .post(format!("{}/chat/completions", self.api_base))
-            .json(body);
+        let call = self.http.post(format!("{}/chat/completions", self.api_base)).json(body);
         let response = self.send(call).await?;
-        Ok(Events {
-            response,
-            unread: Vec::new(),
-        })
+        Ok(Events { response, unread: Vec::new() })
     }
 
     async fn send(&self, call: reqwest::RequestBuilder) -> Result<Response> {
@@ -146,11 +128,7 @@ impl Client {
         }
         let status = response.status();
         if status == StatusCode::UNAUTHORIZED {
-            let trouble = if self.api_key.is_some() {
-                "does not accept this API key"
-            } else {
-                "asks for an API key"
-            };
+            let trouble = if self.api_key.is_some() { "does not accept this API key" } else { "asks for an API key" };
             bail!(
                 "the node at {} {trouble}; make one on its machine with `consortium-node key create` and pass it with \
                  --api-key or CONSORTIUM_API_KEY",
@@ -174,10 +152,7 @@ impl Client {
                 "no node answers at {} (process {pid} served there, and seems to have ended); {HOW_TO_START}",
                 self.api_base
             ),
-            None => anyhow!(
-                "no node answers at {}; {HOW_TO_START}, or correct the base URL",
-                self.api_base
-            ),
+            None => anyhow!("no node answers at {}; {HOW_TO_START}, or correct the base URL", self.api_base),
         }
     }
 }
@@ -197,15 +172,8 @@ impl Events {
                     return Ok(Some(payload.trim_start().to_owned()));
                 }
             }
-            ensure!(
-                self.unread.len() <= MAX_LINE,
-                "the answer has a line that is too long"
-            );
-            let chunk = self
-                .response
-                .chunk()
-                .await
-                .map_err(reqwest::Error::without_url);
+            ensure!(self.unread.len() <= MAX_LINE, "the answer has a line that is too long");
+            let chunk = self.response.chunk().await.map_err(reqwest::Error::without_url);
             match chunk.context("the connection to the node broke")? {
                 Some(chunk) => self.unread.extend_from_slice(&chunk),
                 None => return Ok(None),
@@ -218,9 +186,7 @@ fn no_api_file(error: &std::io::Error, data_dir: &Path) -> anyhow::Error {
     let data_dir = data_dir.display();
     match error.kind() {
         ErrorKind::NotFound => {
-            anyhow!(
-                "no node runs on {data_dir}; {HOW_TO_START}, or name another with --data-dir or --api-base"
-            )
+            anyhow!("no node runs on {data_dir}; {HOW_TO_START}, or name another with --data-dir or --api-base")
         }
         _ => anyhow!("cannot read where the node of {data_dir} serves its API: {error}"),
     }
@@ -228,15 +194,8 @@ fn no_api_file(error: &std::io::Error, data_dir: &Path) -> anyhow::Error {
 
 async fn read_bounded(response: &mut Response) -> Result<Vec<u8>> {
     let mut bytes = Vec::new();
-    while let Some(chunk) = response
-        .chunk()
-        .await
-        .map_err(reqwest::Error::without_url)?
-    {
-        ensure!(
-            bytes.len() + chunk.len() <= MAX_DOCUMENT,
-            "the node's answer is too long"
-        );
+    while let Some(chunk) = response.chunk().await.map_err(reqwest::Error::without_url)? {
+        ensure!(bytes.len() + chunk.len() <= MAX_DOCUMENT, "the node's answer is too long");
         bytes.extend_from_slice(&chunk);
     }
     Ok(bytes)

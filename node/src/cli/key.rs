@@ -47,15 +47,12 @@ pub(super) async fn run(command: KeyCommand, data_dir: &Path) -> Result<()> {
         KeyCommand::Create { label } => {
             let (id, secret) = keys.create(&label)?;
             // The secret alone goes to stdout, so that a script can take it.
-            let told = print(&format!("{secret}\n"))
-                .context("the key was made but could not be printed")?;
+            let told = print(&format!("{secret}\n")).context("the key was made but could not be printed")?;
             if told {
                 remark(&format!("made key {id}; this is the only time it is shown"));
             } else {
                 keys.revoke(&id)?;
-                remark(&format!(
-                    "nobody read the new key {id}, so it was revoked again"
-                ));
+                remark(&format!("nobody read the new key {id}, so it was revoked again"));
             }
         }
         KeyCommand::List => {
@@ -75,22 +72,12 @@ fn render(keys: &ApiKeys) -> Result<String> {
     if keys.is_empty() {
         return Ok("there are no keys; make one with `consortium-node key create`\n".to_owned());
     }
-    let header = [
-        ("ID", Align::Left),
-        ("STATE", Align::Left),
-        ("CREATED", Align::Left),
-        ("LABEL", Align::Left),
-    ];
+    let header = [("ID", Align::Left), ("STATE", Align::Left), ("CREATED", Align::Left), ("LABEL", Align::Left)];
     let rows: Vec<_> = keys
         .into_iter()
         .map(|key| {
             let state = if key.revoked { "revoked" } else { "valid" };
-            vec![
-                key.id.to_string(),
-                state.to_owned(),
-                units::ago(key.created_s),
-                key.label,
-            ]
+            vec![key.id.to_string(), state.to_owned(), units::ago(key.created_s), key.label]
         })
         .collect();
     Ok(table(&header, &rows))
@@ -109,12 +96,7 @@ mod tests {
         keys.revoke(&id).unwrap();
         let (other, _) = keys.create("").unwrap();
         let text = render(&keys).unwrap();
-        assert!(
-            text.contains(&format!(
-                "{id}  revoked  just now  laptop\n{other}  valid    just now\n"
-            )),
-            "{text}"
-        );
+        assert!(text.contains(&format!("{id}  revoked  just now  laptop\n{other}  valid    just now\n")), "{text}");
         assert!(!text.contains(&secret));
     }
 }

@@ -3,10 +3,7 @@
 //! [`start`] runs a node. [`status`], [`peers`] and [`chat`] talk to a running one over its HTTP API, found by
 //! [`client`] through the data directory; the others work on the data directory itself, whether a node runs or not.
 //! Answers go to stdout, everything about them to stderr.
-#![allow(
-    clippy::print_stdout,
-    reason = "output to the terminal is what a command line is for"
-)]
+#![allow(clippy::print_stdout, reason = "output to the terminal is what a command line is for")]
 
 use std::path::PathBuf;
 use std::time::Duration;
@@ -74,13 +71,10 @@ pub fn run(cli: Cli) -> Result<()> {
         Some(dir) => dir,
         None => std::env::home_dir()
             .filter(|home| !home.as_os_str().is_empty())
-            .context(
-                "there is no home directory to keep the node's files in; name one with --data-dir",
-            )?
+            .context("there is no home directory to keep the node's files in; name one with --data-dir")?
             .join(".consortium"),
     };
-    let runtime =
-        tokio::runtime::Runtime::new().context("cannot start the asynchronous runtime")?;
+    let runtime = tokio::runtime::Runtime::new().context("cannot start the asynchronous runtime")?;
     let result = runtime.block_on(async {
         match cli.command {
             Command::Start(args) => Box::pin(start::run(*args, &data_dir)).await,
@@ -112,14 +106,7 @@ mod tests {
         for line in [
             &["consortium-node", "--data-dir", "/x", "status"][..],
             &["consortium-node", "status", "--data-dir", "/x", "--json"],
-            &[
-                "consortium-node",
-                "key",
-                "revoke",
-                "0123456789ab",
-                "--data-dir",
-                "/x",
-            ],
+            &["consortium-node", "key", "revoke", "0123456789ab", "--data-dir", "/x"],
         ] {
             let cli = Cli::try_parse_from(line).unwrap();
             assert_eq!(cli.data_dir.unwrap(), PathBuf::from("/x"));

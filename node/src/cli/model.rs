@@ -151,7 +151,10 @@ fn logits(data_dir: &Path, args: &LogitsArgs) -> Result<()> {
     let model = ModelDir::open(library::find(data_dir, &args.model)?)?;
     let splits = if args.layers_split.is_empty() { vec![model.all_layers()] } else { args.layers_split.clone() };
     let logits = all_logits(&model, &args.tokens, &splits)?;
-    ensure!(logits.iter().flatten().all(|value| value.is_finite()), "the model's logits are not finite: its weights are damaged");
+    ensure!(
+        logits.iter().flatten().all(|value| value.is_finite()),
+        "the model's logits are not finite: its weights are damaged"
+    );
     if args.json {
         println!("{}", serde_json::json!({ "logits": logits }));
         return Ok(());

@@ -33,14 +33,9 @@ pub(super) struct PeersArgs {
 /// # Errors
 /// When no node answers.
 pub(super) async fn run(args: PeersArgs, data_dir: &Path) -> Result<()> {
-    let status: NodeStatus = Client::find(args.client, data_dir)?
-        .document("/status.json")
-        .await?;
-    let text = if args.json {
-        format!("{}\n", serde_json::to_string_pretty(&status.members)?)
-    } else {
-        render(&status)
-    };
+    let status: NodeStatus = Client::find(args.client, data_dir)?.document("/status.json").await?;
+    let text =
+        if args.json { format!("{}\n", serde_json::to_string_pretty(&status.members)?) } else { render(&status) };
     print(&text)?;
     Ok(())
 }
@@ -62,11 +57,7 @@ fn render(status: &NodeStatus) -> String {
         ("PRICE", Align::Right),
         ("ADDRESS", Align::Left),
     ];
-    let rows: Vec<_> = status
-        .members
-        .iter()
-        .map(|member| row(member, member.peer_id == status.peer_id))
-        .collect();
+    let rows: Vec<_> = status.members.iter().map(|member| row(member, member.peer_id == status.peer_id)).collect();
     table(&header, &rows)
 }
 
@@ -77,27 +68,14 @@ fn row(member: &MemberStatus, here: bool) -> Vec<String> {
         format!("{}{mark}", short_peer(&member.peer_id)),
         printable(&member.state),
         member.role.to_string(),
-        if member.layers.is_empty() {
-            unknown()
-        } else {
-            printable(&member.layers)
-        },
+        if member.layers.is_empty() { unknown() } else { printable(&member.layers) },
         units::bytes(member.memory_bytes),
-        if member.layer_micros == 0 {
-            unknown()
-        } else {
-            units::micros(member.layer_micros)
-        },
+        if member.layer_micros == 0 { unknown() } else { units::micros(member.layer_micros) },
         member.active_jobs.to_string(),
-        member
-            .rtt_ms
-            .map_or_else(unknown, |rtt| format!("{rtt} ms")),
+        member.rtt_ms.map_or_else(unknown, |rtt| format!("{rtt} ms")),
         units::span(member.uptime_s),
         format!("{} msat", member.price_msat),
-        member
-            .addresses
-            .first()
-            .map_or_else(unknown, |address| printable(address)),
+        member.addresses.first().map_or_else(unknown, |address| printable(address)),
     ]
 }
 
@@ -123,29 +101,19 @@ mod tests {
         };
         let status = NodeStatus {
             peer_id: "12D3KooWaaaaaa".to_owned(),
-            members: vec![
-                member("12D3KooWaaaaaa", None, "0-3"),
-                member("12D3KooWbbbbbb", Some(12), ""),
-            ],
+            members: vec![member("12D3KooWaaaaaa", None, "0-3"), member("12D3KooWbbbbbb", Some(12), "")],
             ..NodeStatus::default()
         };
         let text = render(&status);
         let lines: Vec<_> = text.lines().collect();
         assert_eq!(lines.len(), 3);
+        assert!(lines[0].starts_with("PEER      STATE  ROLE    LAYERS   MEMORY   SPEED  JOBS    RTT"), "{text}");
         assert!(
-            lines[0].starts_with("PEER      STATE  ROLE    LAYERS   MEMORY   SPEED  JOBS    RTT"),
+            lines[1].starts_with("…aaaaaa*  alive  worker  0-3     4.0 MiB  1.5 ms     0      -   1 min"),
             "{text}"
         );
         assert!(
-            lines[1].starts_with(
-                "…aaaaaa*  alive  worker  0-3     4.0 MiB  1.5 ms     0      -   1 min"
-            ),
-            "{text}"
-        );
-        assert!(
-            lines[2].starts_with(
-                "…bbbbbb   alive  worker  -       4.0 MiB  1.5 ms     0  12 ms   1 min"
-            ),
+            lines[2].starts_with("…bbbbbb   alive  worker  -       4.0 MiB  1.5 ms     0  12 ms   1 min"),
             "{text}"
         );
         assert_eq!(render(&NodeStatus::default()), "no members are known yet\n");

@@ -29,14 +29,8 @@ pub(super) struct StatusArgs {
 /// # Errors
 /// When no node answers.
 pub(super) async fn run(args: StatusArgs, data_dir: &Path) -> Result<()> {
-    let status: NodeStatus = Client::find(args.client, data_dir)?
-        .document("/status.json")
-        .await?;
-    let text = if args.json {
-        format!("{}\n", serde_json::to_string_pretty(&status)?)
-    } else {
-        render(&status)
-    };
+    let status: NodeStatus = Client::find(args.client, data_dir)?.document("/status.json").await?;
+    let text = if args.json { format!("{}\n", serde_json::to_string_pretty(&status)?) } else { render(&status) };
     print(&text)?;
     Ok(())
 }
@@ -54,10 +48,7 @@ fn render(status: &NodeStatus) -> String {
     };
     line("ready", &ready);
     line("peer id", &status.peer_id);
-    line(
-        "cluster",
-        &format!("{}, term {}", status.cluster, status.term),
-    );
+    line("cluster", &format!("{}, term {}", status.cluster, status.term));
     let master = match &status.master {
         Some(master) if *master != status.peer_id => format!(" of master {}", short_peer(master)),
         _ => String::new(),
@@ -66,62 +57,23 @@ fn render(status: &NodeStatus) -> String {
     list(
         &mut line,
         "serving",
-        status.models.iter().map(|model| {
-            format!(
-                "{} ({} layers, context {})",
-                model.name, model.layers, model.context
-            )
-        }),
-    );
-    let stages: Vec<_> = status
-        .stages
-        .iter()
-        .map(|stage| format!("{} {}", short_peer(&stage.peer_id), stage.layers))
-        .collect();
-    line(
-        "pipeline",
-        if stages.is_empty() {
-            "none".to_owned()
-        } else {
-            stages.join(" → ")
-        }
-        .as_str(),
-    );
-    list(
-        &mut line,
-        "holding",
         status
-            .held
+            .models
             .iter()
-            .map(|held| format!("{} layers {}", held.model, held.layers)),
+            .map(|model| format!("{} ({} layers, context {})", model.name, model.layers, model.context)),
     );
-    let suspects = status
-        .members
-        .iter()
-        .filter(|member| member.state != "alive")
-        .count();
-    let doubt = if suspects == 0 {
-        String::new()
-    } else {
-        format!(", {suspects} of them in doubt")
-    };
+    let stages: Vec<_> =
+        status.stages.iter().map(|stage| format!("{} {}", short_peer(&stage.peer_id), stage.layers)).collect();
+    line("pipeline", if stages.is_empty() { "none".to_owned() } else { stages.join(" → ") }.as_str());
+    list(&mut line, "holding", status.held.iter().map(|held| format!("{} layers {}", held.model, held.layers)));
+    let suspects = status.members.iter().filter(|member| member.state != "alive").count();
+    let doubt = if suspects == 0 { String::new() } else { format!(", {suspects} of them in doubt") };
     line("members", &format!("{}{doubt}", status.members.len()));
-    line(
-        "memory",
-        &format!("{} offered", units::bytes(status.memory_bytes)),
-    );
+    line("memory", &format!("{} offered", units::bytes(status.memory_bytes)));
     line("jobs", &format!("{} in progress here", status.active_jobs));
     line("api", &status.api_base);
     list(&mut line, "listening", status.listen.iter().cloned());
-    line(
-        "software",
-        &format!(
-            "{}, process {}, up {}",
-            status.version,
-            status.pid,
-            units::span(status.uptime_s)
-        ),
-    );
+    line("software", &format!("{}, process {}, up {}", status.version, status.pid, units::span(status.uptime_s)));
     text
 }
 
@@ -143,10 +95,7 @@ mod tests {
 
     #[test]
     fn a_worker_is_described() {
-        let stage = |peer: &str, layers: &str| StageStatus {
-            peer_id: peer.to_owned(),
-            layers: layers.to_owned(),
-        };
+        let stage = |peer: &str, layers: &str| StageStatus { peer_id: peer.to_owned(), layers: layers.to_owned() };
         let status = NodeStatus {
             cluster: "home".to_owned(),
             term: 4,
@@ -155,20 +104,9 @@ mod tests {
             master: Some("12D3KooWbbbbbb".to_owned()),
             ready: false,
             waiting_for: Some("layers to load\x1b[2J".to_owned()),
-            models: vec![ModelStatus {
-                name: "tiny".to_owned(),
-                digest: String::new(),
-                layers: 8,
-                context: 512,
-            }],
-            stages: vec![
-                stage("12D3KooWbbbbbb", "0-3"),
-                stage("12D3KooWaaaaaa", "4-7"),
-            ],
-            listen: vec![
-                "/ip4/127.0.0.1/tcp/1".to_owned(),
-                "/ip4/127.0.0.1/udp/1/quic-v1".to_owned(),
-            ],
+            models: vec![ModelStatus { name: "tiny".to_owned(), digest: String::new(), layers: 8, context: 512 }],
+            stages: vec![stage("12D3KooWbbbbbb", "0-3"), stage("12D3KooWaaaaaa", "4-7")],
+            listen: vec!["/ip4/127.0.0.1/tcp/1".to_owned(), "/ip4/127.0.0.1/udp/1/quic-v1".to_owned()],
             memory_bytes: 4 << 20,
             ..NodeStatus::default()
         };

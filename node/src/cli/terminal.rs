@@ -27,9 +27,7 @@ pub(super) fn remark(text: &str) {
 /// Text from elsewhere without the control characters that would let it take over a terminal; line breaks and tabs
 /// stay.
 pub(super) fn printable(text: &str) -> String {
-    text.chars()
-        .filter(|char| !char.is_control() || matches!(char, '\n' | '\t'))
-        .collect()
+    text.chars().filter(|char| !char.is_control() || matches!(char, '\n' | '\t')).collect()
 }
 
 /// The end of a PeerId, which tells peers apart; the beginning is the same in all.
@@ -52,14 +50,8 @@ pub(super) enum Align {
 /// A table: a header and rows of as many cells, each column as wide as its widest cell.
 pub(super) fn table(header: &[(&str, Align)], rows: &[Vec<String>]) -> String {
     let width = |column: usize| {
-        let cells = rows
-            .iter()
-            .filter_map(|row| row.get(column))
-            .map(|cell| cell.chars().count());
-        cells
-            .chain([header[column].0.chars().count()])
-            .max()
-            .unwrap_or(0)
+        let cells = rows.iter().filter_map(|row| row.get(column)).map(|cell| cell.chars().count());
+        cells.chain([header[column].0.chars().count()]).max().unwrap_or(0)
     };
     let widths: Vec<usize> = (0..header.len()).map(width).collect();
     let line = |cells: &mut dyn Iterator<Item = &str>| {
@@ -85,20 +77,14 @@ mod tests {
 
     #[test]
     fn tables_are_aligned() {
-        let rows = [
-            vec!["…abc".to_owned(), "7".to_owned()],
-            vec!["x".to_owned(), "1234567".to_owned()],
-        ];
+        let rows = [vec!["…abc".to_owned(), "7".to_owned()], vec!["x".to_owned(), "1234567".to_owned()]];
         let text = table(&[("PEER", Align::Left), ("RTT", Align::Right)], &rows);
         assert_eq!(text, "PEER      RTT\n…abc        7\nx     1234567\n");
     }
 
     #[test]
     fn foreign_text_cannot_steer_the_terminal() {
-        assert_eq!(
-            printable("a\x1b[31mb\u{9b}0mc\rd\te\n\u{7}"),
-            "a[31mb0mcd\te\n"
-        );
+        assert_eq!(printable("a\x1b[31mb\u{9b}0mc\rd\te\n\u{7}"), "a[31mb0mcd\te\n");
         assert_eq!(short_peer("12D3KooWabcdef"), "…abcdef");
         assert_eq!(short_peer("abc"), "abc");
         assert_eq!(short_peer(""), "");

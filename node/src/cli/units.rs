@@ -32,10 +32,7 @@ pub(super) fn span(seconds: u64) -> String {
 
 /// How long ago a moment was, given in seconds since 1970.
 pub(super) fn ago(then_s: u64) -> String {
-    let now = SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or(Duration::ZERO)
-        .as_secs();
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
     match now.saturating_sub(then_s) {
         0..10 => "just now".to_owned(),
         seconds => format!("{} ago", span(seconds)),
@@ -58,36 +55,10 @@ mod tests {
     #[test]
     fn units_are_humane() {
         let sizes = [0, 1023, 1024, 4 << 20, (1 << 30) - 1, 7 << 30, u64::MAX].map(bytes);
-        assert_eq!(
-            sizes,
-            [
-                "0 B",
-                "1023 B",
-                "1.0 KiB",
-                "4.0 MiB",
-                "1.0 GiB",
-                "7.0 GiB",
-                "16777216.0 TiB"
-            ]
-        );
+        assert_eq!(sizes, ["0 B", "1023 B", "1.0 KiB", "4.0 MiB", "1.0 GiB", "7.0 GiB", "16777216.0 TiB"]);
         let spans = [0, 59, 60, 3599, 3600, 86_399, 86_400, 200_000].map(span);
-        assert_eq!(
-            spans,
-            [
-                "0 s",
-                "59 s",
-                "1 min",
-                "59 min",
-                "1 h 0 min",
-                "23 h 59 min",
-                "1 d 0 h",
-                "2 d 7 h"
-            ]
-        );
-        assert_eq!(
-            [999, 1200, 2_500_000].map(micros),
-            ["999 µs", "1.2 ms", "2.5 s"]
-        );
+        assert_eq!(spans, ["0 s", "59 s", "1 min", "59 min", "1 h 0 min", "23 h 59 min", "1 d 0 h", "2 d 7 h"]);
+        assert_eq!([999, 1200, 2_500_000].map(micros), ["999 µs", "1.2 ms", "2.5 s"]);
         assert_eq!(ago(u64::MAX), "just now");
         assert!(ago(0).ends_with(" h ago"));
     }

@@ -27,15 +27,9 @@ pub(super) async fn read(request: Request) -> Result<Fields, ApiError> {
         // The client waits for leave to send. It does not get it.
         return Err(ApiError::too_large(MAX_BODY));
     }
-    let bytes = tokio::time::timeout(DEADLINE, collect(request))
-        .await
-        .map_err(|_| ApiError::body_timeout())??;
-    let text = std::str::from_utf8(&bytes).map_err(|error| {
-        ApiError::body(format!(
-            "The body is not UTF-8: invalid byte at {}.",
-            error.valid_up_to()
-        ))
-    })?;
+    let bytes = tokio::time::timeout(DEADLINE, collect(request)).await.map_err(|_| ApiError::body_timeout())??;
+    let text = std::str::from_utf8(&bytes)
+        .map_err(|error| ApiError::body(format!("The body is not UTF-8: invalid byte at {}.", error.valid_up_to())))?;
     Fields::parse(text)
 }
 
@@ -52,18 +46,11 @@ async fn collect(request: Request) -> Result<Vec<u8>, ApiError> {
             break;
         }
     }
-    if seen > MAX_BODY {
-        Err(ApiError::too_large(MAX_BODY))
-    } else {
-        Ok(bytes)
-    }
+    if seen > MAX_BODY { Err(ApiError::too_large(MAX_BODY)) } else { Ok(bytes) }
 }
 
 fn announced(headers: &HeaderMap) -> usize {
-    headers
-        .get(header::CONTENT_LENGTH)
-        .and_then(|length| length.to_str().ok()?.parse().ok())
-        .unwrap_or(0)
+    headers.get(header::CONTENT_LENGTH).and_then(|length| length.to_str().ok()?.parse().ok()).unwrap_or(0)
 }
 
 /// JSON, or nothing said. Other types are refused because a browser lets any page send those without asking first.
@@ -73,9 +60,5 @@ fn check_content_type(headers: &HeaderMap) -> Result<(), ApiError> {
     };
     let text = value.to_str().unwrap_or("?");
     let essence = text.split(';').next().unwrap_or_default().trim();
-    if essence.eq_ignore_ascii_case("application/json") {
-        Ok(())
-    } else {
-        Err(ApiError::content_type(text))
-    }
+    if essence.eq_ignore_ascii_case("application/json") { Ok(()) } else { Err(ApiError::content_type(text)) }
 }

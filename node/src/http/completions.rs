@@ -16,33 +16,14 @@ const MAX_TOKENS: u32 = 16;
 
 /// Fields that pass only while they ask for nothing this API does not do anyway.
 const HARMLESS: &[Harmless] = &[
-    Harmless {
-        name: "best_of",
-        passes: is_one,
-        allowed: "1",
-    },
-    Harmless {
-        name: "echo",
-        passes: is_false,
-        allowed: "false",
-    },
-    Harmless {
-        name: "suffix",
-        passes: is_empty,
-        allowed: "empty",
-    },
-    Harmless {
-        name: "logprobs",
-        passes: is_false,
-        allowed: "null",
-    },
+    Harmless { name: "best_of", passes: is_one, allowed: "1" },
+    Harmless { name: "echo", passes: is_false, allowed: "false" },
+    Harmless { name: "suffix", passes: is_empty, allowed: "empty" },
+    Harmless { name: "logprobs", passes: is_false, allowed: "null" },
 ];
 
 /// Handles the call.
-pub(super) async fn create(
-    State(state): State<AppState>,
-    request: Request,
-) -> Result<Response, ApiError> {
+pub(super) async fn create(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
     let (request, delivery) = parse(body::read(request).await?)?;
     job::answer(&state, Kind::Text, request, delivery).await
 }
@@ -66,11 +47,7 @@ fn prompt_list(mut list: Vec<Value>) -> Result<Prompt, ApiError> {
         return Err(ApiError::field("prompt", "unsupported_value", message));
     }
     match list.pop() {
-        None => Err(ApiError::field(
-            "prompt",
-            "empty_array",
-            "'prompt' must not be empty.",
-        )),
+        None => Err(ApiError::field("prompt", "empty_array", "'prompt' must not be empty.")),
         Some(Value::String(text)) => Ok(Prompt::Text(text)),
         Some(Value::Array(ids)) if !ids.is_empty() => tokens(&ids),
         Some(last) => {
@@ -87,8 +64,5 @@ fn tokens(ids: &[Value]) -> Result<Prompt, ApiError> {
             .and_then(|id| u32::try_from(id).ok())
             .ok_or_else(|| wrong_type("prompt", "a string or an array of token ids", value))
     };
-    ids.iter()
-        .map(token)
-        .collect::<Result<_, _>>()
-        .map(Prompt::Tokens)
+    ids.iter().map(token).collect::<Result<_, _>>().map(Prompt::Tokens)
 }

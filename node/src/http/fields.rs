@@ -32,13 +32,9 @@ impl Fields {
     /// # Errors
     /// 400 for anything but one JSON object without repeated names.
     pub(super) fn parse(text: &str) -> Result<Self, ApiError> {
-        let Distinct(rest) = serde_json::from_str(text).map_err(|error| {
-            ApiError::body(format!("The body is not a valid JSON object: {error}."))
-        })?;
-        Ok(Self {
-            rest,
-            path: String::new(),
-        })
+        let Distinct(rest) = serde_json::from_str(text)
+            .map_err(|error| ApiError::body(format!("The body is not a valid JSON object: {error}.")))?;
+        Ok(Self { rest, path: String::new() })
     }
 
     /// The fields of a nested object; `path` is the object's own.
@@ -47,10 +43,7 @@ impl Fields {
     /// 400 when the value is not an object.
     pub(super) fn nested(value: Value, path: &str) -> Result<Self, ApiError> {
         match value {
-            Value::Object(rest) => Ok(Self {
-                rest,
-                path: format!("{path}."),
-            }),
+            Value::Object(rest) => Ok(Self { rest, path: format!("{path}.") }),
             other => Err(wrong_type(path, "an object", &other)),
         }
     }
@@ -63,9 +56,7 @@ impl Fields {
     /// Takes a value; null counts as absent, as it does for OpenAI.
     pub(super) fn take(&mut self, name: &str) -> Option<Value> {
         // `swap_remove` would change which of several unknown fields is named.
-        self.rest
-            .shift_remove(name)
-            .filter(|value| !value.is_null())
+        self.rest.shift_remove(name).filter(|value| !value.is_null())
     }
 
     /// Takes a string.
@@ -87,11 +78,7 @@ impl Fields {
     }
 
     /// Takes a number within a range.
-    pub(super) fn number(
-        &mut self,
-        name: &str,
-        range: RangeInclusive<f32>,
-    ) -> Result<Option<f32>, ApiError> {
+    pub(super) fn number(&mut self, name: &str, range: RangeInclusive<f32>) -> Result<Option<f32>, ApiError> {
         let Some(value) = self.take(name) else {
             return Ok(None);
         };
@@ -100,26 +87,15 @@ impl Fields {
         };
         if number < f64::from(*range.start()) || number > f64::from(*range.end()) {
             let path = self.path(name);
-            let message = format!(
-                "'{path}' must be between {} and {}, not {number}.",
-                range.start(),
-                range.end()
-            );
+            let message = format!("'{path}' must be between {} and {}, not {number}.", range.start(), range.end());
             return Err(ApiError::field(&path, "out_of_range", message));
         }
-        #[expect(
-            clippy::cast_possible_truncation,
-            reason = "in range; only digits beyond f32 are lost"
-        )]
+        #[expect(clippy::cast_possible_truncation, reason = "in range; only digits beyond f32 are lost")]
         Ok(Some(number as f32))
     }
 
     /// Takes a whole number within a range.
-    pub(super) fn integer(
-        &mut self,
-        name: &str,
-        range: RangeInclusive<i128>,
-    ) -> Result<Option<i128>, ApiError> {
+    pub(super) fn integer(&mut self, name: &str, range: RangeInclusive<i128>) -> Result<Option<i128>, ApiError> {
         let Some(value) = self.take(name) else {
             return Ok(None);
         };
@@ -128,11 +104,7 @@ impl Fields {
         };
         if !range.contains(&number) {
             let path = self.path(name);
-            let message = format!(
-                "'{path}' must be between {} and {}, not {number}.",
-                range.start(),
-                range.end()
-            );
+            let message = format!("'{path}' must be between {} and {}, not {number}.", range.start(), range.end());
             return Err(ApiError::field(&path, "out_of_range", message));
         }
         Ok(Some(number))
@@ -158,16 +130,10 @@ impl Fields {
             }
             let path = self.path(field.name);
             return Err(if field.allowed.is_empty() {
-                ApiError::field(
-                    &path,
-                    "unsupported_parameter",
-                    format!("'{path}' is not supported by this API."),
-                )
+                ApiError::field(&path, "unsupported_parameter", format!("'{path}' is not supported by this API."))
             } else {
-                let message = format!(
-                    "This value of '{path}' is not supported by this API; it may be {}.",
-                    field.allowed
-                );
+                let message =
+                    format!("This value of '{path}' is not supported by this API; it may be {}.", field.allowed);
                 ApiError::field(&path, "unsupported_value", message)
             });
         }
@@ -197,11 +163,7 @@ pub(super) fn wrong_type(path: &str, expected: &str, found: &Value) -> ApiError 
         Value::Array(_) => "an array",
         Value::Object(_) => "an object",
     };
-    ApiError::field(
-        path,
-        "invalid_type",
-        format!("'{path}' must be {expected}, not {found}."),
-    )
+    ApiError::field(path, "invalid_type", format!("'{path}' must be {expected}, not {found}."))
 }
 
 /// An object in which no name comes twice: of two values one would be ignored.
@@ -221,9 +183,7 @@ impl<'de> Deserialize<'de> for Distinct {
                 let mut map = Map::new();
                 while let Some((name, value)) = access.next_entry::<String, Value>()? {
                     if map.contains_key(&name) {
-                        return Err(A::Error::custom(format_args!(
-                            "the field '{name:.80}' comes twice"
-                        )));
+                        return Err(A::Error::custom(format_args!("the field '{name:.80}' comes twice")));
                     }
                     map.insert(name, value);
                 }

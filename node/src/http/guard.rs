@@ -45,12 +45,7 @@ fn asked_host(uri: &Uri, headers: &HeaderMap) -> Result<Authority, ApiError> {
         return Ok(authority.clone());
     }
     let mut hosts = headers.get_all(header::HOST).iter();
-    match (
-        hosts
-            .next()
-            .and_then(|host| Authority::try_from(host.as_bytes()).ok()),
-        hosts.next(),
-    ) {
+    match (hosts.next().and_then(|host| Authority::try_from(host.as_bytes()).ok()), hosts.next()) {
         (Some(host), None) => Ok(host),
         _ => Err(ApiError::body("The request needs one valid Host header.")),
     }
@@ -71,14 +66,8 @@ fn check_host(host: &Authority) -> Result<(), ApiError> {
 }
 
 fn is_loopback(host: &str) -> bool {
-    let bare = host
-        .strip_prefix('[')
-        .and_then(|host| host.strip_suffix(']'))
-        .unwrap_or(host);
-    bare.eq_ignore_ascii_case("localhost")
-        || bare
-            .parse()
-            .is_ok_and(|address: IpAddr| address.is_loopback())
+    let bare = host.strip_prefix('[').and_then(|host| host.strip_suffix(']')).unwrap_or(host);
+    bare.eq_ignore_ascii_case("localhost") || bare.parse().is_ok_and(|address: IpAddr| address.is_loopback())
 }
 
 /// Only pages served by this very host may call from a browser; other programs send no `Origin`.
@@ -120,18 +109,12 @@ async fn check_key(shared: &Shared, headers: &HeaderMap) -> Result<(), ApiError>
             tracing::error!(%error, "an API key could not be checked");
             Err(ApiError::internal("The node could not check the API key."))
         }
-        Err(_) => Err(ApiError::internal(
-            "The check of the API key was cut short.",
-        )),
+        Err(_) => Err(ApiError::internal("The check of the API key was cut short.")),
     }
 }
 
 fn bearer(headers: &HeaderMap) -> Option<&str> {
-    let (scheme, secret) = headers
-        .get(header::AUTHORIZATION)?
-        .to_str()
-        .ok()?
-        .split_once(' ')?;
+    let (scheme, secret) = headers.get(header::AUTHORIZATION)?.to_str().ok()?.split_once(' ')?;
     let secret = secret.trim();
     (scheme.eq_ignore_ascii_case("bearer") && !secret.is_empty()).then_some(secret)
 }
@@ -145,15 +128,8 @@ mod tests {
         for name in ["localhost", "LOCALHOST", "127.0.0.1", "127.8.9.1", "[::1]"] {
             assert!(is_loopback(name), "{name}");
         }
-        for name in [
-            "evil.example",
-            "localhost.evil.example",
-            "192.168.1.2",
-            "0.0.0.0",
-            "[::]",
-            "",
-            "127.0.0.1.nip.io",
-        ] {
+        for name in ["evil.example", "localhost.evil.example", "192.168.1.2", "0.0.0.0", "[::]", "", "127.0.0.1.nip.io"]
+        {
             assert!(!is_loopback(name), "{name}");
         }
     }
@@ -167,13 +143,7 @@ mod tests {
             check_origin(&headers, &host).is_ok()
         };
         assert!(from("http://127.0.0.1:8080"));
-        for other in [
-            "null",
-            "http://127.0.0.1:3000",
-            "http://localhost:8080",
-            "https://evil.example",
-            "",
-        ] {
+        for other in ["null", "http://127.0.0.1:3000", "http://localhost:8080", "https://evil.example", ""] {
             assert!(!from(other), "{other}");
         }
     }

@@ -66,32 +66,15 @@ pub(super) async fn answer(
     Ok(response)
 }
 
-async fn start(
-    state: &AppState,
-    kind: Kind,
-    request: JobRequest,
-) -> Result<(Job, Shape), ApiError> {
-    let place = state
-        .jobs
-        .clone()
-        .try_acquire_owned()
-        .map_err(|_| ApiError::busy())?;
+async fn start(state: &AppState, kind: Kind, request: JobRequest) -> Result<(Job, Shape), ApiError> {
+    let place = state.jobs.clone().try_acquire_owned().map_err(|_| ApiError::busy())?;
     // What is left to check after parsing, such as the length of the model's name.
     request.check().map_err(|error| {
-        ApiError::field(
-            error.field,
-            "invalid_value",
-            format!("'{}' is not valid: {}.", error.field, error.rule),
-        )
+        ApiError::field(error.field, "invalid_value", format!("'{}' is not valid: {}.", error.field, error.rule))
     })?;
     let id = request.job;
     let events = state.app.gateway.submit(request)?;
-    let mut job = Job {
-        events,
-        closing: state.closing.clone(),
-        received: 0,
-        _place: place,
-    };
+    let mut job = Job { events, closing: state.closing.clone(), received: 0, _place: place };
     match job.event().await? {
         JobEvent::Accepted { model, .. } => Ok((job, Shape::new(kind, &id, &model))),
         JobEvent::Failed { error } => Err(error.into()),
@@ -106,11 +89,7 @@ async fn collect(mut job: Job, shape: &Shape) -> Result<serde_json::Value, ApiEr
     loop {
         match job.progress().await? {
             Progress::Text(more) => text.push_str(&more),
-            Progress::Done {
-                tail,
-                finish,
-                usage,
-            } => {
+            Progress::Done { tail, finish, usage } => {
                 text.push_str(&tail);
                 return Ok(shape.whole(&text, finish, &usage));
             }
@@ -133,17 +112,9 @@ impl Job {
                     self.count(&text)?;
                     return Ok(Progress::Text(text));
                 }
-                JobEvent::Done {
-                    finish,
-                    usage,
-                    text,
-                } => {
+                JobEvent::Done { finish, usage, text } => {
                     self.count(&text)?;
-                    return Ok(Progress::Done {
-                        tail: text,
-                        finish,
-                        usage,
-                    });
+                    return Ok(Progress::Done { tail: text, finish, usage });
                 }
                 JobEvent::Failed { error } => return Err(error.into()),
             }
@@ -164,9 +135,7 @@ impl Job {
     fn count(&mut self, text: &str) -> Result<(), ApiError> {
         self.received = self.received.saturating_add(text.len());
         if self.received > MAX_ANSWER {
-            return Err(ApiError::internal(
-                "The answer is longer than any model's context.",
-            ));
+            return Err(ApiError::internal("The answer is longer than any model's context."));
         }
         Ok(())
     }

@@ -105,7 +105,5 @@ async fn wrong_method(method: Method, uri: Uri) -> ApiError {
 
 /// Seconds since 1970; 0 on a clock before that.
 fn unix_seconds() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

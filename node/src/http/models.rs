@@ -10,27 +10,15 @@ use crate::status::ModelStatus;
 
 /// Lists the models.
 pub(super) async fn list(State(state): State<AppState>) -> Json<Value> {
-    let models: Vec<_> = state
-        .app
-        .status
-        .borrow()
-        .models
-        .iter()
-        .map(|model| document(&state, model))
-        .collect();
+    let models: Vec<_> = state.app.status.borrow().models.iter().map(|model| document(&state, model)).collect();
     Json(json!({"object": "list", "data": models}))
 }
 
 /// Shows one model.
-pub(super) async fn retrieve(
-    State(state): State<AppState>,
-    Path(id): Path<String>,
-) -> Result<Json<Value>, ApiError> {
+pub(super) async fn retrieve(State(state): State<AppState>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
     let status = state.app.status.borrow();
     let model = status.models.iter().find(|model| model.name == id);
-    model
-        .map(|model| Json(document(&state, model)))
-        .ok_or_else(|| ApiError::unknown_model(&id))
+    model.map(|model| Json(document(&state, model))).ok_or_else(|| ApiError::unknown_model(&id))
 }
 
 fn document(shared: &Shared, model: &ModelStatus) -> Value {

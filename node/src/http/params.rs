@@ -17,21 +17,9 @@ pub(super) struct Delivery {
 
 /// Fields of both requests that pass while they ask for nothing special.
 const HARMLESS: &[Harmless] = &[
-    Harmless {
-        name: "n",
-        passes: is_one,
-        allowed: "1",
-    },
-    Harmless {
-        name: "user",
-        passes: Value::is_string,
-        allowed: "a string",
-    },
-    Harmless {
-        name: "logit_bias",
-        passes: is_empty,
-        allowed: "empty",
-    },
+    Harmless { name: "n", passes: is_one, allowed: "1" },
+    Harmless { name: "user", passes: Value::is_string, allowed: "a string" },
+    Harmless { name: "logit_bias", passes: is_empty, allowed: "empty" },
 ];
 
 /// Reads what both kinds of completion have in common, and ends the reading: `fields` must hold nothing else.
@@ -46,9 +34,7 @@ pub(super) fn read(
     max_tokens: Option<u32>,
 ) -> Result<(JobRequest, Delivery), ApiError> {
     fields.harmless(HARMLESS)?;
-    let model = fields
-        .string("model")?
-        .ok_or_else(|| ApiError::missing("model"))?;
+    let model = fields.string("model")?.ok_or_else(|| ApiError::missing("model"))?;
     let max_tokens = read_max_tokens(&mut fields)?.or(max_tokens);
     let sampling = read_sampling(&mut fields)?;
     let stop = read_stop(&mut fields)?;
@@ -71,9 +57,7 @@ pub(super) fn read(
 fn read_max_tokens(fields: &mut Fields) -> Result<Option<u32>, ApiError> {
     let range = 1..=i128::from(u32::MAX);
     let mut take = |name| -> Result<Option<u32>, ApiError> {
-        Ok(fields
-            .integer(name, range.clone())?
-            .and_then(|count| u32::try_from(count).ok()))
+        Ok(fields.integer(name, range.clone())?.and_then(|count| u32::try_from(count).ok()))
     };
     match (take("max_tokens")?, take("max_completion_tokens")?) {
         (Some(old), Some(new)) if old != new => Err(ApiError::field(
@@ -93,29 +77,17 @@ fn read_sampling(fields: &mut Fields) -> Result<Sampling, ApiError> {
     let repetition_penalty = fields.number("repetition_penalty", 0.0..=10.0)?;
     if repetition_penalty == Some(0.0) {
         let message = "'repetition_penalty' must be above 0.";
-        return Err(ApiError::field(
-            "repetition_penalty",
-            "out_of_range",
-            message,
-        ));
+        return Err(ApiError::field("repetition_penalty", "out_of_range", message));
     }
     Ok(Sampling {
-        temperature: fields
-            .number("temperature", 0.0..=2.0)?
-            .unwrap_or(default.temperature),
+        temperature: fields.number("temperature", 0.0..=2.0)?.unwrap_or(default.temperature),
         // OpenAI takes 0 too; it leaves the likeliest token alone, as does the smallest number above it.
-        top_p: fields
-            .number("top_p", 0.0..=1.0)?
-            .map_or(default.top_p, |top_p| top_p.max(f32::MIN_POSITIVE)),
+        top_p: fields.number("top_p", 0.0..=1.0)?.map_or(default.top_p, |top_p| top_p.max(f32::MIN_POSITIVE)),
         top_k: top_k.map_or(default.top_k, |count| u32::try_from(count).unwrap_or(0)),
         min_p: fields.number("min_p", 0.0..=1.0)?.unwrap_or(default.min_p),
         repetition_penalty: repetition_penalty.unwrap_or(default.repetition_penalty),
-        frequency_penalty: fields
-            .number("frequency_penalty", -2.0..=2.0)?
-            .unwrap_or(default.frequency_penalty),
-        presence_penalty: fields
-            .number("presence_penalty", -2.0..=2.0)?
-            .unwrap_or(default.presence_penalty),
+        frequency_penalty: fields.number("frequency_penalty", -2.0..=2.0)?.unwrap_or(default.frequency_penalty),
+        presence_penalty: fields.number("presence_penalty", -2.0..=2.0)?.unwrap_or(default.presence_penalty),
         seed: seed.map_or_else(rand::random, wrap_seed),
     })
 }
@@ -131,11 +103,7 @@ fn read_stop(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
         Some(Value::Array(values)) => values,
         Some(single @ Value::String(_)) => vec![single],
         Some(other) => {
-            return Err(wrong_type(
-                "stop",
-                "a string or an array of strings",
-                &other,
-            ));
+            return Err(wrong_type("stop", "a string or an array of strings", &other));
         }
     };
     let (most, longest) = MAX_STOP;
@@ -147,19 +115,12 @@ fn read_stop(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
     for value in values {
         match value {
             Value::String(text) if text.is_empty() || text.len() > longest => {
-                let message = format!(
-                    "A string in 'stop' has 1 to {longest} bytes, not {}.",
-                    text.len()
-                );
+                let message = format!("A string in 'stop' has 1 to {longest} bytes, not {}.", text.len());
                 return Err(ApiError::field("stop", "invalid_value", message));
             }
             Value::String(text) => stops.push(text),
             other => {
-                return Err(wrong_type(
-                    "stop",
-                    "a string or an array of strings",
-                    &other,
-                ));
+                return Err(wrong_type("stop", "a string or an array of strings", &other));
             }
         }
     }
@@ -169,10 +130,7 @@ fn read_stop(fields: &mut Fields) -> Result<Vec<String>, ApiError> {
 fn read_delivery(fields: &mut Fields) -> Result<Delivery, ApiError> {
     let stream = fields.boolean("stream")?.unwrap_or(false);
     let Some(options) = fields.take("stream_options") else {
-        return Ok(Delivery {
-            stream,
-            include_usage: false,
-        });
+        return Ok(Delivery { stream, include_usage: false });
     };
     if !stream {
         let message = "'stream_options' is only allowed when 'stream' is true.";
@@ -180,16 +138,9 @@ fn read_delivery(fields: &mut Fields) -> Result<Delivery, ApiError> {
     }
     let mut options = Fields::nested(options, "stream_options")?;
     let include_usage = options.boolean("include_usage")?.unwrap_or(false);
-    options.harmless(&[Harmless {
-        name: "include_obfuscation",
-        passes: is_false,
-        allowed: "false",
-    }])?;
+    options.harmless(&[Harmless { name: "include_obfuscation", passes: is_false, allowed: "false" }])?;
     options.finish()?;
-    Ok(Delivery {
-        stream,
-        include_usage,
-    })
+    Ok(Delivery { stream, include_usage })
 }
 
 /// The value is the number 1.

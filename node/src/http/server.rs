@@ -42,11 +42,7 @@ Retry-After: 2\r\nConnection: close\r\n\r\n\
 ///
 /// # Errors
 /// When the listener has no address; a failing connection ends alone.
-pub async fn serve(
-    listener: TcpListener,
-    app: HttpApp,
-    shutdown: CancellationToken,
-) -> io::Result<()> {
+pub async fn serve(listener: TcpListener, app: HttpApp, shutdown: CancellationToken) -> io::Result<()> {
     let bound = listener.local_addr()?;
     if !bound.ip().is_loopback() && !app.require_key {
         tracing::warn!(%bound, "the API is open to everyone who can reach this address: no key is required");
@@ -63,11 +59,7 @@ pub async fn serve(
 }
 
 /// Accepts until the node ends; returns the connections still open.
-async fn accept(
-    listener: TcpListener,
-    router: &Router,
-    shutdown: &CancellationToken,
-) -> JoinSet<()> {
+async fn accept(listener: TcpListener, router: &Router, shutdown: &CancellationToken) -> JoinSet<()> {
     let places = Arc::new(Semaphore::new(MAX_CONNECTIONS));
     let mut connections = JoinSet::new();
     loop {

@@ -30,12 +30,7 @@ struct Answer {
 
 /// The response that streams a job.
 pub(super) fn stream(job: Job, shape: Shape, include_usage: bool) -> Response {
-    let mut answer = Answer {
-        job: Some(job),
-        shape,
-        include_usage,
-        due: VecDeque::new(),
-    };
+    let mut answer = Answer { job: Some(job), shape, include_usage, due: VecDeque::new() };
     if let Some(first) = answer.shape.first() {
         answer.push(first);
     }
@@ -55,11 +50,7 @@ impl Answer {
         }
         match self.job.as_mut()?.progress().await {
             Ok(Progress::Text(text)) => self.push(self.shape.piece(&text)),
-            Ok(Progress::Done {
-                tail,
-                finish,
-                usage,
-            }) => {
+            Ok(Progress::Done { tail, finish, usage }) => {
                 self.job = None;
                 if !tail.is_empty() {
                     self.push(self.shape.piece(&tail));

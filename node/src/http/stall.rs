@@ -23,20 +23,11 @@ pub(super) struct StallGuard<S> {
 impl<S> StallGuard<S> {
     /// Lets a write wait for `patience`, then fails it.
     pub(super) fn new(inner: S, patience: Duration) -> Self {
-        Self {
-            inner,
-            patience,
-            deadline: Box::pin(sleep(patience)),
-            waiting: false,
-        }
+        Self { inner, patience, deadline: Box::pin(sleep(patience)), waiting: false }
     }
 
     /// Passes a result on, or fails when the write has been waiting for too long.
-    fn judge<T>(
-        &mut self,
-        cx: &mut Context<'_>,
-        result: Poll<io::Result<T>>,
-    ) -> Poll<io::Result<T>> {
+    fn judge<T>(&mut self, cx: &mut Context<'_>, result: Poll<io::Result<T>>) -> Poll<io::Result<T>> {
         if result.is_ready() {
             self.waiting = false;
             return result;
@@ -45,29 +36,18 @@ impl<S> StallGuard<S> {
             self.waiting = true;
             self.deadline.as_mut().reset(Instant::now() + self.patience);
         }
-        self.deadline
-            .as_mut()
-            .poll(cx)
-            .map(|()| Err(io::ErrorKind::TimedOut.into()))
+        self.deadline.as_mut().poll(cx).map(|()| Err(io::ErrorKind::TimedOut.into()))
     }
 }
 
 impl<S: AsyncRead + Unpin> AsyncRead for StallGuard<S> {
-    fn poll_read(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        buffer: &mut ReadBuf<'_>,
-    ) -> Poll<io::Result<()>> {
+    fn poll_read(mut self: Pin<&mut Self>, cx: &mut Context<'_>, buffer: &mut ReadBuf<'_>) -> Poll<io::Result<()>> {
         Pin::new(&mut self.inner).poll_read(cx, buffer)
     }
 }
 
 impl<S: AsyncWrite + Unpin> AsyncWrite for StallGuard<S> {
-    fn poll_write(
-        mut self: Pin<&mut Self>,
-        cx: &mut Context<'_>,
-        bytes: &[u8],
-    ) -> Poll<io::Result<usize>> {
+    fn poll_write(mut self: Pin<&mut Self>, cx: &mut Context<'_>, bytes: &[u8]) -> Poll<io::Result<usize>> {
         let result = Pin::new(&mut self.inner).poll_write(cx, bytes);
         self.judge(cx, result)
     }

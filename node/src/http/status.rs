@@ -11,11 +11,7 @@ use crate::status::NodeStatus;
 /// 200 once a chat would be answered, 503 before. Says nothing about the cluster: it is open to everyone.
 pub(super) async fn health(State(state): State<AppState>) -> (StatusCode, Json<Value>) {
     let ready = state.app.status.borrow().ready;
-    let (code, status) = if ready {
-        (StatusCode::OK, "ok")
-    } else {
-        (StatusCode::SERVICE_UNAVAILABLE, "starting")
-    };
+    let (code, status) = if ready { (StatusCode::OK, "ok") } else { (StatusCode::SERVICE_UNAVAILABLE, "starting") };
     (code, Json(json!({"status": status, "ready": ready})))
 }
 

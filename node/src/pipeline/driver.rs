@@ -166,7 +166,9 @@ impl<'a> Job<'a> {
         let digest = self.serving.model.digest;
         let mut pipeline = self.driver.master.pipeline();
         let found = pipeline.wait_for(|pipeline| {
-            pipeline.as_ref().is_some_and(|p| p.model.digest == digest && failed.is_none_or(|version| p.version > version))
+            pipeline
+                .as_ref()
+                .is_some_and(|p| p.model.digest == digest && failed.is_none_or(|version| p.version > version))
         });
         if let Ok(Ok(found)) = tokio::time::timeout(PIPELINE, found).await
             && let Some(pipeline) = found.as_ref()
@@ -255,7 +257,8 @@ impl<'a> Job<'a> {
                     Output::Open { attempt, route, max_positions } => self.open(attempt, route, max_positions),
                     Output::Step { attempt: _, seq, pos, tokens, sample } => {
                         // A chain that has ended says so by an event of its own.
-                        let _queued = self.chain.as_ref().is_some_and(|chain| chain.step(ChainStep { seq, pos, tokens, sample }));
+                        let _queued =
+                            self.chain.as_ref().is_some_and(|chain| chain.step(ChainStep { seq, pos, tokens, sample }));
                     }
                     Output::Emit { index, id } => {
                         if self.emit(index, id).await? {
@@ -343,7 +346,8 @@ impl TextOut {
         if self.stopped {
             return Ok(Piece::default());
         }
-        let piece = self.detokenizer.push(id).map_err(|error| JobError::new(JobErrorCode::Internal, error.to_string()))?;
+        let piece =
+            self.detokenizer.push(id).map_err(|error| JobError::new(JobErrorCode::Internal, error.to_string()))?;
         let step = self.stops.push(&piece);
         self.stopped = step.matched;
         Ok(Piece { text: step.text, matched: step.matched })
@@ -354,7 +358,8 @@ impl TextOut {
         if self.stopped {
             return Ok(String::new());
         }
-        let rest = self.detokenizer.finish().map_err(|error| JobError::new(JobErrorCode::Internal, error.to_string()))?;
+        let rest =
+            self.detokenizer.finish().map_err(|error| JobError::new(JobErrorCode::Internal, error.to_string()))?;
         let step = self.stops.push(&rest);
         if step.matched { Ok(step.text) } else { Ok(step.text + &self.stops.finish()) }
     }

@@ -16,7 +16,7 @@ const WRITE: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// When the stream breaks or the peer does not take the bytes in time.
-pub async fn write_bytes(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
+pub(super) async fn write_bytes(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
     let length = u32::try_from(bytes.len()).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
     within(WRITE, async {
         stream.write_all(&length.to_le_bytes()).await?;
@@ -30,7 +30,7 @@ pub async fn write_bytes(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -
 ///
 /// # Errors
 /// When the stream breaks off inside, or announces more than `max`.
-pub async fn read_bytes(stream: &mut (impl AsyncRead + Unpin), max: usize) -> io::Result<Option<Vec<u8>>> {
+pub(super) async fn read_bytes(stream: &mut (impl AsyncRead + Unpin), max: usize) -> io::Result<Option<Vec<u8>>> {
     let Some(length) = read_length(stream).await? else { return Ok(None) };
     read_exactly(stream, length, max).await.map(Some)
 }
@@ -57,7 +57,7 @@ pub async fn read_message<M: Message>(stream: &mut (impl AsyncRead + Unpin)) -> 
 ///
 /// # Errors
 /// As [`read_bytes`], and when the statement is not what it should be.
-pub async fn read_signed<P: Payload>(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Signed<P>>> {
+pub(super) async fn read_signed<P: Payload>(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Signed<P>>> {
     let Some(bytes) = read_bytes(stream, P::MAX_BYTES + ENVELOPE_BYTES).await? else { return Ok(None) };
     Signed::decode(&bytes).map(Some).map_err(invalid)
 }
@@ -66,7 +66,7 @@ pub async fn read_signed<P: Payload>(stream: &mut (impl AsyncRead + Unpin)) -> i
 ///
 /// # Errors
 /// When the stream breaks or the peer does not take the bytes in time.
-pub async fn write_frame(stream: &mut (impl AsyncWrite + Unpin), frame: &Frame) -> io::Result<()> {
+pub(super) async fn write_frame(stream: &mut (impl AsyncWrite + Unpin), frame: &Frame) -> io::Result<()> {
     let bytes = frame.encode();
     within(WRITE, async {
         stream.write_all(&bytes).await?;
@@ -79,7 +79,7 @@ pub async fn write_frame(stream: &mut (impl AsyncWrite + Unpin), frame: &Frame) 
 ///
 /// # Errors
 /// When the stream breaks off inside a frame, or the frame is malformed, too large or damaged.
-pub async fn read_frame(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Frame>> {
+pub(super) async fn read_frame(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option<Frame>> {
     let Some(length) = read_length(stream).await? else { return Ok(None) };
     let header = read_exactly(stream, length, MAX_HEADER).await?;
     let header = parse_header(&header).map_err(invalid)?;
@@ -100,7 +100,10 @@ async fn read_length(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option
 /// Grows with what arrives, so that an announced length alone allocates nothing.
 async fn read_exactly(stream: &mut (impl AsyncRead + Unpin), length: usize, max: usize) -> io::Result<Vec<u8>> {
     if length > max {
-        return Err(io::Error::new(io::ErrorKind::InvalidData, format!("a message of {length} bytes, and {max} is the most")));
+        return Err(io::Error::new(
+            io::ErrorKind::InvalidData,
+            format!("a message of {length} bytes, and {max} is the most"),
+        ));
     }
     let mut bytes = Vec::with_capacity(length.min(1 << 20));
     stream.take(length as u64).read_to_end(&mut bytes).await?;

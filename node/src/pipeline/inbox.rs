@@ -42,7 +42,12 @@ impl TokenInbox {
     }
 
     /// Tokens of this attempt, from `last_stage` alone, go to `events`.
-    pub(super) fn register(&self, open: &SessionOpen, last_stage: NodeId, events: mpsc::Sender<ChainEvent>) -> Registration {
+    pub(super) fn register(
+        &self,
+        open: &SessionOpen,
+        last_stage: NodeId,
+        events: mpsc::Sender<ChainEvent>,
+    ) -> Registration {
         let key = (open.job, open.attempt);
         self.lock().insert(key, (last_stage, events));
         Registration { inbox: self.clone(), key }
@@ -83,8 +88,12 @@ impl TokenInbox {
             let event = match frame {
                 Ok(Some(Frame::Token { seq, pos, id, .. })) => ChainEvent::Token { attempt, seq, pos, id },
                 Ok(Some(Frame::Error(failure))) => ChainEvent::Failed { attempt, failure },
-                Ok(Some(_)) => ChainEvent::Broken { attempt, node: from, reason: "sent what does not belong here".to_owned() },
-                Ok(None) => ChainEvent::Broken { attempt, node: from, reason: "closed the stream of tokens".to_owned() },
+                Ok(Some(_)) => {
+                    ChainEvent::Broken { attempt, node: from, reason: "sent what does not belong here".to_owned() }
+                }
+                Ok(None) => {
+                    ChainEvent::Broken { attempt, node: from, reason: "closed the stream of tokens".to_owned() }
+                }
                 Err(error) => ChainEvent::Broken { attempt, node: from, reason: error.to_string() },
             };
             let ended = !matches!(event, ChainEvent::Token { .. });

@@ -94,7 +94,8 @@ impl Worker {
             ));
         }
         let stage = open.route.iter().position(|hop| hop.node == me);
-        let stage = stage.ok_or_else(|| refuse(0, StageFailureCode::BadFrame, "this node is not on the route".to_owned()))?;
+        let stage =
+            stage.ok_or_else(|| refuse(0, StageFailureCode::BadFrame, "this node is not on the route".to_owned()))?;
         let upstream = if stage == 0 { open.driver } else { open.route[stage - 1].node };
         if upstream != from {
             return Err(refuse(stage, StageFailureCode::BadFrame, format!("{from} is not the stage before this one")));
@@ -121,7 +122,9 @@ impl Worker {
         let unreachable = |error: String| failure(next, stage + 1, StageFailureCode::PeerLost, error);
         let mut downstream =
             self.swarm.open_stream(next, protocol).await.map_err(|error| unreachable(error.to_string()))?;
-        framing::write_bytes(&mut downstream, signed.as_bytes()).await.map_err(|error| unreachable(error.to_string()))?;
+        framing::write_bytes(&mut downstream, signed.as_bytes())
+            .await
+            .map_err(|error| unreachable(error.to_string()))?;
         let active = self.shards.begin_session();
         Ok(StageSession { _active: active, me, stage, next, last: protocol == wire::TOKENS, guard, downstream })
     }
@@ -162,7 +165,9 @@ async fn steps(
     loop {
         let broken = |error: std::io::Error| failure(me, stage, StageFailureCode::BadFrame, error.to_string());
         let frame = match tokio::time::timeout(SILENCE, framing::read_frame(&mut upstream)).await {
-            Err(_) => return Err(failure(me, stage, StageFailureCode::Timeout, format!("nothing to do for {SILENCE:?}"))),
+            Err(_) => {
+                return Err(failure(me, stage, StageFailureCode::Timeout, format!("nothing to do for {SILENCE:?}")));
+            }
             Ok(Err(error)) => return Err(broken(error)),
             Ok(Ok(None)) => {
                 let _gone = downstream.shutdown().await;
@@ -181,10 +186,8 @@ async fn steps(
         });
         let tokens = if last { Vec::new() } else { header.tokens.clone() };
         let step = Step { seq, pos, tokens: header.tokens, hidden, sample };
-        let output = guard
-            .step(step)
-            .await
-            .map_err(|error| failure(me, stage, failure_code(&error), error.to_string()))?;
+        let output =
+            guard.step(step).await.map_err(|error| failure(me, stage, failure_code(&error), error.to_string()))?;
         let passed_on = match output.kind {
             StepResult::Hidden(hidden) => {
                 let header = StepHeader { seq, pos, tokens, sample, hidden: hidden.width, dtype: Dtype::F32 };
@@ -196,17 +199,14 @@ async fn steps(
             }
             StepResult::Nothing => continue,
         };
-        framing::write_frame(&mut downstream, &passed_on).await.map_err(|error| failure(next, stage + 1, StageFailureCode::PeerLost, error.to_string()))?;
+        framing::write_frame(&mut downstream, &passed_on)
+            .await
+            .map_err(|error| failure(next, stage + 1, StageFailureCode::PeerLost, error.to_string()))?;
     }
 }
 
 /// Resolves when the next stage reports a failure or closes.
-async fn trouble_below(
-    stage: usize,
-    next: NodeId,
-    last: bool,
-    mut downstream: impl AsyncRead + Unpin,
-) -> StageFailure {
+async fn trouble_below(stage: usize, next: NodeId, last: bool, mut downstream: impl AsyncRead + Unpin) -> StageFailure {
     let what = match framing::read_frame(&mut downstream).await {
         Ok(Some(Frame::Error(failure))) => return failure,
         Ok(Some(_)) => "sent what does not belong here".to_owned(),
@@ -224,10 +224,10 @@ fn failure(node: NodeId, stage: usize, code: StageFailureCode, message: String) 
 fn failure_code(error: &StageError) -> StageFailureCode {
     match error {
         StageError::TooManySessions { .. } | StageError::KvBudget { .. } => StageFailureCode::OutOfMemory,
-        StageError::Sequence { .. } | StageError::Position { .. } | StageError::Malformed(_) | StageError::Width { .. } => {
-            StageFailureCode::BadFrame
-        }
+        StageError::Sequence { .. }
+        | StageError::Position { .. }
+        | StageError::Malformed(_)
+        | StageError::Width { .. } => StageFailureCode::BadFrame,
         _ => StageFailureCode::Internal,
     }
 }
-

@@ -8,9 +8,9 @@ use std::time::Duration;
 
 use consortium_protocol::cluster::ClusterId;
 use consortium_protocol::identity::{NodeId, RootKey};
-use consortium_protocol::wire::{self, Message as _};
 use consortium_protocol::wire::fact::Fact;
 use consortium_protocol::wire::rpc::{Request, Response};
+use consortium_protocol::wire::{self, Message as _};
 use futures::future::BoxFuture;
 use futures::stream::FuturesUnordered;
 use futures::{FutureExt as _, StreamExt as _};
@@ -24,9 +24,9 @@ use tracing::{debug, info, warn};
 
 use super::behaviour::{self, Behaviour, BehaviourEvent};
 use super::handle::{Command, PeerInfo, Reply, SwarmError, SwarmEvent, SwarmHandle};
+use super::peer_id;
 use super::streams::{Incoming, Streams};
 use super::transport::{self, TransportKind};
-use super::peer_id;
 
 const COMMANDS: usize = 256;
 const EVENTS: usize = 256;
@@ -178,10 +178,13 @@ impl Actor {
 
     fn obey(&mut self, command: Command) {
         match command {
-            Command::Publish(fact) => match self.swarm.behaviour_mut().gossip.publish(self.topic.clone(), fact.encode()) {
-                Ok(_) | Err(gossipsub::PublishError::NoPeersSubscribedToTopic | gossipsub::PublishError::Duplicate) => {}
-                Err(error) => warn!(%error, "a fact could not be gossiped"),
-            },
+            Command::Publish(fact) => {
+                match self.swarm.behaviour_mut().gossip.publish(self.topic.clone(), fact.encode()) {
+                    Ok(_)
+                    | Err(gossipsub::PublishError::NoPeersSubscribedToTopic | gossipsub::PublishError::Duplicate) => {}
+                    Err(error) => warn!(%error, "a fact could not be gossiped"),
+                }
+            }
             Command::Request { to, request, reply } if to == self.me => self.ask_self(request, reply),
             Command::Request { to, request, reply } => match peer_id::to_peer(&to) {
                 Some(peer) => {
@@ -357,7 +360,9 @@ impl Actor {
         match event {
             kad::Event::InboundRequest { request: kad::InboundRequest::AddProvider { record: Some(record) } } => {
                 // Kademlia has checked that the provider is the peer that sent it; the store bounds their number.
-                if let Err(error) = kad::store::RecordStore::add_provider(self.swarm.behaviour_mut().kad.store_mut(), record) {
+                if let Err(error) =
+                    kad::store::RecordStore::add_provider(self.swarm.behaviour_mut().kad.store_mut(), record)
+                {
                     debug!(?error, "did not store a provider record");
                 }
             }

@@ -59,9 +59,7 @@ impl Behaviour {
             gossip: gossip()?,
             rpc: request_response::Behaviour::new(
                 [(StreamProtocol::new(wire::RPC), request_response::ProtocolSupport::Full)],
-                request_response::Config::default()
-                    .with_request_timeout(RPC_TIMEOUT)
-                    .with_max_concurrent_streams(64),
+                request_response::Config::default().with_request_timeout(RPC_TIMEOUT).with_max_concurrent_streams(64),
             ),
             streams: libp2p_stream::Behaviour::new(),
         })
@@ -125,4 +123,3 @@ pub(super) fn topic_score() -> gossipsub::TopicScoreParams {
         ..Default::default()
     }
 }
-

@@ -1,8 +1,8 @@
 //! `NodeId` is the Ed25519 key itself, libp2p's `PeerId` its multihash: the two convert without loss.
 
 use consortium_protocol::identity::{NodeId, RootKey};
-use libp2p::identity::{DecodingError, Keypair, PublicKey, ed25519};
 use libp2p::PeerId;
+use libp2p::identity::{DecodingError, Keypair, PublicKey, ed25519};
 
 /// The libp2p key pair of a root key.
 pub(super) fn keypair(key: &RootKey) -> Result<Keypair, DecodingError> {
