@@ -28,6 +28,8 @@ const LOAD: Duration = Duration::from_secs(280);
 const PENALTY: Duration = Duration::from_secs(10);
 /// Members must have been the same for so long before layers are spread for the first time, or spread wider.
 const SETTLE: Duration = Duration::from_millis(1200);
+/// Time for a stage to give a sign of life.
+const PROBE: Duration = Duration::from_secs(1);
 const CHECK: Duration = Duration::from_millis(250);
 /// Sessions of full context that the caches of a placement must hold.
 const SESSIONS: u32 = 1;
@@ -49,12 +51,22 @@ pub struct Pipeline {
     pub route: Vec<Hop>,
 }
 
+/// A job that failed on a pipeline.
+#[derive(Clone, Copy, Debug)]
+pub struct Failure {
+    /// The pipeline's version.
+    pub version: u64,
+    /// The node that said itself that it cannot. A stream that broke says little about who is at fault: when a stage
+    /// dies, those behind it close theirs first; then this is none, and the master asks all stages for a sign of life.
+    pub node: Option<NodeId>,
+}
+
 /// Cloneable handle to the master's task. On a node that is not the master no pipeline shows.
 #[derive(Clone)]
 pub struct MasterHandle {
     pipeline: watch::Receiver<Option<Arc<Pipeline>>>,
     trouble: watch::Receiver<Option<String>>,
-    failures: mpsc::Sender<(u64, NodeId)>,
+    failures: mpsc::Sender<Failure>,
 }
 
 impl MasterHandle {
@@ -70,10 +82,10 @@ impl MasterHandle {
         self.trouble.borrow().clone()
     }
 
-    /// Reports that `node` failed a job on the pipeline of this version. A new version follows.
-    pub fn report_failure(&self, version: u64, node: NodeId) {
+    /// Reports a job that failed on a pipeline. A new version follows.
+    pub fn report_failure(&self, failure: Failure) {
         // A full queue means that the same trouble has been reported many times already.
-        let _reported = self.failures.try_send((version, node));
+        let _reported = self.failures.try_send(failure);
     }
 }
 
@@ -128,7 +140,7 @@ struct Running {
 }
 
 impl Running {
-    async fn run(mut self, mut failures: mpsc::Receiver<(u64, NodeId)>, stop: CancellationToken) {
+    async fn run(mut self, mut failures: mpsc::Receiver<Failure>, stop: CancellationToken) {
         let mut check = tokio::time::interval(CHECK);
         check.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
         loop {
@@ -136,7 +148,7 @@ impl Running {
                 () = stop.cancelled() => return,
                 changed = self.task.view.changed() => if changed.is_err() { return },
                 failed = failures.recv() => match failed {
-                    Some((version, node)) => self.failed(version, node),
+                    Some(failure) => self.failed(failure).await,
                     None => return,
                 },
                 _ = check.tick() => {}
@@ -148,13 +160,33 @@ impl Running {
         }
     }
 
-    fn failed(&mut self, version: u64, node: NodeId) {
-        if self.pipeline.borrow().as_ref().is_some_and(|pipeline| pipeline.version == version) {
-            // This node cannot do without itself; its own failure is retried.
-            if node != self.task.swarm.me() {
-                self.penalties.insert(node, Instant::now());
+    async fn failed(&mut self, failure: Failure) {
+        let current = self.pipeline.borrow().clone();
+        let Some(pipeline) = current.filter(|pipeline| pipeline.version == failure.version) else { return };
+        self.broken = true;
+        match failure.node {
+            Some(node) => self.penalise(node),
+            None => self.probe(&pipeline.route).await,
+        }
+    }
+
+    fn penalise(&mut self, node: NodeId) {
+        // This node cannot do without itself; its own failure is retried.
+        if node != self.task.swarm.me() {
+            self.penalties.insert(node, Instant::now());
+        }
+    }
+
+    /// Asks all stages for a sign of life, and leaves out those that give none.
+    async fn probe(&mut self, route: &[Hop]) {
+        let asking = route.iter().map(|hop| {
+            let (swarm, node) = (self.task.swarm.clone(), hop.node);
+            async move { (node, swarm.request(node, Request::Certificate, PROBE).await.is_ok()) }
+        });
+        for (node, alive) in futures::future::join_all(asking).await {
+            if !alive {
+                self.penalise(node);
             }
-            self.broken = true;
         }
     }
 
@@ -257,16 +289,31 @@ impl Running {
             })
             .collect();
         let mut problems = Vec::new();
-        while let Some((node, range, answer)) = loading.next().await {
+        let mut pending: BTreeSet<NodeId> = route.iter().map(|hop| hop.node).collect();
+        let mut view = self.task.view.clone();
+        while !pending.is_empty() {
+            let (node, range, answer) = tokio::select! {
+                Some(answered) = loading.next() => answered,
+                // Loading may take minutes; a worker that falls silent meanwhile is not waited for.
+                changed = view.changed() => {
+                    let eligible = eligible(&view.borrow_and_update(), model);
+                    if changed.is_err() || view.borrow().term != term {
+                        return Err("the term ended while layers were being loaded".to_owned());
+                    }
+                    let Some(lost) = pending.iter().find(|node| !eligible.contains(node)).copied() else { continue };
+                    pending.remove(&lost);
+                    problems.push(format!("{} fell silent while it was loading layers", lost.short()));
+                    continue;
+                }
+            };
+            pending.remove(&node);
             let problem = match answer {
                 Ok(Response::Loaded { lease, .. }) if lease.range == range && lease.model == model.digest => continue,
                 Ok(Response::Refused(refusal)) => refusal.message,
                 Ok(_) => "an answer that does not fit the question".to_owned(),
                 Err(error) => error.to_string(),
             };
-            if node != self.task.swarm.me() {
-                self.penalties.insert(node, Instant::now());
-            }
+            self.penalise(node);
             problems.push(format!("{} could not take layers {range}: {problem}", node.short()));
         }
         if problems.is_empty() { Ok(()) } else { Err(problems.join("; ")) }

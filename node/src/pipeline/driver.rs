@@ -13,7 +13,7 @@ use consortium_protocol::identity::{NodeId, RootKey};
 use consortium_protocol::time::Millis;
 use consortium_protocol::wire::Message;
 use consortium_protocol::wire::job::{FinishReason, JobError, JobErrorCode, JobEvent, JobRequest, Usage};
-use consortium_protocol::wire::pipeline::{Hop, SessionOpen};
+use consortium_protocol::wire::pipeline::{Hop, SessionOpen, StageFailureCode};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use tokio::sync::{Semaphore, mpsc};
@@ -21,7 +21,7 @@ use tracing::{debug, warn};
 
 use super::chain::{Chain, ChainEvent, ChainStep};
 use super::inbox::TokenInbox;
-use crate::master::{MasterHandle, Pipeline};
+use crate::master::{Failure, MasterHandle, Pipeline};
 use crate::serving::Serving;
 use crate::swarm::SwarmHandle;
 
@@ -115,6 +115,8 @@ struct Job<'a> {
     version: u64,
     term: u64,
     route: Vec<Hop>,
+    /// Who said that it cannot go on, since the last plan.
+    at_fault: Option<NodeId>,
 }
 
 impl<'a> Job<'a> {
@@ -153,6 +155,7 @@ impl<'a> Job<'a> {
             version: 0,
             term: 0,
             route: Vec::new(),
+            at_fault: None,
             request,
         })
     }
@@ -231,11 +234,12 @@ impl<'a> Job<'a> {
         input(pipeline.route.clone())
     }
 
-    fn translate(&self, event: ChainEvent) -> Input {
+    fn translate(&mut self, event: ChainEvent) -> Input {
         match event {
             ChainEvent::Opened { attempt } => Input::Opened { attempt },
             ChainEvent::Token { attempt, seq, pos, id } => Input::Token { attempt, seq, pos, id },
             ChainEvent::Failed { attempt, failure } => {
+                self.at_fault = (failure.code != StageFailureCode::PeerLost).then_some(failure.node);
                 warn!(job = %self.request.job, node = %failure.node, stage = failure.stage, reason = failure.message, "a stage failed");
                 Input::StageFailed { attempt, stage: failure.stage, node: failure.node, retryable: true }
             }
@@ -266,7 +270,7 @@ impl<'a> Job<'a> {
                         }
                     }
                     Output::Close { .. } => self.chain = None,
-                    Output::Replan { exclude, .. } => inputs.push_back(self.replan(&exclude).await?),
+                    Output::Replan { .. } => inputs.push_back(self.replan().await?),
                     Output::Finish { reason, usage } => end = Some((reason, usage)),
                     Output::Fail(error) => return Err(error),
                 }
@@ -299,10 +303,8 @@ impl<'a> Job<'a> {
         Ok(step.matched)
     }
 
-    async fn replan(&mut self, exclude: &[NodeId]) -> Result<Input, JobError> {
-        for node in exclude {
-            self.driver.master.report_failure(self.version, *node);
-        }
+    async fn replan(&mut self) -> Result<Input, JobError> {
+        self.driver.master.report_failure(Failure { version: self.version, node: self.at_fault.take() });
         let pipeline = tokio::select! {
             pipeline = self.wait_for_pipeline(Some(self.version)) => pipeline?,
             () = self.events.closed() => return Ok(Input::Cancel),

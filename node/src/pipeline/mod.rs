@@ -14,6 +14,8 @@ mod chain;
 mod driver;
 mod framing;
 mod inbox;
+#[cfg(test)]
+mod tests;
 mod worker;
 
 pub use driver::{Driver, DriverConfig};

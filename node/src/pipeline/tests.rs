@@ -1,0 +1,250 @@
+//! A worker and a driver over memory transport, with the project's own model; and peers that do not play by the rules.
+
+use std::path::Path;
+use std::time::Duration;
+
+use consortium_protocol::cluster::{ClusterId, ClusterName};
+use consortium_protocol::envelope::Signed;
+use consortium_protocol::identity::RootKey;
+use consortium_protocol::wire;
+use consortium_protocol::wire::heartbeat::{LayerRange, ModelRef};
+use consortium_protocol::wire::job::{JobId, Sampling};
+use consortium_protocol::wire::pipeline::{Dtype, Frame, Hop, SessionOpen, StageFailureCode, StepHeader};
+use consortium_protocol::wire::rpc::{Assign, RefusalCode, Response};
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::{mpsc, watch};
+
+use super::chain::{Chain, ChainEvent, ChainStep};
+use super::{TokenInbox, Worker, framing};
+use crate::cluster::ClusterView;
+use crate::library::Library;
+use crate::shards::Shards;
+use crate::swarm::{SwarmConfig, SwarmHandle, TransportKind, spawn};
+
+const TERM: u64 = 3;
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn cluster() -> ClusterId {
+    "test".parse::<ClusterName>().unwrap().id()
+}
+
+/// A master and one worker that holds the whole model.
+struct Pair {
+    key: RootKey,
+    master: SwarmHandle,
+    worker: SwarmHandle,
+    model: ModelRef,
+    range: LayerRange,
+    shards: Shards,
+    inbox: TokenInbox,
+}
+
+async fn pair(seed: u8) -> Pair {
+    let start = |key: &RootKey, bootstrap: Vec<String>| {
+        let config = SwarmConfig {
+            key,
+            cluster: cluster(),
+            listen: vec!["/memory/0".to_owned()],
+            bootstrap,
+            mdns: false,
+            transport: TransportKind::Memory,
+        };
+        spawn(config, [wire::STAGE, wire::TOKENS]).unwrap()
+    };
+    let (key, worker_key) = (RootKey::from_seed([seed; 32]), RootKey::from_seed([seed + 1; 32]));
+    let (master, mut master_events, [_, tokens]) = start(&key, Vec::new());
+    let address = master.listening().wait_for(|all| !all.is_empty()).await.unwrap()[0].clone();
+    let (worker, mut worker_events, [stages, _]) = start(&worker_key, vec![address]);
+    tokio::spawn(async move { while master_events.recv().await.is_some() {} });
+    tokio::spawn(async move { while worker_events.recv().await.is_some() {} });
+    for _ in 0..100 {
+        if !master.peers().await.unwrap().is_empty() {
+            break;
+        }
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../training/models/consortium-tiny");
+    let library = Library::open(&[dir]).unwrap();
+    let (model, files) = library.iter().next().unwrap().clone();
+    let range = files.all_layers();
+    let shards = Shards::new(library, 64 << 20);
+    let assign = Assign { cluster: cluster(), term: TERM, model: model.clone(), range };
+    assert!(matches!(shards.assign(&assign).await, Response::Loaded { .. }));
+
+    let view = ClusterView { term: TERM, master: Some(key.node_id()), obeyed: Some(key.node_id()), ..Default::default() };
+    let (_, view) = watch::channel(view);
+    let inbox = TokenInbox::default();
+    tokio::spawn(inbox.clone().serve(master.me(), tokens));
+    tokio::spawn(Worker { cluster: cluster(), swarm: worker.clone(), shards: shards.clone(), view }.serve(stages));
+    Pair { key, master, worker, model, range, shards, inbox }
+}
+
+impl Pair {
+    fn open(&self) -> SessionOpen {
+        SessionOpen {
+            cluster: cluster(),
+            term: TERM,
+            job: JobId([7; 16]),
+            attempt: 1,
+            model: self.model.digest,
+            driver: self.master.me(),
+            route: vec![Hop { node: self.worker.me(), range: self.range }],
+            sampling: Sampling { temperature: 0.0, ..Sampling::default() },
+            prompt_len: 3,
+            max_positions: 64,
+        }
+    }
+
+    /// Sends `first` on a fresh stage stream and returns what the worker answers before it closes.
+    async fn provoke(&self, first: &[u8]) -> Option<Frame> {
+        let mut stream = self.master.open_stream(self.worker.me(), wire::STAGE).await.unwrap();
+        let _refused_early = stream.write_all(first).await;
+        let _refused_early = stream.shutdown().await;
+        tokio::time::timeout(PATIENCE, framing::read_frame(&mut stream)).await.unwrap().unwrap_or(None)
+    }
+
+    async fn provoke_open(&self, open: &Signed<SessionOpen>) -> StageFailureCode {
+        let length = u32::try_from(open.as_bytes().len()).unwrap().to_le_bytes();
+        match self.provoke(&[&length, open.as_bytes()].concat()).await {
+            Some(Frame::Error(failure)) => failure.code,
+            other => panic!("expected a refusal, got {other:?}"),
+        }
+    }
+
+    /// An honest session still works.
+    async fn tokens(&self, job: u8, prompt: &[u32], count: u32) -> Vec<u32> {
+        let open = SessionOpen { job: JobId([job; 16]), ..self.open() };
+        let (events, mut queue) = mpsc::channel(16);
+        let chain = Chain::open(&self.master, &self.inbox, &Signed::sign(&self.key, open), &events).unwrap();
+        let mut next = async || tokio::time::timeout(PATIENCE, queue.recv()).await.unwrap().unwrap();
+        assert!(matches!(next().await, ChainEvent::Opened { attempt: 1 }));
+        let (mut pos, mut tokens, mut drawn) = (0, prompt.to_vec(), Vec::new());
+        for seq in 0..count {
+            let rows = u32::try_from(tokens.len()).unwrap();
+            assert!(chain.step(ChainStep { seq, pos, tokens, sample: true }));
+            pos += rows;
+            match next().await {
+                ChainEvent::Token { id, pos: at, .. } => {
+                    assert_eq!(at, pos);
+                    drawn.push(id);
+                    tokens = vec![id];
+                }
+                other => panic!("expected a token, got {other:?}"),
+            }
+        }
+        drop(chain);
+        for _ in 0..200 {
+            if self.shards.sessions() == 0 {
+                return drawn;
+            }
+            tokio::time::sleep(Duration::from_millis(20)).await;
+        }
+        panic!("a session outlived its chain");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn tokens_come_home_as_an_unsplit_run_draws_them() {
+    let pair = pair(20).await;
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../training/models/consortium-tiny");
+    let dir = consortium_inference::model_dir::ModelDir::open(dir).unwrap();
+    let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
+    let prompt = [5, 6, 7];
+    let expected = consortium_inference::generate::generate(&dir, &prompt, sampling, 12, &[dir.all_layers()]).unwrap();
+    let got = pair.tokens(1, &prompt, u32::try_from(expected.len()).unwrap()).await;
+    assert_eq!(got, expected);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn sessions_that_break_the_rules_are_refused_and_the_worker_goes_on() {
+    let pair = pair(30).await;
+    let stranger = RootKey::from_seed([77; 32]);
+    let sign = |open: SessionOpen| Signed::sign(&pair.key, open);
+
+    let by_stranger = SessionOpen { driver: stranger.node_id(), ..pair.open() };
+    assert_eq!(pair.provoke_open(&Signed::sign(&stranger, by_stranger)).await, StageFailureCode::StaleTerm);
+    let stale = SessionOpen { term: TERM - 1, ..pair.open() };
+    assert_eq!(pair.provoke_open(&sign(stale)).await, StageFailureCode::StaleTerm);
+    let future = SessionOpen { term: TERM + 1, ..pair.open() };
+    assert_eq!(pair.provoke_open(&sign(future)).await, StageFailureCode::StaleTerm);
+    let elsewhere = SessionOpen { cluster: "elsewhere".parse::<ClusterName>().unwrap().id(), ..pair.open() };
+    assert_eq!(pair.provoke_open(&sign(elsewhere)).await, StageFailureCode::NotMaster);
+    let half = LayerRange { first: 0, last: pair.range.last / 2 };
+    let not_held = SessionOpen { route: vec![Hop { node: pair.worker.me(), range: half }], ..pair.open() };
+    assert_eq!(pair.provoke_open(&sign(not_held)).await, StageFailureCode::NotLoaded);
+    let not_ours = SessionOpen { route: vec![Hop { node: stranger.node_id(), range: pair.range }], ..pair.open() };
+    assert_eq!(pair.provoke_open(&sign(not_ours)).await, StageFailureCode::BadFrame);
+    let endless = SessionOpen { max_positions: u32::MAX, ..pair.open() };
+    pair.provoke_open(&sign(endless)).await;
+
+    // No signed opening at all: the stream is closed without an answer.
+    for garbage in [&[][..], &[0xff; 64], &[4, 0, 0, 0, 1, 2], b"GET / HTTP/1.1\r\n\r\n"] {
+        assert_eq!(pair.provoke(garbage).await, None);
+    }
+    let mut altered = sign(pair.open()).as_bytes().to_vec();
+    let last = altered.len() - 1;
+    altered[last] ^= 1;
+    let length = u32::try_from(altered.len()).unwrap().to_le_bytes();
+    assert_eq!(pair.provoke(&[&length[..], &altered].concat()).await, None);
+
+    assert_eq!(pair.tokens(2, &[5, 6, 7], 3).await.len(), 3);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn bad_frames_end_their_session_alone() {
+    let pair = pair(40).await;
+    let frame = |seq: u32, pos: u32, tokens: Vec<u32>, hidden: u32, payload: Vec<u8>| {
+        Frame::Step { header: StepHeader { seq, pos, tokens, sample: true, hidden, dtype: Dtype::F32 }, payload }.encode()
+    };
+    let damaged = {
+        let mut bytes = frame(0, 0, vec![1], 160, vec![0; 640]);
+        let last = bytes.len() - 1;
+        bytes[last] ^= 1;
+        bytes
+    };
+    let bad = [
+        ("a gap in positions", frame(0, 9, vec![1], 0, Vec::new())),
+        ("a step out of order", frame(5, 0, vec![1], 0, Vec::new())),
+        ("a token outside the vocabulary", frame(0, 0, vec![1 << 30], 0, Vec::new())),
+        ("hidden states where tokens belong", frame(0, 0, vec![1], 160, vec![0; 640])),
+        ("a payload that does not match its hash", damaged),
+        ("a token where a step belongs", Frame::Token { seq: 0, pos: 0, id: 1, micros: Vec::new() }.encode()),
+        ("noise", vec![0x55; 100]),
+    ];
+    for (index, (what, bytes)) in bad.into_iter().enumerate() {
+        let open = SessionOpen { job: JobId([100 + u8::try_from(index).unwrap(); 16]), ..pair.open() };
+        let open = Signed::sign(&pair.key, open);
+        let (events, _queue) = mpsc::channel(16);
+        let _expected = pair.inbox.register(open.payload(), pair.worker.me(), events);
+        let mut stream = pair.master.open_stream(pair.worker.me(), wire::STAGE).await.unwrap();
+        framing::write_bytes(&mut stream, open.as_bytes()).await.unwrap();
+        stream.write_all(&bytes).await.unwrap();
+        stream.flush().await.unwrap();
+        let answer = tokio::time::timeout(PATIENCE, framing::read_frame(&mut stream)).await.expect(what);
+        assert!(matches!(answer, Ok(Some(Frame::Error(_)))), "{what}: {answer:?}");
+        let mut rest = Vec::new();
+        let _closed = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect(what);
+    }
+    assert_eq!(pair.tokens(3, &[5, 6, 7], 3).await.len(), 3);
+}
+
+#[tokio::test]
+async fn layers_that_do_not_fit_or_are_not_there_are_refused() {
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../training/models/consortium-tiny");
+    let library = Library::open(&[dir]).unwrap();
+    let (model, files) = library.iter().next().unwrap().clone();
+    let refused = async |shards: &Shards, model: &ModelRef, range| {
+        let assign = Assign { cluster: cluster(), term: TERM, model: model.clone(), range };
+        match shards.assign(&assign).await {
+            Response::Refused(refusal) => refusal.code,
+            other => panic!("expected a refusal, got {other:?}"),
+        }
+    };
+    let small = Shards::new(library.clone(), 1 << 20);
+    assert_eq!(refused(&small, &model, files.all_layers()).await, RefusalCode::OutOfMemory);
+    let large = Shards::new(library, 64 << 20);
+    assert_eq!(refused(&large, &model, LayerRange { first: 0, last: 999 }).await, RefusalCode::BadModel);
+    let unknown = ModelRef { digest: consortium_protocol::hash::Hash::of(b"another"), ..model };
+    assert_eq!(refused(&large, &unknown, files.all_layers()).await, RefusalCode::UnknownModel);
+}
