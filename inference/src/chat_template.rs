@@ -11,8 +11,8 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use consortium_protocol::wire::job::ChatMessage;
-use minijinja::value::{Kwargs, Value};
-use minijinja::{Environment, Error, ErrorKind, context};
+use minijinja::value::{Kwargs, Value, ValueKind};
+use minijinja::{Environment, Error, ErrorKind, State, context, escape_formatter};
 use serde::Serialize;
 
 use crate::config::read_text;
@@ -92,9 +92,7 @@ impl ChatTemplate {
             let template = template_of(&config);
             (config_path, template)
         };
-        template
-            .map(|template| Self::parse(&path, template, special_tokens))
-            .transpose()
+        template.map(|template| Self::parse(&path, template, special_tokens)).transpose()
     }
 
     fn parse(
@@ -105,10 +103,7 @@ impl ChatTemplate {
         if template.len() > MAX_TEMPLATE_BYTES {
             return Err(ChatTemplateError::File {
                 path: path.into(),
-                reason: format!(
-                    "the chat template has {} bytes, more than {MAX_TEMPLATE_BYTES}",
-                    template.len()
-                ),
+                reason: format!("the chat template has {} bytes, more than {MAX_TEMPLATE_BYTES}", template.len()),
             });
         }
         let mut environment = Environment::new();
@@ -116,21 +111,14 @@ impl ChatTemplate {
         environment.set_lstrip_blocks(true);
         environment.set_fuel(Some(FUEL));
         environment.set_unknown_method_callback(minijinja_contrib::pycompat::unknown_method_callback);
+        environment.set_formatter(python_formatter);
         environment.add_function("raise_exception", raise_exception);
-        environment.add_function("strftime_now", |format: &str| {
-            strftime(format, seconds_now())
-        });
+        environment.add_function("strftime_now", |format: &str| strftime(format, seconds_now()));
         environment.add_filter("tojson", python_json);
         environment
             .add_template_owned(CHAT, without_generation_tags(template))
-            .map_err(|e| ChatTemplateError::Syntax {
-                path: path.into(),
-                reason: e.to_string(),
-            })?;
-        Ok(Self {
-            environment,
-            special_tokens,
-        })
+            .map_err(|e| ChatTemplateError::Syntax { path: path.into(), reason: e.to_string() })?;
+        Ok(Self { environment, special_tokens })
     }
 
     /// The prompt for these messages; with the opening of the assistant's turn if `add_generation_prompt`. It holds
@@ -139,15 +127,8 @@ impl ChatTemplate {
     /// # Errors
     /// [`ChatTemplateError::Refused`] when the template calls `raise_exception` (roles out of order and the like, the
     /// client's fault), [`ChatTemplateError::Render`] and [`ChatTemplateError::Limit`] when it fails.
-    pub fn render(
-        &self,
-        messages: &[ChatMessage],
-        add_generation_prompt: bool,
-    ) -> Result<String, ChatTemplateError> {
-        let template = self
-            .environment
-            .get_template(CHAT)
-            .map_err(|e| ChatTemplateError::Render(e.to_string()))?;
+    pub fn render(&self, messages: &[ChatMessage], add_generation_prompt: bool) -> Result<String, ChatTemplateError> {
+        let template = self.environment.get_template(CHAT).map_err(|e| ChatTemplateError::Render(e.to_string()))?;
         let tokens = Value::from_serialize(&self.special_tokens);
         let variables = context! {
             messages => Value::from_serialize(messages),
@@ -157,9 +138,7 @@ impl ChatTemplate {
             ..tokens
         };
         let mut output = Bounded(Vec::new());
-        template
-            .render_captured_to(variables, &mut output)
-            .map_err(|e| render_error(&e))?;
+        template.render_captured_to(variables, &mut output).map_err(|e| render_error(&e))?;
         String::from_utf8(output.0).map_err(|e| ChatTemplateError::Render(e.to_string()))
     }
 }
@@ -188,6 +167,17 @@ fn raise_exception(message: &str) -> Result<Value, Error> {
     Err(Error::new(ErrorKind::InvalidOperation, format!("{RAISED}{message}")))
 }
 
+/// Prints truth values and none as Python does.
+fn python_formatter(out: &mut minijinja::Output<'_>, state: &State<'_, '_>, value: &Value) -> Result<(), Error> {
+    let text = match value.kind() {
+        ValueKind::Bool if value.is_true() => "True",
+        ValueKind::Bool => "False",
+        ValueKind::None => "None",
+        _ => return escape_formatter(out, state, value),
+    };
+    out.write_str(text).map_err(Error::from)
+}
+
 fn render_error(error: &Error) -> ChatTemplateError {
     match error.kind() {
         ErrorKind::OutOfFuel => ChatTemplateError::Limit("too many instructions"),
@@ -200,10 +190,7 @@ fn render_error(error: &Error) -> ChatTemplateError {
 }
 
 fn read(path: &Path) -> Result<Option<String>, ChatTemplateError> {
-    read_text(path, MAX_FILE_BYTES).map_err(|e| ChatTemplateError::File {
-        path: path.into(),
-        reason: e.to_string(),
-    })
+    read_text(path, MAX_FILE_BYTES).map_err(|e| ChatTemplateError::File { path: path.into(), reason: e.to_string() })
 }
 
 fn read_json(path: &Path) -> Result<Option<serde_json::Value>, ChatTemplateError> {
@@ -212,10 +199,7 @@ fn read_json(path: &Path) -> Result<Option<serde_json::Value>, ChatTemplateError
     };
     serde_json::from_str(&text)
         .map(Some)
-        .map_err(|e| ChatTemplateError::File {
-            path: path.into(),
-            reason: e.to_string(),
-        })
+        .map_err(|e| ChatTemplateError::File { path: path.into(), reason: e.to_string() })
 }
 
 /// The member `chat_template`: a string, or a list of named ones.
@@ -223,9 +207,7 @@ fn template_of(value: &serde_json::Value) -> Option<String> {
     match value.get("chat_template")? {
         serde_json::Value::String(template) => Some(template.clone()),
         serde_json::Value::Array(named) => {
-            let default = named
-                .iter()
-                .find(|entry| entry.get("name").and_then(|n| n.as_str()) == Some("default"));
+            let default = named.iter().find(|entry| entry.get("name").and_then(|n| n.as_str()) == Some("default"));
             let template = default.or(named.first())?.get("template")?;
             template.as_str().map(str::to_owned)
         }
@@ -234,10 +216,7 @@ fn template_of(value: &serde_json::Value) -> Option<String> {
 }
 
 /// `bos_token` and its like: strings, or objects with a `content`.
-fn special_tokens(
-    dir: &Path,
-    config: &serde_json::Value,
-) -> Result<BTreeMap<String, String>, ChatTemplateError> {
+fn special_tokens(dir: &Path, config: &serde_json::Value) -> Result<BTreeMap<String, String>, ChatTemplateError> {
     let map = read_json(&dir.join("special_tokens_map.json"))?.unwrap_or(serde_json::Value::Null);
     let mut tokens = BTreeMap::new();
     for source in [&map, config] {
@@ -277,6 +256,7 @@ fn without_generation_tags(template: String) -> String {
     kept
 }
 
+#[allow(clippy::needless_pass_by_value)] // The signature that filters have.
 /// JSON as Python's `json.dumps(value, ensure_ascii=False, indent=indent)` writes it.
 fn python_json(value: &Value, kwargs: Kwargs) -> Result<Value, Error> {
     let indent: Option<usize> = kwargs.get("indent")?;
@@ -294,8 +274,7 @@ fn python_json(value: &Value, kwargs: Kwargs) -> Result<Value, Error> {
         None => value.serialize(&mut serde_json::Serializer::with_formatter(&mut out, PythonCompact)),
     };
     written.map_err(|e| Error::new(ErrorKind::BadSerialization, e.to_string()))?;
-    let text = String::from_utf8(out)
-        .map_err(|e| Error::new(ErrorKind::BadSerialization, e.to_string()))?;
+    let text = String::from_utf8(out).map_err(|e| Error::new(ErrorKind::BadSerialization, e.to_string()))?;
     Ok(Value::from_safe_string(text))
 }
 
@@ -317,19 +296,25 @@ impl serde_json::ser::Formatter for PythonCompact {
 }
 
 fn seconds_now() -> u64 {
-    SystemTime::now()
-        .duration_since(UNIX_EPOCH)
-        .map_or(0, |since| since.as_secs())
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }
 
 const MONTHS: [&str; 12] = [
-    "January", "February", "March", "April", "May", "June", "July", "August", "September", "October", "November",
+    "January",
+    "February",
+    "March",
+    "April",
+    "May",
+    "June",
+    "July",
+    "August",
+    "September",
+    "October",
+    "November",
     "December",
 ];
 
-const DAYS: [&str; 7] = [
-    "Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday",
-];
+const DAYS: [&str; 7] = ["Thursday", "Friday", "Saturday", "Sunday", "Monday", "Tuesday", "Wednesday"];
 
 /// The directives of strftime that templates use, in UTC, in English. An unknown one is refused.
 fn strftime(format: &str, seconds: u64) -> Result<String, Error> {

@@ -82,9 +82,11 @@ impl ModelConfig {
         })?;
         let generation = dir.join("generation_config.json");
         let eos = match read_bounded(&generation)? {
-            Some(text) => serde_json::from_str::<RawGeneration>(&text)
-                .map_err(|e| config_error(&generation, e.to_string()))?
-                .eos_token_id,
+            Some(text) => {
+                serde_json::from_str::<RawGeneration>(&text)
+                    .map_err(|e| config_error(&generation, e.to_string()))?
+                    .eos_token_id
+            }
             None => None,
         };
         Self::parse(&path, &text, eos)
@@ -95,10 +97,18 @@ impl ModelConfig {
         let architectures: RawArchitectures =
             serde_json::from_str(text).map_err(|e| config_error(path, e.to_string()))?;
         let architecture = architectures.check(path)?;
-        let raw: RawConfig =
-            serde_json::from_str(text).map_err(|e| config_error(path, e.to_string()))?;
+        let raw: RawConfig = serde_json::from_str(text).map_err(|e| config_error(path, e.to_string()))?;
         raw.refuse_unsupported(path, architecture)?;
         raw.checked(path, eos)
+    }
+
+    /// Number of weights.
+    pub fn parameters(&self) -> u64 {
+        let (hidden, feed_forward) = (self.hidden_size as u64, self.intermediate_size as u64);
+        let attention = hidden * self.qkv_rows() as u64 + (self.heads * self.head_dim) as u64 * hidden;
+        let layer = attention + 3 * hidden * feed_forward + 2 * hidden;
+        let tables = if self.tie_word_embeddings { 1 } else { 2 };
+        u64::from(self.layers) * layer + tables * self.vocab_size as u64 * hidden + hidden
     }
 
     /// Rows of the fused query, key and value projection.
@@ -126,20 +136,15 @@ impl RopeScaling {
         match self {
             Self::None => frequency,
             Self::Linear { factor } => frequency / factor,
-            Self::Llama3 {
-                factor,
-                low_freq_factor,
-                high_freq_factor,
-                original_positions,
-            } => {
+            Self::Llama3 { factor, low_freq_factor, high_freq_factor, original_positions } => {
                 let wavelength = std::f64::consts::TAU / frequency;
                 if wavelength < original_positions / high_freq_factor {
                     frequency
                 } else if wavelength > original_positions / low_freq_factor {
                     frequency / factor
                 } else {
-                    let smooth = (original_positions / wavelength - low_freq_factor)
-                        / (high_freq_factor - low_freq_factor);
+                    let smooth =
+                        (original_positions / wavelength - low_freq_factor) / (high_freq_factor - low_freq_factor);
                     (1.0 - smooth) * frequency / factor + smooth * frequency
                 }
             }
@@ -169,14 +174,10 @@ impl RawArchitectures {
             ([], Some("llama")) => Ok(Architecture::Llama),
             ([], Some("mistral")) => Ok(Architecture::Mistral),
             ([], None) => Err(config_error(path, "it names no architecture".into())),
-            ([], Some(model_type)) => Err(ModelError::UnsupportedArchitecture {
-                path: path.into(),
-                found: model_type.into(),
-            }),
-            (names, _) => Err(ModelError::UnsupportedArchitecture {
-                path: path.into(),
-                found: names.join(", "),
-            }),
+            ([], Some(model_type)) => {
+                Err(ModelError::UnsupportedArchitecture { path: path.into(), found: model_type.into() })
+            }
+            (names, _) => Err(ModelError::UnsupportedArchitecture { path: path.into(), found: names.join(", ") }),
         }
     }
 }
@@ -232,17 +233,8 @@ struct RawRope {
 }
 
 impl RawConfig {
-    fn refuse_unsupported(
-        &self,
-        path: &Path,
-        architecture: Architecture,
-    ) -> Result<(), ModelError> {
-        let refuse = |feature: String| {
-            Err(ModelError::UnsupportedFeature {
-                path: path.into(),
-                feature,
-            })
-        };
+    fn refuse_unsupported(&self, path: &Path, architecture: Architecture) -> Result<(), ModelError> {
+        let refuse = |feature: String| Err(ModelError::UnsupportedFeature { path: path.into(), feature });
         if let Some(act) = self.hidden_act.as_deref().filter(|a| *a != "silu") {
             return refuse(format!("hidden_act {act}"));
         }
@@ -257,16 +249,12 @@ impl RawConfig {
             return refuse(format!("quantisation {}", method.unwrap_or("of unknown method")));
         }
         let rope = self.rope_parameters.as_ref().or(self.rope_scaling.as_ref());
-        let partial = self
-            .partial_rotary_factor
-            .or_else(|| rope.and_then(|r| r.partial_rotary_factor));
+        let partial = self.partial_rotary_factor.or_else(|| rope.and_then(|r| r.partial_rotary_factor));
         if let Some(partial) = partial.filter(|p| *p != 1.0) {
             return refuse(format!("partial_rotary_factor {partial}"));
         }
         match (architecture, self.sliding_window) {
-            (Architecture::Mistral, Some(window))
-                if self.max_position_embeddings.is_none_or(|max| window < max) =>
-            {
+            (Architecture::Mistral, Some(window)) if self.max_position_embeddings.is_none_or(|max| window < max) => {
                 refuse(format!("a sliding window of {window} positions"))
             }
             _ => Ok(()),
@@ -309,9 +297,7 @@ impl RawConfig {
         };
         let rms_norm_eps = in_range(path, "rms_norm_eps", self.rms_norm_eps.unwrap_or(1e-6), 0.0, 1.0)?;
         let (rope_theta, rope_scaling) = self.rope(path, f64::from(max_positions))?;
-        let eos = eos.or(self.eos_token_id).map_or(Ok(Vec::new()), |ids| {
-            checked_ids(path, ids, vocab_size)
-        })?;
+        let eos = eos.or(self.eos_token_id).map_or(Ok(Vec::new()), |ids| checked_ids(path, ids, vocab_size))?;
         Ok(ModelConfig {
             vocab_size,
             hidden_size,
@@ -332,26 +318,19 @@ impl RawConfig {
     /// Base and scaling of the rotary embedding, in either layout.
     fn rope(&self, path: &Path, max_positions: f64) -> Result<(f64, RopeScaling), ModelError> {
         let rope = self.rope_parameters.as_ref().or(self.rope_scaling.as_ref());
-        let theta = rope
-            .and_then(|r| r.rope_theta)
-            .or(self.rope_theta)
-            .unwrap_or(10_000.0);
+        let theta = rope.and_then(|r| r.rope_theta).or(self.rope_theta).unwrap_or(10_000.0);
         let theta = in_range(path, "rope_theta", theta, 1.0, 1e12)?;
         let Some(rope) = rope else {
             return Ok((theta, RopeScaling::None));
         };
         let kind = rope.rope_type.as_deref().or(rope.old_type.as_deref());
         let need = |name: &str, value: Option<f64>, low: f64, high: f64| {
-            let value = value.ok_or_else(|| {
-                config_error(path, format!("the rope scaling has no {name}"))
-            })?;
+            let value = value.ok_or_else(|| config_error(path, format!("the rope scaling has no {name}")))?;
             in_range(path, name, value, low, high)
         };
         let scaling = match kind.unwrap_or("default") {
             "default" => RopeScaling::None,
-            "linear" => RopeScaling::Linear {
-                factor: need("factor", rope.factor, 0.99, 1e4)?,
-            },
+            "linear" => RopeScaling::Linear { factor: need("factor", rope.factor, 0.99, 1e4)? },
             "llama3" => {
                 let low_freq_factor = need("low_freq_factor", rope.low_freq_factor, 1e-6, 1e6)?;
                 let high_freq_factor = need("high_freq_factor", rope.high_freq_factor, 1e-6, 1e6)?;
@@ -410,10 +389,7 @@ fn checked_ids(path: &Path, ids: Ids, vocab_size: usize) -> Result<Vec<u32>, Mod
 }
 
 fn config_error(path: &Path, reason: String) -> ModelError {
-    ModelError::Config {
-        path: path.into(),
-        reason,
-    }
+    ModelError::Config { path: path.into(), reason }
 }
 
 /// The text of a small file; `None` if there is no such file.
@@ -423,10 +399,7 @@ pub(crate) fn read_bounded(path: &Path) -> Result<Option<String>, ModelError> {
 
 /// The text of a file of at most `max` bytes; `None` if there is no such file.
 pub(crate) fn read_text(path: &Path, max: u64) -> Result<Option<String>, ModelError> {
-    let io = |source| ModelError::Io {
-        path: path.into(),
-        source,
-    };
+    let io = |source| ModelError::Io { path: path.into(), source };
     let length = match fs::metadata(path) {
         Ok(metadata) => metadata.len(),
         Err(e) if e.kind() == std::io::ErrorKind::NotFound => return Ok(None),

@@ -26,10 +26,7 @@ pub fn generate(
         return Err(LocalError::NoTokens);
     }
     if prompt.len() >= limit as usize {
-        return Err(LocalError::ContextLength {
-            tokens: prompt.len() + 1,
-            limit,
-        });
+        return Err(LocalError::ContextLength { tokens: prompt.len() + 1, limit });
     }
     let prompt_len = prompt.len() as u32;
     let positions = limit.min(prompt_len.saturating_add(max_tokens));

@@ -9,7 +9,11 @@ use crate::config::ModelConfig;
 /// Positions that a cache is grown by at least.
 const BLOCK: usize = 256;
 
-/// Keys and values of one layer: `[kv_heads, capacity, head_dim]` each, filled up to the length of the cache.
+/// The capacity is a multiple of this: whole vectors of the kernels.
+const ALIGNMENT: usize = 16;
+
+/// Keys `[kv_heads, head_dim, capacity]` and values `[kv_heads, capacity, head_dim]` of one layer, filled up to the length
+/// of the cache. The keys are transposed, as the scores of attention need them.
 #[derive(Debug)]
 pub(crate) struct LayerCache {
     pub(crate) keys: Tensor,
@@ -35,25 +39,19 @@ impl KvCache {
     ///
     /// # Errors
     /// When the device has no memory for the first block.
-    pub fn new(
-        config: &ModelConfig,
-        range: LayerRange,
-        max_positions: u32,
-        device: &Device,
-    ) -> Result<Self> {
+    pub fn new(config: &ModelConfig, range: LayerRange, max_positions: u32, device: &Device) -> Result<Self> {
         let mut cache = Self {
             layers: Vec::new(),
             kv_heads: config.kv_heads,
             head_dim: config.head_dim,
             length: 0,
-            capacity: BLOCK.min(max_positions as usize),
+            capacity: BLOCK.min(max_positions as usize).next_multiple_of(ALIGNMENT),
             max_positions: max_positions as usize,
             device: device.clone(),
         };
         for _ in range.first..=range.last {
-            let keys = cache.block(cache.capacity)?;
-            let values = cache.block(cache.capacity)?;
-            cache.layers.push(LayerCache { keys, values });
+            let layer = cache.empty_layer(cache.capacity)?;
+            cache.layers.push(layer);
         }
         Ok(cache)
     }
@@ -68,44 +66,40 @@ impl KvCache {
         self.max_positions
     }
 
-    fn block(&self, capacity: usize) -> Result<Tensor> {
-        Tensor::zeros((self.kv_heads, capacity, self.head_dim), DType::F32, &self.device)
+    fn empty_layer(&self, capacity: usize) -> Result<LayerCache> {
+        let zeros = |shape| Tensor::zeros(shape, DType::F32, &self.device);
+        Ok(LayerCache {
+            keys: zeros((self.kv_heads, self.head_dim, capacity))?,
+            values: zeros((self.kv_heads, capacity, self.head_dim))?,
+        })
     }
 
     /// Makes room for `rows` more positions.
     pub(crate) fn reserve(&mut self, rows: usize) -> Result<()> {
         let needed = self.length + rows;
         if needed > self.max_positions {
-            candle_core::bail!(
-                "the cache is limited to {} positions, {needed} are needed",
-                self.max_positions
-            );
+            candle_core::bail!("the cache is limited to {} positions, {needed} are needed", self.max_positions);
         }
         if needed <= self.capacity {
             return Ok(());
         }
         let grown = needed.max(2 * self.capacity).next_multiple_of(BLOCK);
-        let capacity = grown.min(self.max_positions);
+        let capacity = grown.min(self.max_positions.next_multiple_of(ALIGNMENT));
         for layer in 0..self.layers.len() {
-            let keys = self.grown(&self.layers[layer].keys, capacity)?;
-            let values = self.grown(&self.layers[layer].values, capacity)?;
-            self.layers[layer] = LayerCache { keys, values };
+            let new = self.empty_layer(capacity)?;
+            new.keys.slice_set(&self.layers[layer].keys, 2, 0)?;
+            new.values.slice_set(&self.layers[layer].values, 1, 0)?;
+            self.layers[layer] = new;
         }
         self.capacity = capacity;
         Ok(())
     }
 
-    fn grown(&self, old: &Tensor, capacity: usize) -> Result<Tensor> {
-        let new = self.block(capacity)?;
-        new.slice_set(old, 1, 0)?;
-        Ok(new)
-    }
-
-    /// Writes the keys and values of new positions, `[kv_heads, rows, head_dim]`, behind the filled ones of a layer.
-    /// Room must have been reserved.
+    /// Writes the keys `[kv_heads, head_dim, rows]` and values `[kv_heads, rows, head_dim]` of new positions behind the
+    /// filled ones of a layer. Room must have been reserved.
     pub(crate) fn write(&self, layer: usize, keys: &Tensor, values: &Tensor) -> Result<&LayerCache> {
         let cache = &self.layers[layer];
-        cache.keys.slice_set(keys, 1, self.length)?;
+        cache.keys.slice_set(keys, 2, self.length)?;
         cache.values.slice_set(values, 1, self.length)?;
         Ok(cache)
     }

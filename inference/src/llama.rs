@@ -1,18 +1,18 @@
 //! The decoder of the Llama family, cut into ranges of layers.
 //!
 //! RMSNorm, rotary embedding (rotate-half), grouped-query attention, SwiGLU, as in Touvron et al. 2023
-//! (arXiv:2302.13971) and Hugging Face's `modeling_llama.py`. Weights and activations are f32.
+//! (arXiv:2302.13971) and Hugging Face's `modeling_llama.py`. Activations are f32; the arithmetic is in `kernels`.
 
 use std::fmt;
+use std::sync::Arc;
 
-use candle_core::{D, DType, Device, Result, Tensor};
-use candle_nn::ops::{rms_norm, silu, softmax_last_dim};
-use candle_nn::rotary_emb::rope;
+use candle_core::{DType, Device, Result, Tensor};
 
 use consortium_protocol::wire::heartbeat::LayerRange;
 
 use crate::config::ModelConfig;
 use crate::error::ModelError;
+use crate::kernels::{Heads, Kernels, Matrix, attend, rms_norm, swiglu};
 use crate::kv_cache::KvCache;
 use crate::model_dir::{EMBEDDING, FINAL_NORM, HEAD, ModelDir, layer_tensor};
 
@@ -53,7 +53,8 @@ pub struct Shard {
     config: ModelConfig,
     range: LayerRange,
     device: Device,
-    embedding: Option<Tensor>,
+    kernels: Kernels,
+    embedding: Option<Arc<Matrix>>,
     layers: Vec<Layer>,
     head: Option<Head>,
     rotary: Rotary,
@@ -72,30 +73,42 @@ impl Shard {
     /// [`ModelError::Range`] for a range outside the model, [`ModelError::Io`] or [`ModelError::Changed`] if the files
     /// cannot be read as they were opened, [`ModelError::Device`] if the device refuses them.
     pub fn load(dir: &ModelDir, range: LayerRange, device: &Device) -> std::result::Result<Self, ModelError> {
+        Self::load_with(dir, range, device, Kernels::for_device(device))
+    }
+
+    fn load_with(
+        dir: &ModelDir,
+        range: LayerRange,
+        device: &Device,
+        kernels: Kernels,
+    ) -> std::result::Result<Self, ModelError> {
         dir.check_range(range)?;
         let config = dir.config().clone();
-        let reader = Reader { dir, device };
-        let vocabulary = [config.vocab_size, config.hidden_size];
+        let reader = Reader { dir, device, kernels };
+        let first = range.first == 0;
         let last = range.last + 1 == config.layers;
-        let embedding = match range.first {
-            0 => Some(reader.tensor(EMBEDDING, &vocabulary)?),
-            _ => None,
+        let embedding = match first || (last && config.tie_word_embeddings) {
+            true => Some(Arc::new(reader.vocabulary(EMBEDDING)?)),
+            false => None,
         };
-        let head = match (last, config.tie_word_embeddings, &embedding) {
-            (false, _, _) => None,
-            (true, true, Some(embedding)) => Some(reader.head(embedding.clone())?),
-            (true, true, None) => Some(reader.head(reader.tensor(EMBEDDING, &vocabulary)?)?),
-            (true, false, _) => Some(reader.head(reader.tensor(HEAD, &vocabulary)?)?),
+        let head = match (last, &embedding) {
+            (false, _) => None,
+            (true, Some(embedding)) if config.tie_word_embeddings => Some(Arc::clone(embedding)),
+            (true, _) => Some(Arc::new(reader.vocabulary(HEAD)?)),
         };
-        let layers = (range.first..=range.last)
-            .map(|layer| reader.layer(layer))
-            .collect::<std::result::Result<_, _>>()?;
+        let head = match head {
+            Some(weight) => Some(Head { norm: reader.vector(FINAL_NORM)?, weight }),
+            None => None,
+        };
+        let layers =
+            (range.first..=range.last).map(|layer| reader.layer(layer)).collect::<std::result::Result<_, _>>()?;
         Ok(Self {
             rotary: Rotary::new(&config),
             config,
             range,
             device: device.clone(),
-            embedding,
+            kernels,
+            embedding: embedding.filter(|_| first),
             layers,
             head,
         })
@@ -178,12 +191,9 @@ impl Shard {
             (StageInput::Tokens([]), _) => candle_core::bail!("a step without rows"),
             (StageInput::Tokens(tokens), Some(embedding)) => {
                 if let Some(token) = tokens.iter().find(|t| **t as usize >= self.config.vocab_size) {
-                    candle_core::bail!(
-                        "token {token} is outside the vocabulary of {}",
-                        self.config.vocab_size
-                    );
+                    candle_core::bail!("token {token} is outside the vocabulary of {}", self.config.vocab_size);
                 }
-                embedding.index_select(&Tensor::new(tokens, &self.device)?, 0)
+                embedding.gather(tokens, &self.device)
             }
             (StageInput::Hidden(hidden), None) => {
                 let (rows, width) = hidden.dims2()?;
@@ -202,8 +212,8 @@ impl Shard {
     }
 
     fn logits(&self, head: &Head, x: &Tensor) -> Result<StageOutput> {
-        let x = rms_norm(&x.contiguous()?, &head.norm, self.config.rms_norm_eps)?;
-        Ok(StageOutput::Logits(linear(&x, &head.weight)?))
+        let x = rms_norm(&x.contiguous()?, &head.norm, self.config.rms_norm_eps, self.kernels)?;
+        Ok(StageOutput::Logits(head.weight.apply(&x)?))
     }
 
     fn run_layer(
@@ -214,102 +224,34 @@ impl Shard {
         cache: &KvCache,
         rotation: (&Tensor, &Tensor),
     ) -> Result<Tensor> {
-        let eps = self.config.rms_norm_eps;
-        let normed = rms_norm(x, &layer.attention_norm, eps)?;
-        let attended = self.attend(layer, index, &normed, cache, rotation)?;
-        let x = (x + attended)?;
-        let normed = rms_norm(&x, &layer.feed_forward_norm, eps)?;
-        let gate_up = linear(&normed, &layer.gate_up)?;
-        let width = self.config.intermediate_size;
-        let gate = silu(&gate_up.narrow(D::Minus1, 0, width)?.contiguous()?)?;
-        let up = gate_up.narrow(D::Minus1, width, width)?;
-        x + linear(&(gate * up)?, &layer.down)?
-    }
-
-    fn attend(
-        &self,
-        layer: &Layer,
-        index: usize,
-        x: &Tensor,
-        cache: &KvCache,
-        (cos, sin): (&Tensor, &Tensor),
-    ) -> Result<Tensor> {
         let c = &self.config;
-        let rows = x.dim(0)?;
-        let past = cache.length();
-        let total = past + rows;
-        let qkv = linear(x, &layer.qkv)?;
-        let heads_first = |start: usize, heads: usize| {
-            qkv.narrow(1, start * c.head_dim, heads * c.head_dim)?
-                .reshape((rows, heads, c.head_dim))?
-                .transpose(0, 1)?
-                .contiguous()
-        };
-        let rotate = |t: Tensor| rope(&t.unsqueeze(0)?, cos, sin)?.squeeze(0);
-        let queries = rotate(heads_first(0, c.heads)?)?;
-        let keys = rotate(heads_first(c.heads, c.kv_heads)?)?;
-        let values = heads_first(c.heads + c.kv_heads, c.kv_heads)?;
-        let kept = cache.write(index, &keys, &values)?;
-        let keys = kept.keys.narrow(1, 0, total)?;
-        let values = kept.values.narrow(1, 0, total)?;
-        // Query heads that share a key head are rows of one product: nothing is repeated.
-        let grouped = queries.reshape((c.kv_heads, c.heads / c.kv_heads * rows, c.head_dim))?;
-        let scale = 1.0 / (c.head_dim as f64).sqrt();
-        let scores = (grouped.matmul(&keys.transpose(1, 2)?)? * scale)?;
-        let scores = match rows {
-            1 => scores,
-            _ => scores
-                .reshape((c.heads, rows, total))?
-                .broadcast_add(&causal_mask(rows, past, &self.device)?)?
-                .reshape(grouped_shape(c, rows, total))?,
-        };
-        let mixed = softmax_last_dim(&scores)?.matmul(&values)?;
-        let merged = mixed
-            .reshape((c.heads, rows, c.head_dim))?
-            .transpose(0, 1)?
-            .reshape((rows, c.heads * c.head_dim))?;
-        linear(&merged, &layer.output)
+        let heads = Heads { queries: c.heads, keys: c.kv_heads, dim: c.head_dim };
+        let normed = rms_norm(x, &layer.attention_norm, c.rms_norm_eps, self.kernels)?;
+        let qkv = layer.qkv.apply(&normed)?;
+        let mixed = attend(&qkv, rotation, heads, cache, index, self.kernels)?;
+        let x = (x + layer.output.apply(&mixed)?)?;
+        let normed = rms_norm(&x, &layer.feed_forward_norm, c.rms_norm_eps, self.kernels)?;
+        let gate_up = layer.gate_up.apply(&normed)?;
+        let inner = swiglu(&gate_up, c.intermediate_size, self.kernels)?;
+        x + layer.down.apply(&inner)?
     }
-}
-
-fn grouped_shape(c: &ModelConfig, rows: usize, total: usize) -> (usize, usize, usize) {
-    (c.kv_heads, c.heads / c.kv_heads * rows, total)
-}
-
-/// `[rows, past + rows]`: zero where row may look, minus infinity where it may not.
-fn causal_mask(rows: usize, past: usize, device: &Device) -> Result<Tensor> {
-    let total = past + rows;
-    let mask: Vec<f32> = (0..rows)
-        .flat_map(|row| {
-            (0..total).map(move |position| match position {
-                p if p <= past + row => 0.0,
-                _ => f32::NEG_INFINITY,
-            })
-        })
-        .collect();
-    Tensor::from_vec(mask, (rows, total), device)
-}
-
-/// `x` times the transpose of `weight`: `[rows, in] x [out, in] -> [rows, out]`.
-fn linear(x: &Tensor, weight: &Tensor) -> Result<Tensor> {
-    x.matmul(&weight.t()?)
 }
 
 /// One decoder layer. Projections that read the same input are fused.
 struct Layer {
     attention_norm: Tensor,
     /// Queries, keys, values, in this order.
-    qkv: Tensor,
-    output: Tensor,
+    qkv: Matrix,
+    output: Matrix,
     feed_forward_norm: Tensor,
     /// Gate, then up.
-    gate_up: Tensor,
-    down: Tensor,
+    gate_up: Matrix,
+    down: Matrix,
 }
 
 struct Head {
     norm: Tensor,
-    weight: Tensor,
+    weight: Arc<Matrix>,
 }
 
 /// Angles of the rotary embedding.
@@ -319,9 +261,7 @@ struct Rotary {
 
 impl Rotary {
     fn new(config: &ModelConfig) -> Self {
-        Self {
-            inverse_frequencies: config.inverse_frequencies(),
-        }
+        Self { inverse_frequencies: config.inverse_frequencies() }
     }
 
     /// Cosines and sines of some positions, `[rows, head_dim / 2]`. The angle is formed in f32, as transformers does.
@@ -346,30 +286,26 @@ impl Rotary {
 struct Reader<'a> {
     dir: &'a ModelDir,
     device: &'a Device,
+    kernels: Kernels,
 }
 
 impl Reader<'_> {
-    fn tensor(&self, name: &str, shape: &[usize]) -> std::result::Result<Tensor, ModelError> {
-        self.stacked(&[(name.to_owned(), shape)])
+    /// A tensor of the hidden size: the weights of a norm.
+    fn vector(&self, name: &str) -> std::result::Result<Tensor, ModelError> {
+        let width = self.dir.config().hidden_size;
+        let values = self.dir.weights().read(name, &[width])?;
+        Ok(Tensor::from_vec(values, width, self.device)?)
     }
 
-    /// One tensor of several with the same inner dimensions, one behind the other.
-    fn stacked(&self, parts: &[(String, &[usize])]) -> std::result::Result<Tensor, ModelError> {
-        let mut data = Vec::new();
-        let mut rows = 0;
-        let mut inner: &[usize] = &[];
-        for (name, shape) in parts {
-            self.dir.weights().read(name, shape, &mut data)?;
-            rows += shape[0];
-            inner = &shape[1..];
-        }
-        let shape: Vec<usize> = std::iter::once(rows).chain(inner.iter().copied()).collect();
-        Ok(Tensor::from_vec(data, shape, self.device)?)
+    /// Embedding or head.
+    fn vocabulary(&self, name: &str) -> std::result::Result<Matrix, ModelError> {
+        let c = self.dir.config();
+        self.matrix(&[(name.to_owned(), c.vocab_size)], c.hidden_size)
     }
 
-    fn head(&self, weight: Tensor) -> std::result::Result<Head, ModelError> {
-        let norm = self.tensor(FINAL_NORM, &[self.dir.config().hidden_size])?;
-        Ok(Head { norm, weight })
+    /// One matrix of several, given with their rows, one below the other.
+    fn matrix(&self, parts: &[(String, usize)], columns: usize) -> std::result::Result<Matrix, ModelError> {
+        Matrix::read(self.dir.weights(), parts, columns, self.kernels, self.device)
     }
 
     fn layer(&self, layer: u16) -> std::result::Result<Layer, ModelError> {
@@ -378,20 +314,19 @@ impl Reader<'_> {
         let key = c.kv_heads * c.head_dim;
         let (hidden, inner) = (c.hidden_size, c.intermediate_size);
         let name = |tensor: &str| layer_tensor(layer, tensor);
+        let qkv = [(name("self_attn.q_proj"), query), (name("self_attn.k_proj"), key), (name("self_attn.v_proj"), key)];
+        let gate_up = [(name("mlp.gate_proj"), inner), (name("mlp.up_proj"), inner)];
         Ok(Layer {
-            attention_norm: self.tensor(&name("input_layernorm"), &[hidden])?,
-            qkv: self.stacked(&[
-                (name("self_attn.q_proj"), &[query, hidden]),
-                (name("self_attn.k_proj"), &[key, hidden]),
-                (name("self_attn.v_proj"), &[key, hidden]),
-            ])?,
-            output: self.tensor(&name("self_attn.o_proj"), &[hidden, query])?,
-            feed_forward_norm: self.tensor(&name("post_attention_layernorm"), &[hidden])?,
-            gate_up: self.stacked(&[
-                (name("mlp.gate_proj"), &[inner, hidden]),
-                (name("mlp.up_proj"), &[inner, hidden]),
-            ])?,
-            down: self.tensor(&name("mlp.down_proj"), &[hidden, inner])?,
+            attention_norm: self.vector(&name("input_layernorm"))?,
+            qkv: self.matrix(&qkv, hidden)?,
+            output: self.matrix(&[(name("self_attn.o_proj"), hidden)], query)?,
+            feed_forward_norm: self.vector(&name("post_attention_layernorm"))?,
+            gate_up: self.matrix(&gate_up, hidden)?,
+            down: self.matrix(&[(name("mlp.down_proj"), hidden)], inner)?,
         })
     }
 }
+
+#[cfg(test)]
+#[path = "llama_tests.rs"]
+mod tests;

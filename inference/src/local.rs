@@ -68,10 +68,7 @@ impl LocalPipeline {
                 Ok((shard, cache))
             })
             .collect::<Result<_, LocalError>>()?;
-        Ok(Self {
-            stages,
-            position: 0,
-        })
+        Ok(Self { stages, position: 0 })
     }
 
     /// Runs rows that follow those before through all stages. Gives `[rows, vocab]` for the rows asked for.
@@ -106,8 +103,5 @@ fn check_cover(dir: &ModelDir, splits: &[LayerRange]) -> Result<(), LocalError> 
         return Ok(());
     }
     let given: Vec<String> = splits.iter().map(ToString::to_string).collect();
-    Err(LocalError::Splits {
-        given: given.join(","),
-        last: dir.config().layers - 1,
-    })
+    Err(LocalError::Splits { given: given.join(","), last: dir.config().layers - 1 })
 }

@@ -19,10 +19,7 @@ pub fn all_logits(dir: &ModelDir, tokens: &[u32], splits: &[LayerRange]) -> Resu
         return Err(LocalError::NoTokens);
     }
     if tokens.len() > limit as usize {
-        return Err(LocalError::ContextLength {
-            tokens: tokens.len(),
-            limit,
-        });
+        return Err(LocalError::ContextLength { tokens: tokens.len(), limit });
     }
     let mut pipeline = LocalPipeline::load(dir, splits, tokens.len() as u32)?;
     let mut rows = Vec::with_capacity(tokens.len());

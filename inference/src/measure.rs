@@ -21,11 +21,7 @@ pub fn layer_micros(shard: &Shard) -> Result<u32> {
     for pos in 0..=ROUNDS {
         let input = match shard.is_first() {
             true => StageInput::Tokens(&[0]),
-            false => StageInput::Hidden(Tensor::ones(
-                (1, shard.config().hidden_size),
-                DType::F32,
-                shard.device(),
-            )?),
+            false => StageInput::Hidden(Tensor::ones((1, shard.config().hidden_size), DType::F32, shard.device())?),
         };
         let started = Instant::now();
         shard.forward_rows(&mut cache, input, pos, HeadRows::None)?;

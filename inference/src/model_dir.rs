@@ -11,7 +11,7 @@ use consortium_protocol::wire::heartbeat::{LayerRange, ModelRef};
 
 use crate::config::ModelConfig;
 use crate::error::ModelError;
-use crate::weights::Weights;
+use crate::weights::{WeightType, Weights};
 
 /// Longest name of a model, bytes: what [`ModelRef`] carries.
 const MAX_NAME_BYTES: usize = 96;
@@ -51,13 +51,7 @@ impl ModelDir {
         }
         let config = ModelConfig::read(path)?;
         let weights = Weights::open(path)?;
-        let dir = Self {
-            name: name_of(path)?,
-            path: path.into(),
-            config,
-            weights,
-            digest: OnceLock::new(),
-        };
+        let dir = Self { name: name_of(path)?, path: path.into(), config, weights, digest: OnceLock::new() };
         dir.check_tensors()?;
         Ok(dir)
     }
@@ -79,10 +73,7 @@ impl ModelDir {
 
     /// All layers of the model.
     pub fn all_layers(&self) -> LayerRange {
-        LayerRange {
-            first: 0,
-            last: self.config.layers - 1,
-        }
+        LayerRange { first: 0, last: self.config.layers - 1 }
     }
 
     /// BLAKE3 over (name, BLAKE3 of content) of config, weights, tokenizer and template files, sorted by name. Computed
@@ -127,24 +118,38 @@ impl ModelDir {
         })
     }
 
-    /// Resident bytes of the weights of these layers, without embedding and head.
+    /// Resident bytes of the weights of these layers, without embedding and head. Matrices in BF16 stay so in memory,
+    /// everything else is widened to f32.
     pub fn layer_bytes(&self, range: LayerRange) -> u64 {
-        let c = &self.config;
-        let attention = (c.qkv_rows() + c.heads * c.head_dim) * c.hidden_size;
-        let feed_forward = 3 * c.intermediate_size * c.hidden_size;
-        let norms = 2 * c.hidden_size;
-        let one = 4 * (attention + feed_forward + norms) as u64;
-        one * layers_in(range)
+        let tensors = layer_tensors(&self.config);
+        (range.first..=range.last.min(self.config.layers - 1))
+            .flat_map(|layer| {
+                tensors.iter().map(move |(tensor, shape)| self.resident(&layer_tensor(layer, tensor), shape))
+            })
+            .sum()
     }
 
     /// Resident bytes of the embedding, which the first stage holds.
     pub fn embed_bytes(&self) -> u64 {
-        4 * self.config.vocab_size as u64 * self.config.hidden_size as u64
+        self.resident(EMBEDDING, &[self.config.vocab_size, self.config.hidden_size])
     }
 
     /// Resident bytes of the last norm and the head, which the last stage holds.
     pub fn head_bytes(&self) -> u64 {
-        self.embed_bytes() + 4 * self.config.hidden_size as u64
+        let vocabulary = [self.config.vocab_size, self.config.hidden_size];
+        let head = match self.config.tie_word_embeddings {
+            true => EMBEDDING,
+            false => HEAD,
+        };
+        self.resident(head, &vocabulary) + self.resident(FINAL_NORM, &[self.config.hidden_size])
+    }
+
+    fn resident(&self, name: &str, shape: &[usize]) -> u64 {
+        let elements: usize = shape.iter().product();
+        match self.weights.dtype(name, shape) {
+            Ok(WeightType::Bf16) if shape.len() == 2 => 2 * elements as u64,
+            _ => 4 * elements as u64,
+        }
     }
 
     /// Resident bytes of the weights of a stage: its layers, the embedding if it is the first, norm and head if it is
@@ -178,10 +183,7 @@ impl ModelDir {
         if range.first <= range.last && range.last < self.config.layers {
             Ok(())
         } else {
-            Err(ModelError::Range {
-                range,
-                layers: self.config.layers,
-            })
+            Err(ModelError::Range { range, layers: self.config.layers })
         }
     }
 
@@ -250,10 +252,7 @@ fn layers_in(range: LayerRange) -> u64 {
 
 /// The last component of the path, `.` and links resolved.
 fn name_of(path: &Path) -> Result<String, ModelError> {
-    let absolute = path.canonicalize().map_err(|source| ModelError::Io {
-        path: path.into(),
-        source,
-    })?;
+    let absolute = path.canonicalize().map_err(|source| ModelError::Io { path: path.into(), source })?;
     let given = path.file_name().or_else(|| absolute.file_name());
     match given.and_then(|name| name.to_str()) {
         Some(name) if name.len() <= MAX_NAME_BYTES => Ok(name.to_owned()),
@@ -267,10 +266,7 @@ fn name_of(path: &Path) -> Result<String, ModelError> {
 }
 
 fn hash_file(path: &Path) -> Result<blake3::Hash, ModelError> {
-    let io = |source| ModelError::Io {
-        path: path.into(),
-        source,
-    };
+    let io = |source| ModelError::Io { path: path.into(), source };
     let mut file = File::open(path).map_err(io)?;
     let mut hasher = blake3::Hasher::new();
     let mut piece = vec![0; 1 << 20];

@@ -29,7 +29,7 @@ use crate::placement_program::{Program, Solution};
 pub const EXACT_NODES: usize = 5;
 
 /// Cells of dynamic programs that one placement may compute: some tens of milliseconds.
-const BUDGET: usize = 6_000_000;
+const BUDGET: usize = 2_000_000;
 
 /// What a model costs.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -143,7 +143,8 @@ fn place_sorted(request: &PlacementRequest) -> Result<Placement, PlacementError>
     if request.nodes.is_empty() {
         return Err(PlacementError::NoNodes);
     }
-    if let Some([twice, _]) = request.nodes.array_windows().find(|[a, b]| a.id == b.id) {
+    let mut neighbours = request.nodes.iter().zip(request.nodes.iter().skip(1));
+    if let Some((twice, _)) = neighbours.find(|(a, b)| a.id == b.id) {
         return Err(PlacementError::DuplicateNode(twice.id));
     }
     let most = layers.min(request.nodes.len());
@@ -168,10 +169,7 @@ fn place_sorted(request: &PlacementRequest) -> Result<Placement, PlacementError>
             .iter()
             .map(|stage| Hop {
                 node: request.nodes[stage.node].id,
-                range: LayerRange {
-                    first: stage.from as u16,
-                    last: (stage.to - 1) as u16,
-                },
+                range: LayerRange { first: stage.from as u16, last: (stage.to - 1) as u16 },
             })
             .collect(),
     })
@@ -181,10 +179,7 @@ fn place_sorted(request: &PlacementRequest) -> Result<Placement, PlacementError>
 fn search(request: &PlacementRequest, program: &Program, stages: Option<usize>) -> Option<Solution> {
     let nodes = request.nodes.len();
     if nodes <= EXACT_NODES {
-        return permutations(nodes)
-            .iter()
-            .filter_map(|order| program.solve(order, stages))
-            .min_by(Solution::order);
+        return permutations(nodes).iter().filter_map(|order| program.solve(order, stages)).min_by(Solution::order);
     }
     let mut best: Option<(Solution, Vec<usize>)> = None;
     let better = |new: &Solution, best: &Option<(Solution, Vec<usize>)>| {
@@ -225,11 +220,7 @@ fn search(request: &PlacementRequest, program: &Program, stages: Option<usize>) 
 fn moves_of(node: usize, order: &[usize], solution: &Solution) -> Vec<Vec<usize>> {
     let rest: Vec<usize> = order.iter().copied().filter(|other| *other != node).collect();
     let used: BTreeSet<usize> = solution.stages.iter().map(|stage| stage.node).collect();
-    let behind_used = rest
-        .iter()
-        .enumerate()
-        .filter(|(_, other)| used.contains(other))
-        .map(|(index, _)| index + 1);
+    let behind_used = rest.iter().enumerate().filter(|(_, other)| used.contains(other)).map(|(index, _)| index + 1);
     std::iter::once(0)
         .chain(behind_used)
         .chain(std::iter::once(rest.len()))
@@ -245,12 +236,8 @@ fn moves_of(node: usize, order: &[usize], solution: &Solution) -> Vec<Vec<usize>
 }
 
 fn check_pins(request: &PlacementRequest, program: &Program) -> Result<(), PlacementError> {
-    let mut pins: Vec<(LayerRange, usize)> = request
-        .nodes
-        .iter()
-        .enumerate()
-        .filter_map(|(index, node)| Some((node.pinned?, index)))
-        .collect();
+    let mut pins: Vec<(LayerRange, usize)> =
+        request.nodes.iter().enumerate().filter_map(|(index, node)| Some((node.pinned?, index))).collect();
     pins.sort_by_key(|(range, index)| (range.first, request.nodes[*index].id));
     let mut next = 0;
     for (range, index) in pins {
@@ -265,11 +252,7 @@ fn check_pins(request: &PlacementRequest, program: &Program) -> Result<(), Place
             None
         };
         if let Some(reason) = reason {
-            return Err(PlacementError::Pin {
-                node: request.nodes[index].id,
-                range,
-                reason,
-            });
+            return Err(PlacementError::Pin { node: request.nodes[index].id, range, reason });
         }
         next = last + 1;
     }
@@ -286,8 +269,6 @@ fn unplaceable(request: &PlacementRequest, program: &Program) -> PlacementError 
             range,
             reason: "the other nodes cannot hold the layers that the pins leave",
         },
-        _ => PlacementError::NoCapacity {
-            missing_bytes: missing_bytes.max(1),
-        },
+        _ => PlacementError::NoCapacity { missing_bytes: missing_bytes.max(1) },
     }
 }

@@ -11,9 +11,7 @@ pub(crate) fn permutations(nodes: usize) -> Vec<Vec<usize>> {
         orders = orders
             .iter()
             .flat_map(|order| {
-                (0..nodes)
-                    .filter(|node| !order.contains(node))
-                    .map(|node| [order.as_slice(), &[node]].concat())
+                (0..nodes).filter(|node| !order.contains(node)).map(|node| [order.as_slice(), &[node]].concat())
             })
             .collect();
     }
@@ -37,10 +35,8 @@ pub(crate) fn candidate_orders(request: &PlacementRequest) -> Vec<Vec<usize>> {
         .map(|range| (usize::from(range.first), usize::from(range.last) + 1))
         .collect();
     let gaps = gaps(&ranges, request.model.layer_bytes.len());
-    let mut orders: Vec<Vec<usize>> = gaps
-        .iter()
-        .map(|(place, _)| [&anchored[..*place], &free, &anchored[*place..]].concat())
-        .collect();
+    let mut orders: Vec<Vec<usize>> =
+        gaps.iter().map(|(place, _)| [&anchored[..*place], &free, &anchored[*place..]].concat()).collect();
     orders.push([anchored.as_slice(), &free].concat());
     orders.push([free.as_slice(), &anchored].concat());
     if gaps.len() > 1 {
@@ -70,7 +66,8 @@ fn gaps(ranges: &[(usize, usize)], layers: usize) -> Vec<(usize, usize)> {
 fn spread(anchored: &[usize], free: &[usize], gaps: &[(usize, usize)]) -> Vec<usize> {
     let mut shares: Vec<Vec<usize>> = vec![Vec::new(); gaps.len()];
     for node in free {
-        let emptiest = (0..gaps.len()).max_by_key(|gap| (gaps[*gap].1 * 1024 / (shares[*gap].len() + 1), Reverse(*gap)));
+        let emptiest =
+            (0..gaps.len()).max_by_key(|gap| (gaps[*gap].1 * 1024 / (shares[*gap].len() + 1), Reverse(*gap)));
         if let Some(gap) = emptiest {
             shares[gap].push(*node);
         }

@@ -50,9 +50,7 @@ impl Solution {
             true => other.stages.len().cmp(&self.stages.len()),
             false => Ordering::Equal,
         };
-        more_stages
-            .then(self.cost.cmp(&other.cost))
-            .then_with(|| self.stages.cmp(&other.stages))
+        more_stages.then(self.cost.cmp(&other.cost)).then_with(|| self.stages.cmp(&other.stages))
     }
 }
 
@@ -112,11 +110,7 @@ impl Program {
             bytes_before,
             embed_bytes: with_headroom(model.embed_bytes),
             head_bytes: with_headroom(model.head_bytes),
-            nodes: request
-                .nodes
-                .iter()
-                .map(|offer| NodeCost::new(offer, model, unmeasured))
-                .collect(),
+            nodes: request.nodes.iter().map(|offer| NodeCost::new(offer, model, unmeasured)).collect(),
         }
     }
 

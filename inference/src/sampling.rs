@@ -6,11 +6,16 @@
 
 use consortium_protocol::wire::job::Sampling;
 
+use crate::kernels::exp;
+
 /// Domain of the noise; a change of anything about it takes a new version.
 const NOISE_CONTEXT: &str = "consortium sampling noise 1";
 
-/// Tokens whose noise comes from one 64-byte block of the noise stream.
-const TOKENS_PER_BLOCK: u32 = 16;
+/// Bytes of the noise stream that are made at a time.
+const NOISE_BLOCK: usize = 1024;
+
+/// Tokens whose noise is in one block, 32 bits each.
+const TOKENS_PER_BLOCK: u32 = NOISE_BLOCK as u32 / 4;
 
 /// Largest Gumbel noise that 32 bits can give, rounded up: -ln(-ln(1 - 2^-33)) = 22.87.
 const MAX_GUMBEL: f64 = 22.9;
@@ -57,11 +62,7 @@ impl Sampler {
     /// generated, and is what the frequency and presence penalties count.
     pub fn new(sampling: Sampling, prompt_len: u32) -> Self {
         let key = blake3::derive_key(NOISE_CONTEXT, &sampling.seed.to_le_bytes());
-        Self {
-            sampling,
-            prompt_len,
-            key,
-        }
+        Self { sampling, prompt_len, key }
     }
 
     /// Draws the token that takes `position`, given the logits of the row before it and all tokens so far, prompt
@@ -122,10 +123,7 @@ impl Sampler {
         let mut kept: Vec<Candidate> = logits
             .iter()
             .zip(0..)
-            .map(|(logit, id)| Candidate {
-                id,
-                logit: logit / temperature,
-            })
+            .map(|(logit, id)| Candidate { id, logit: logit / temperature })
             .filter(|c| c.logit >= floor && c.logit > f32::NEG_INFINITY)
             .collect();
         if top_k && (s.top_k as usize) < kept.len() {
@@ -153,7 +151,13 @@ impl Sampler {
             if logit + MAX_GUMBEL < score {
                 continue;
             }
-            let candidate_score = logit - (-noise.uniform(candidate.id).ln()).ln();
+            let uniform = noise.uniform(candidate.id);
+            // -ln(u) is at least 1 - u: most candidates are out without a logarithm. The margin covers the rounding of
+            // the exponential.
+            if 1.0 - uniform > f64::from(exp((logit - score) as f32)) * 1.001 {
+                continue;
+            }
+            let candidate_score = logit - (-uniform.ln()).ln();
             if candidate_score > score || (candidate_score == score && candidate.id < winner) {
                 winner = candidate.id;
                 score = candidate_score;
@@ -165,10 +169,7 @@ impl Sampler {
 
 /// The largest logit, lowest id first; refuses what is not a number.
 fn best_of(logits: &[f32]) -> Result<Candidate, SampleError> {
-    let mut best = Candidate {
-        id: 0,
-        logit: f32::NEG_INFINITY,
-    };
+    let mut best = Candidate { id: 0, logit: f32::NEG_INFINITY };
     for (&logit, id) in logits.iter().zip(0..) {
         if logit.is_nan() || logit == f32::INFINITY {
             return Err(SampleError::NotANumber { token: id });
@@ -185,7 +186,7 @@ fn best_of(logits: &[f32]) -> Result<Candidate, SampleError> {
 
 /// The smallest set of best candidates with at least `top_p` of the mass; never empty if `kept` is not.
 fn nucleus(mut kept: Vec<Candidate>, best: f32, top_p: f32) -> Vec<Candidate> {
-    let mass = |c: &Candidate| f64::from((c.logit - best).exp());
+    let mass = |c: &Candidate| f64::from(exp(c.logit - best));
     let total: f64 = kept.iter().map(mass).sum();
     let target = f64::from(top_p) * total;
     // What lies below this cannot be needed: all of it together is less than what may be left out.
@@ -216,16 +217,13 @@ fn nucleus(mut kept: Vec<Candidate>, best: f32, top_p: f32) -> Vec<Candidate> {
 fn distinct(tokens: &[u32]) -> Vec<(u32, u32)> {
     let mut sorted = tokens.to_vec();
     sorted.sort_unstable();
-    sorted
-        .chunk_by(|a, b| a == b)
-        .map(|run| (run[0], run.len() as u32))
-        .collect()
+    sorted.chunk_by(|a, b| a == b).map(|run| (run[0], run.len() as u32)).collect()
 }
 
 /// The noise of one position: BLAKE3 in keyed mode over the position, its extended output cut into 32 bits per token.
 struct NoiseStream {
     reader: blake3::OutputReader,
-    block: [u8; 64],
+    block: [u8; NOISE_BLOCK],
     /// Which block of the stream `block` is.
     loaded: Option<u32>,
 }
@@ -234,18 +232,14 @@ impl NoiseStream {
     fn new(key: &[u8; 32], position: u32) -> Self {
         let mut hasher = blake3::Hasher::new_keyed(key);
         hasher.update(&position.to_le_bytes());
-        Self {
-            reader: hasher.finalize_xof(),
-            block: [0; 64],
-            loaded: None,
-        }
+        Self { reader: hasher.finalize_xof(), block: [0; NOISE_BLOCK], loaded: None }
     }
 
     /// The uniform number of a token, strictly between 0 and 1.
     fn uniform(&mut self, id: u32) -> f64 {
         let wanted = id / TOKENS_PER_BLOCK;
         if self.loaded != Some(wanted) {
-            self.reader.set_position(u64::from(wanted) * 64);
+            self.reader.set_position(u64::from(wanted) * NOISE_BLOCK as u64);
             self.reader.fill(&mut self.block);
             self.loaded = Some(wanted);
         }
@@ -254,3 +248,7 @@ impl NoiseStream {
         (f64::from(bits) + 0.5) / 4_294_967_296.0
     }
 }
+
+#[cfg(test)]
+#[path = "sampling_tests.rs"]
+mod tests;

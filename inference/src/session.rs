@@ -56,14 +56,7 @@ pub struct SessionTiming {
 
 impl Default for SessionTiming {
     fn default() -> Self {
-        Self {
-            job: 600_000,
-            open: 5_000,
-            step: 10_000,
-            chunk: 10_000,
-            plan: 60_000,
-            backoff: 250,
-        }
+        Self { job: 600_000, open: 5_000, step: 10_000, chunk: 10_000, plan: 60_000, backoff: 250 }
     }
 }
 
@@ -175,12 +168,7 @@ enum State {
     /// The stages are opening the session.
     Opening { route: Vec<Hop>, deadline: u64 },
     /// A token is awaited.
-    Running {
-        route: Vec<Hop>,
-        seq: u32,
-        pos: u32,
-        deadline: u64,
-    },
+    Running { route: Vec<Hop>, seq: u32, pos: u32, deadline: u64 },
     /// Waiting before the next replanning.
     Backoff { until: u64 },
     /// A route is awaited.
@@ -245,19 +233,16 @@ impl Session {
 
     /// What the job has taken so far.
     pub fn usage(&self) -> Usage {
-        Usage {
-            prompt_tokens: length(&self.spec.prompt),
-            completion_tokens: length(&self.emitted),
-        }
+        Usage { prompt_tokens: length(&self.spec.prompt), completion_tokens: length(&self.emitted) }
     }
 
     /// When [`Input::Tick`] is due at the latest; `None` if nothing is awaited.
     pub fn next_deadline(&self) -> Option<Millis> {
         let own = match self.state {
             State::New | State::Done => return None,
-            State::Opening { deadline, .. }
-            | State::Running { deadline, .. }
-            | State::Planning { deadline } => deadline,
+            State::Opening { deadline, .. } | State::Running { deadline, .. } | State::Planning { deadline } => {
+                deadline
+            }
             State::Backoff { until } => until,
         };
         Some(Millis(own.min(self.job_deadline)))
@@ -309,13 +294,7 @@ impl Session {
     fn refusal(&self) -> Option<JobError> {
         let prompt = length(&self.spec.prompt);
         let known = |id: &u32| *id < self.spec.vocab_size;
-        let error = |code, message: String, param: &str| {
-            Some(JobError {
-                code,
-                message,
-                param: Some(param.into()),
-            })
-        };
+        let error = |code, message: String, param: &str| Some(JobError { code, message, param: Some(param.into()) });
         if prompt == 0 {
             return error(JobErrorCode::InvalidRequest, "the prompt is empty".into(), "prompt");
         }
@@ -344,10 +323,7 @@ impl Session {
             route: route.clone(),
             max_positions: length(&self.spec.prompt).saturating_add(self.limit),
         });
-        self.state = State::Opening {
-            route,
-            deadline: now.saturating_add(self.timing.open),
-        };
+        self.state = State::Opening { route, deadline: now.saturating_add(self.timing.open) };
     }
 
     fn opened(&mut self, attempt: u32, now: u64, out: &mut Vec<Output>) {
@@ -381,13 +357,7 @@ impl Session {
     }
 
     fn token(&mut self, seq: u32, pos: u32, id: u32, now: u64, rng: &mut impl RngCore, out: &mut Vec<Output>) {
-        let State::Running {
-            route,
-            seq: awaited,
-            pos: position,
-            deadline,
-        } = &mut self.state
-        else {
+        let State::Running { route, seq: awaited, pos: position, deadline } = &mut self.state else {
             return;
         };
         if (seq, pos) != (*awaited, *position) {
@@ -404,10 +374,7 @@ impl Session {
             self.finish(FinishReason::Stop, out);
             return;
         }
-        out.push(Output::Emit {
-            index: length(&self.emitted),
-            id,
-        });
+        out.push(Output::Emit { index: length(&self.emitted), id });
         self.emitted.push(id);
         if length(&self.emitted) >= self.limit {
             self.finish(FinishReason::Length, out);
@@ -416,23 +383,10 @@ impl Session {
         *awaited += 1;
         *position += 1;
         *deadline = now.saturating_add(self.timing.step);
-        out.push(Output::Step {
-            attempt: self.attempt,
-            seq: *awaited,
-            pos,
-            tokens: vec![id],
-            sample: true,
-        });
+        out.push(Output::Step { attempt: self.attempt, seq: *awaited, pos, tokens: vec![id], sample: true });
     }
 
-    fn stage_failed(
-        &mut self,
-        node: NodeId,
-        retryable: bool,
-        now: u64,
-        rng: &mut impl RngCore,
-        out: &mut Vec<Output>,
-    ) {
+    fn stage_failed(&mut self, node: NodeId, retryable: bool, now: u64, rng: &mut impl RngCore, out: &mut Vec<Output>) {
         if !matches!(self.state, State::Opening { .. } | State::Running { .. }) {
             return;
         }
@@ -494,27 +448,18 @@ impl Session {
             return;
         }
         let wait = rng.random_range(full / 2..=full);
-        self.state = State::Backoff {
-            until: now.saturating_add(wait),
-        };
+        self.state = State::Backoff { until: now.saturating_add(wait) };
     }
 
     fn replan(&mut self, now: u64, out: &mut Vec<Output>) {
-        out.push(Output::Replan {
-            exclude: self.excluded.clone(),
-            attempt: self.attempt,
-        });
-        self.state = State::Planning {
-            deadline: now.saturating_add(self.timing.plan),
-        };
+        out.push(Output::Replan { exclude: self.excluded.clone(), attempt: self.attempt });
+        self.state = State::Planning { deadline: now.saturating_add(self.timing.plan) };
     }
 
     /// Closes what the present attempt has opened.
     fn close(&self, out: &mut Vec<Output>) {
         if matches!(self.state, State::Opening { .. } | State::Running { .. }) {
-            out.push(Output::Close {
-                attempt: self.attempt,
-            });
+            out.push(Output::Close { attempt: self.attempt });
         }
     }
 
@@ -524,20 +469,13 @@ impl Session {
         }
         self.close(out);
         self.state = State::Done;
-        out.push(Output::Finish {
-            reason,
-            usage: self.usage(),
-        });
+        out.push(Output::Finish { reason, usage: self.usage() });
     }
 
     fn fail(&mut self, code: JobErrorCode, message: &str, out: &mut Vec<Output>) {
         self.close(out);
         self.state = State::Done;
-        out.push(Output::Fail(JobError {
-            code,
-            message: message.into(),
-            param: None,
-        }));
+        out.push(Output::Fail(JobError { code, message: message.into(), param: None }));
     }
 }
 

@@ -21,21 +21,14 @@ pub struct StopStep {
 impl StopMatcher {
     /// A matcher for these strings; empty ones are left out.
     pub fn new(stops: Vec<String>) -> Self {
-        Self {
-            stops: stops.into_iter().filter(|s| !s.is_empty()).collect(),
-            held: String::new(),
-            matched: false,
-        }
+        Self { stops: stops.into_iter().filter(|s| !s.is_empty()).collect(), held: String::new(), matched: false }
     }
 
     /// Takes the next text. The stop string that is completed first counts, of several completed by the same character
     /// the longest; how the text is cut into pieces makes no difference. After a match nothing more comes out.
     pub fn push(&mut self, text: &str) -> StopStep {
         if self.matched {
-            return StopStep {
-                text: String::new(),
-                matched: true,
-            };
+            return StopStep { text: String::new(), matched: true };
         }
         self.held.push_str(text);
         if let Some(start) = self.first_match() {
@@ -45,10 +38,7 @@ impl StopMatcher {
             return StopStep { text, matched: true };
         }
         let tail = self.held.split_off(self.certain());
-        StopStep {
-            text: std::mem::replace(&mut self.held, tail),
-            matched: false,
-        }
+        StopStep { text: std::mem::replace(&mut self.held, tail), matched: false }
     }
 
     /// The end of the stream: what was held back and is no stop string after all.

@@ -46,9 +46,7 @@ pub struct TextTokenizer {
 
 impl std::fmt::Debug for TextTokenizer {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("TextTokenizer")
-            .field("vocab_size", &self.vocab_size())
-            .finish()
+        f.debug_struct("TextTokenizer").field("vocab_size", &self.vocab_size()).finish()
     }
 }
 
@@ -62,10 +60,7 @@ impl TextTokenizer {
         if path.is_dir() {
             path.push("tokenizer.json");
         }
-        let unusable = |reason: String| TokenizerError::Unusable {
-            path: path.clone(),
-            reason,
-        };
+        let unusable = |reason: String| TokenizerError::Unusable { path: path.clone(), reason };
         let length = match std::fs::metadata(&path) {
             Ok(metadata) => metadata.len(),
             Err(e) if e.kind() == std::io::ErrorKind::NotFound => {
@@ -80,12 +75,8 @@ impl TextTokenizer {
         let mut tokenizer = Tokenizer::from_bytes(&bytes).map_err(|e| unusable(e.to_string()))?;
         // Files of embedding and training set-ups carry these; a prompt must never be cut or padded in silence.
         tokenizer.with_padding(None);
-        tokenizer
-            .with_truncation(None)
-            .map_err(|e| unusable(e.to_string()))?;
-        Ok(Self {
-            tokenizer: Arc::new(tokenizer),
-        })
+        tokenizer.with_truncation(None).map_err(|e| unusable(e.to_string()))?;
+        Ok(Self { tokenizer: Arc::new(tokenizer) })
     }
 
     /// The tokens of a text; with the special tokens of the model around it (such as begin-of-text) if `add_special`.
@@ -105,9 +96,7 @@ impl TextTokenizer {
     /// # Errors
     /// [`TokenizerError::Decode`].
     pub fn decode(&self, ids: &[u32]) -> Result<String, TokenizerError> {
-        self.tokenizer
-            .decode(ids, true)
-            .map_err(|e| TokenizerError::Decode(e.to_string()))
+        self.tokenizer.decode(ids, true).map_err(|e| TokenizerError::Decode(e.to_string()))
     }
 
     /// Number of tokens, added ones included.
@@ -127,12 +116,7 @@ impl TextTokenizer {
 
     /// Starts decoding a stream.
     pub fn detokenizer(&self) -> Detokenizer {
-        Detokenizer {
-            tokenizer: self.clone(),
-            window: Vec::new(),
-            settled: 0,
-            settled_text: String::new(),
-        }
+        Detokenizer { tokenizer: self.clone(), window: Vec::new(), settled: 0, settled_text: String::new() }
     }
 }
 

@@ -31,7 +31,7 @@ const INDEX_FILE: &str = "model.safetensors.index.json";
 
 /// Element types that weights may have on disk.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum WeightType {
+pub(crate) enum WeightType {
     F32,
     F16,
     Bf16,
@@ -55,7 +55,7 @@ impl WeightType {
     }
 
     /// Appends little-endian elements to `out` as f32.
-    fn widen(self, bytes: &[u8], out: &mut Vec<f32>) {
+    pub(crate) fn widen(self, bytes: &[u8], out: &mut Vec<f32>) {
         match self {
             Self::F32 => out.extend(bytes.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b))),
             Self::F16 => {
@@ -106,18 +106,14 @@ impl Weights {
     /// Reads the headers of the files of a model directory: model.safetensors.index.json and its shards if there is an
     /// index, model.safetensors otherwise.
     pub(crate) fn open(dir: &Path) -> Result<Self, ModelError> {
-        let mut weights = Self {
-            dir: dir.into(),
-            files: Vec::new(),
-            tensors: BTreeMap::new(),
-        };
+        let mut weights = Self { dir: dir.into(), files: Vec::new(), tensors: BTreeMap::new() };
         let index_path = dir.join(INDEX_FILE);
         match read_text(&index_path, MAX_INDEX_BYTES)? {
             None => weights.add_file(&dir.join(SINGLE_FILE))?,
             Some(text) => {
-                let index: RawIndex = serde_json::from_str(&text)
-                    .map_err(|e| index_error(&index_path, e.to_string()))?;
-                weights.add_shards(&index_path, index)?;
+                let index: RawIndex =
+                    serde_json::from_str(&text).map_err(|e| index_error(&index_path, e.to_string()))?;
+                weights.add_shards(&index_path, &index)?;
             }
         }
         Ok(weights)
@@ -128,7 +124,7 @@ impl Weights {
         &self.files
     }
 
-    fn add_shards(&mut self, index_path: &Path, index: RawIndex) -> Result<(), ModelError> {
+    fn add_shards(&mut self, index_path: &Path, index: &RawIndex) -> Result<(), ModelError> {
         let mut names: Vec<&String> = index.weight_map.values().collect();
         names.sort_unstable();
         names.dedup();
@@ -146,10 +142,7 @@ impl Weights {
             let path = self.dir.join(file);
             let place = self.tensors.get(tensor);
             if place.is_none_or(|place| self.files[place.file] != path) {
-                return Err(ModelError::MissingTensor {
-                    path,
-                    tensor: tensor.clone(),
-                });
+                return Err(ModelError::MissingTensor { path, tensor: tensor.clone() });
             }
         }
         Ok(())
@@ -157,15 +150,9 @@ impl Weights {
 
     /// Reads the header of one file and checks that every tensor lies inside it.
     fn add_file(&mut self, path: &Path) -> Result<(), ModelError> {
-        let corrupt = |reason: String| ModelError::CorruptHeader {
-            path: path.into(),
-            reason,
-        };
+        let corrupt = |reason: String| ModelError::CorruptHeader { path: path.into(), reason };
         let mut file = open(path)?;
-        let io = |source| ModelError::Io {
-            path: path.into(),
-            source,
-        };
+        let io = |source| ModelError::Io { path: path.into(), source };
         let has = file.metadata().map_err(io)?.len();
         if has < 8 {
             return Err(corrupt(format!("the file has {has} bytes, a header takes 8 and more")));
@@ -183,8 +170,7 @@ impl Weights {
         let index = self.files.len();
         self.files.push(path.into());
         for (name, value) in entries.into_iter().filter(|(name, _)| name != "__metadata__") {
-            let raw: RawTensor = serde_json::from_value(value)
-                .map_err(|e| corrupt(format!("tensor {name}: {e}")))?;
+            let raw: RawTensor = serde_json::from_value(value).map_err(|e| corrupt(format!("tensor {name}: {e}")))?;
             let (start, end) = raw.data_offsets;
             let start = start.checked_add(8 + length);
             let end = end.checked_add(8 + length);
@@ -195,20 +181,9 @@ impl Weights {
                 return Err(corrupt(format!("tensor {name} ends before it starts")));
             }
             if end > has {
-                return Err(ModelError::Truncated {
-                    path: path.into(),
-                    tensor: name,
-                    needs: end,
-                    has,
-                });
+                return Err(ModelError::Truncated { path: path.into(), tensor: name, needs: end, has });
             }
-            let place = TensorPlace {
-                file: index,
-                dtype: raw.dtype,
-                shape: raw.shape,
-                start,
-                end,
-            };
+            let place = TensorPlace { file: index, dtype: raw.dtype, shape: raw.shape, start, end };
             self.tensors.insert(name, place);
         }
         Ok(())
@@ -230,10 +205,7 @@ impl Weights {
                 [single] => single.clone(),
                 _ => self.dir.clone(),
             };
-            return Err(ModelError::MissingTensor {
-                path,
-                tensor: name.into(),
-            });
+            return Err(ModelError::MissingTensor { path, tensor: name.into() });
         };
         let path = self.files[place.file].clone();
         if place.shape != shape {
@@ -245,11 +217,7 @@ impl Weights {
             });
         }
         let Some(dtype) = WeightType::parse(&place.dtype) else {
-            return Err(ModelError::WrongDtype {
-                path,
-                tensor: name.into(),
-                found: place.dtype.clone(),
-            });
+            return Err(ModelError::WrongDtype { path, tensor: name.into(), found: place.dtype.clone() });
         };
         let elements: u64 = shape.iter().map(|n| *n as u64).product();
         let bytes = place.end - place.start;
@@ -262,27 +230,41 @@ impl Weights {
         Ok((place, dtype))
     }
 
-    /// Appends the elements of a tensor to `out`, row-major, as f32.
-    pub(crate) fn read(&self, name: &str, shape: &[usize], out: &mut Vec<f32>) -> Result<(), ModelError> {
+    /// The element type of a tensor of this name and shape.
+    pub(crate) fn dtype(&self, name: &str, shape: &[usize]) -> Result<WeightType, ModelError> {
+        self.find(name, shape).map(|(_, dtype)| dtype)
+    }
+
+    /// The elements of a tensor, row-major, as f32.
+    pub(crate) fn read(&self, name: &str, shape: &[usize]) -> Result<Vec<f32>, ModelError> {
+        let mut out = Vec::with_capacity(shape.iter().product());
+        self.read_rows(name, shape, |dtype, bytes| dtype.widen(bytes, &mut out))?;
+        Ok(out)
+    }
+
+    /// Reads a tensor row by row (innermost dimension), as the bytes that the file has.
+    pub(crate) fn read_rows(
+        &self,
+        name: &str,
+        shape: &[usize],
+        mut take: impl FnMut(WeightType, &[u8]),
+    ) -> Result<(), ModelError> {
         let (place, dtype) = self.find(name, shape)?;
         let path = &self.files[place.file];
         let changed = |source: std::io::Error| match source.kind() {
             std::io::ErrorKind::UnexpectedEof => ModelError::Changed { path: path.clone() },
-            _ => ModelError::Io {
-                path: path.clone(),
-                source,
-            },
+            _ => ModelError::Io { path: path.clone(), source },
         };
+        let row = shape.last().copied().unwrap_or(1) * dtype.bytes();
+        let mut left = (place.end - place.start) as usize;
         let mut file = open(path)?;
         file.seek(SeekFrom::Start(place.start)).map_err(changed)?;
-        let mut left = (place.end - place.start) as usize;
-        out.reserve_exact(left / dtype.bytes());
-        let mut piece = vec![0; left.min(PIECE)];
+        let mut piece = vec![0; left.min((PIECE / row).max(1) * row)];
         while left > 0 {
-            let take = left.min(PIECE);
-            file.read_exact(&mut piece[..take]).map_err(changed)?;
-            dtype.widen(&piece[..take], out);
-            left -= take;
+            let bytes = &mut piece[..left.min(PIECE.max(row) / row * row)];
+            file.read_exact(bytes).map_err(changed)?;
+            bytes.chunks_exact(row).for_each(|row| take(dtype, row));
+            left -= bytes.len();
         }
         Ok(())
     }
@@ -294,16 +276,10 @@ fn open(path: &Path) -> Result<File, ModelError> {
             path: path.into(),
             hint: "the weights of the model are not here; download the .safetensors files (other formats are not read)",
         },
-        _ => ModelError::Io {
-            path: path.into(),
-            source,
-        },
+        _ => ModelError::Io { path: path.into(), source },
     })
 }
 
 fn index_error(path: &Path, reason: String) -> ModelError {
-    ModelError::Config {
-        path: path.into(),
-        reason,
-    }
+    ModelError::Config { path: path.into(), reason }
 }

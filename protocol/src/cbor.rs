@@ -60,8 +60,7 @@ pub enum DecodeError {
 pub fn to_vec<T: Serialize>(value: &T) -> Vec<u8> {
     let plain = serde_cbor::to_vec(value).expect("a wire type serialises without failing");
     let mut sorted = Vec::with_capacity(plain.len());
-    let end = sort_maps(&plain, 0, 0, &mut sorted)
-        .expect("a wire type states its lengths and nests within bounds");
+    let end = sort_maps(&plain, 0, 0, &mut sorted).expect("a wire type states its lengths and nests within bounds");
     debug_assert_eq!(end, plain.len(), "one value was written");
     sorted
 }
@@ -70,15 +69,9 @@ pub fn to_vec<T: Serialize>(value: &T) -> Vec<u8> {
 ///
 /// # Errors
 /// More than `max_bytes`, bytes left over, deep nesting, another type, or another encoding of the same value.
-pub fn from_slice<T: Serialize + DeserializeOwned>(
-    bytes: &[u8],
-    max_bytes: usize,
-) -> Result<T, DecodeError> {
+pub fn from_slice<T: Serialize + DeserializeOwned>(bytes: &[u8], max_bytes: usize) -> Result<T, DecodeError> {
     if bytes.len() > max_bytes {
-        return Err(DecodeError::TooLarge {
-            len: bytes.len(),
-            max: max_bytes,
-        });
+        return Err(DecodeError::TooLarge { len: bytes.len(), max: max_bytes });
     }
     // Bounds the depth before a recursive reader sees the bytes.
     let end = skip(bytes, 0, 0)?;
@@ -115,17 +108,9 @@ fn head(bytes: &[u8], at: usize) -> Result<Head, DecodeError> {
     let number = if width == 0 {
         u64::from(info)
     } else {
-        bytes
-            .get(at + 1..content)
-            .ok_or(malformed)?
-            .iter()
-            .fold(0, |number, byte| number << 8 | u64::from(*byte))
+        bytes.get(at + 1..content).ok_or(malformed)?.iter().fold(0, |number, byte| number << 8 | u64::from(*byte))
     };
-    Ok(Head {
-        major,
-        number,
-        content,
-    })
+    Ok(Head { major, number, content })
 }
 
 /// Where a string of `length` bytes that starts at `content` ends.
@@ -158,12 +143,7 @@ fn skip(bytes: &[u8], at: usize, depth: usize) -> Result<usize, DecodeError> {
 }
 
 /// Copies the item at `at` to `out` with the entries of every map in canonical order; returns where the item ends.
-fn sort_maps(
-    bytes: &[u8],
-    at: usize,
-    depth: usize,
-    out: &mut Vec<u8>,
-) -> Result<usize, DecodeError> {
+fn sort_maps(bytes: &[u8], at: usize, depth: usize, out: &mut Vec<u8>) -> Result<usize, DecodeError> {
     let head = head(bytes, at)?;
     match head.major {
         4 if depth < MAX_DEPTH => {
@@ -223,15 +203,7 @@ mod tests {
     }
 
     fn sample() -> Sample {
-        Sample {
-            zebra: 300,
-            a: 1.5,
-            bb: vec![1, 70_000],
-            kind: Kind::Struct {
-                y: true,
-                x: Some("hi".into()),
-            },
-        }
+        Sample { zebra: 300, a: 1.5, bb: vec![1, 70_000], kind: Kind::Struct { y: true, x: Some("hi".into()) } }
     }
 
     #[test]
@@ -277,20 +249,10 @@ mod tests {
     #[test]
     fn depth_and_size_are_bounded() {
         let deep = vec![0x81; 100_000];
-        assert!(matches!(
-            from_slice::<Vec<u64>>(&deep, 1 << 20),
-            Err(DecodeError::Malformed { .. })
-        ));
-        assert!(matches!(
-            from_slice::<u64>(&[0; 3], 2),
-            Err(DecodeError::TooLarge { len: 3, max: 2 })
-        ));
+        assert!(matches!(from_slice::<Vec<u64>>(&deep, 1 << 20), Err(DecodeError::Malformed { .. })));
+        assert!(matches!(from_slice::<u64>(&[0; 3], 2), Err(DecodeError::TooLarge { len: 3, max: 2 })));
         // Lengths that no memory could hold.
-        for hex in [
-            "9bffffffffffffffff",
-            "5bffffffffffffffff",
-            "bbffffffffffffffff",
-        ] {
+        for hex in ["9bffffffffffffffff", "5bffffffffffffffff", "bbffffffffffffffff"] {
             let bytes = hex::decode(hex).unwrap();
             assert!(from_slice::<Vec<u64>>(&bytes, 100).is_err());
         }

@@ -50,10 +50,7 @@ impl ClusterName {
         if name.is_empty() || name.len() > MAX_NAME || !name.bytes().all(allowed) {
             return Err(ParseClusterNameError::Name);
         }
-        Ok(Self {
-            name: name.to_owned(),
-            founder,
-        })
+        Ok(Self { name: name.to_owned(), founder })
     }
 
     /// The part before the `@`.
@@ -99,9 +96,7 @@ impl FromStr for ClusterName {
         match text.split_once('@') {
             None => Self::new(text, None),
             Some((name, founder)) => {
-                let founder = founder
-                    .parse()
-                    .map_err(|_| ParseClusterNameError::Founder)?;
+                let founder = founder.parse().map_err(|_| ParseClusterNameError::Founder)?;
                 Self::new(name, Some(founder))
             }
         }
@@ -116,9 +111,7 @@ impl Serialize for ClusterName {
 
 impl<'de> Deserialize<'de> for ClusterName {
     fn deserialize<D: Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
-        String::deserialize(deserializer)?
-            .parse()
-            .map_err(de::Error::custom)
+        String::deserialize(deserializer)?.parse().map_err(de::Error::custom)
     }
 }
 

@@ -39,11 +39,7 @@ impl Invalid {
     /// # Errors
     /// `field` breaks `rule`.
     pub const fn unless(holds: bool, field: &'static str, rule: &'static str) -> Result<(), Self> {
-        if holds {
-            Ok(())
-        } else {
-            Err(Self::new(field, rule))
-        }
+        if holds { Ok(()) } else { Err(Self::new(field, rule)) }
     }
 }
 
@@ -91,11 +87,7 @@ impl<T: Payload> Signed<T> {
             body: ByteBuf::from(body),
             v: T::VERSION,
         };
-        Self {
-            bytes: cbor::to_vec(&envelope).into(),
-            signer: envelope.by,
-            payload: Arc::new(payload),
-        }
+        Self { bytes: cbor::to_vec(&envelope).into(), signer: envelope.by, payload: Arc::new(payload) }
     }
 
     /// Reads and verifies a signed statement.
@@ -105,25 +97,14 @@ impl<T: Payload> Signed<T> {
     pub fn decode(bytes: &[u8]) -> Result<Self, DecodeError> {
         let envelope: Envelope = cbor::from_slice(bytes, T::MAX_BYTES + ENVELOPE_BYTES)?;
         if envelope.v != T::VERSION {
-            return Err(DecodeError::Version {
-                domain: T::DOMAIN,
-                found: envelope.v,
-                spoken: T::VERSION,
-            });
+            return Err(DecodeError::Version { domain: T::DOMAIN, found: envelope.v, spoken: T::VERSION });
         }
-        if !envelope
-            .by
-            .verify(&preimage::<T>(&envelope.body), &envelope.sig)
-        {
+        if !envelope.by.verify(&preimage::<T>(&envelope.body), &envelope.sig) {
             return Err(DecodeError::Signature);
         }
         let payload: T = cbor::from_slice(&envelope.body, T::MAX_BYTES)?;
         payload.check()?;
-        Ok(Self {
-            bytes: bytes.into(),
-            signer: envelope.by,
-            payload: Arc::new(payload),
-        })
+        Ok(Self { bytes: bytes.into(), signer: envelope.by, payload: Arc::new(payload) })
     }
 }
 
@@ -161,11 +142,7 @@ fn preimage<T: Payload>(body: &[u8]) -> Vec<u8> {
 
 impl<T> Clone for Signed<T> {
     fn clone(&self) -> Self {
-        Self {
-            bytes: Arc::clone(&self.bytes),
-            signer: self.signer,
-            payload: Arc::clone(&self.payload),
-        }
+        Self { bytes: Arc::clone(&self.bytes), signer: self.signer, payload: Arc::clone(&self.payload) }
     }
 }
 
@@ -179,10 +156,7 @@ impl<T> Eq for Signed<T> {}
 
 impl<T: fmt::Debug> fmt::Debug for Signed<T> {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("Signed")
-            .field("signer", &self.signer)
-            .field("payload", &self.payload)
-            .finish_non_exhaustive()
+        f.debug_struct("Signed").field("signer", &self.signer).field("payload", &self.payload).finish_non_exhaustive()
     }
 }
 

@@ -110,10 +110,7 @@ mod tests {
     #[test]
     fn text_round_trips_and_bad_text_is_refused() {
         let hash = Hash::of(b"abc");
-        assert_eq!(
-            hash.to_string(),
-            "6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85"
-        );
+        assert_eq!(hash.to_string(), "6437b3ac38465133ffb63b75273a8db548c558465d79db03fd359c6cd5bd9d85");
         assert_eq!(hash.to_string().parse::<Hash>().unwrap(), hash);
         assert!("64".parse::<Hash>().is_err());
         assert!("zz".repeat(32).parse::<Hash>().is_err());

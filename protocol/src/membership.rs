@@ -171,12 +171,7 @@ impl Member {
         } else {
             self.intervals.iter().map(|i| *i as f64).sum::<f64>() / count
         };
-        let variance = self
-            .intervals
-            .iter()
-            .map(|interval| (*interval as f64 - mean).powi(2))
-            .sum::<f64>()
-            / count;
+        let variance = self.intervals.iter().map(|interval| (*interval as f64 - mean).powi(2)).sum::<f64>() / count;
         let silence = mean + DEVIATIONS * variance.sqrt().max(expected / 5.0);
         Millis(silence as u64).clamp(config.min_suspicion, config.max_suspicion)
     }
@@ -200,8 +195,7 @@ struct Rival {
 impl Rival {
     /// Notes `other`, refused because the life that began at `current` is newer; whether it shows two holders of one key.
     fn note(&mut self, current: u64, other: &Heartbeat) -> bool {
-        let lives_on =
-            other.incarnation != current && other.sent_at_ms > current.max(other.incarnation);
+        let lives_on = other.incarnation != current && other.sent_at_ms > current.max(other.incarnation);
         if !lives_on || order(other) <= self.newest {
             return false;
         }
@@ -292,10 +286,7 @@ impl Membership {
         });
         let mine = match &self.own {
             Some(own) => Standing::of(own.payload(), true, reputation(&self.me)),
-            None => Standing {
-                alive: true,
-                ..Standing::default()
-            },
+            None => Standing { alive: true, ..Standing::default() },
         };
         others.chain([(self.me, mine)]).collect()
     }
@@ -313,10 +304,7 @@ impl Membership {
         let from = heartbeat.signer();
         let said = heartbeat.payload();
         if said.cluster != self.cluster {
-            out.push(Output::Rejected {
-                from,
-                why: RejectReason::Cluster,
-            });
+            out.push(Output::Rejected { from, why: RejectReason::Cluster });
             return;
         }
         if from == self.me {
@@ -325,10 +313,7 @@ impl Membership {
         }
         if let Some(member) = self.members.get_mut(&from) {
             if order(said) <= member.order() {
-                out.push(Output::Rejected {
-                    from,
-                    why: RejectReason::Stale,
-                });
+                out.push(Output::Rejected { from, why: RejectReason::Stale });
                 let current = member.heartbeat.payload().incarnation;
                 if member.rival.note(current, said) {
                     out.push(Output::DuplicateIdentity(from));
@@ -355,23 +340,14 @@ impl Membership {
 
     /// A heartbeat with this node's own signature: its echo, or another holder of the key.
     fn receive_own(&mut self, said: &Heartbeat, out: &mut Vec<Output>) {
-        out.push(Output::Rejected {
-            from: self.me,
-            why: RejectReason::Own,
-        });
+        out.push(Output::Rejected { from: self.me, why: RejectReason::Own });
         let Some(own) = &self.own else { return };
         if self.own_rival.note(own.payload().incarnation, said) {
             out.push(Output::DuplicateIdentity(self.me));
         }
     }
 
-    fn admit(
-        &mut self,
-        from: NodeId,
-        heartbeat: Signed<Heartbeat>,
-        now: Millis,
-        out: &mut Vec<Output>,
-    ) {
+    fn admit(&mut self, from: NodeId, heartbeat: Signed<Heartbeat>, now: Millis, out: &mut Vec<Output>) {
         let old = self.departed.get(&from);
         let why = if old.is_some_and(|(newest, _)| order(heartbeat.payload()) <= *newest) {
             Some(RejectReason::Stale)

@@ -41,10 +41,10 @@ Ask it: `Tell me a story about a fox and a lantern`.
 | Tokenizer | byte-level BPE, 1024 tokens, trained on the same corpus |
 | Context | 1024 positions; trained on up to {longest} |
 | Data | a seeded grammar of stories and chats in `training/src/corpus`; no text from elsewhere. A few pairs of character and thing are held out |
-| Recipe | AdamW (betas {beta1}, {beta2}; weight decay {decay}), rate {peak} with {warmup} steps of warm-up and cosine decay to {floor}, gradient norm at most {clip}; {steps} steps of {batch} rows of {length} positions, every {long}th step half as many rows of twice the length; {tokens:.1} million positions in all. Only the answers count in the loss |
+| Recipe | AdamW (betas {beta1}, {beta2}; weight decay {decay}), rate {peak} with {warmup} steps of warm-up and cosine decay to {floor}; gradient norm at most {clip}; {steps} steps of {batch} rows of {length} positions, every {long}th step half as many rows of twice the length; {tokens:.1} million positions in all. Only the answers count in the loss |
 | Seed | {seed} |
 | Loss (nats per token) | training {train:.4}, held-out pairs {held_out:.4} |
-| Time | {minutes:.0} minutes on two CPU cores shared with other work |
+| Time | {minutes:.0} minutes of training on a CPU, {threads} threads |
 | Licence | Apache-2.0 |
 
 To make it again:
@@ -72,6 +72,7 @@ The same command gives the same weights on the same kind of processor; between k
         long = recipe.long_every,
         tokens = positions as f64 / 1e6,
         seed = options.seed,
+        threads = recipe.threads,
         train = report.train_loss,
         held_out = report.held_out_loss,
         minutes = report.seconds / 60.0,

@@ -5,14 +5,14 @@ use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
 
-/// Learning rate over a run: linear warm-up to `peak`, then half a cosine down to `floor`.
+/// Learning rate over a run: a linear warm-up to `peak`, then half a cosine down to `floor`.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Schedule {
     /// Highest rate.
     pub peak: f64,
     /// Rate at the last step.
     pub floor: f64,
-    /// Steps of warm-up.
+    /// Steps of the warm-up.
     pub warmup: u64,
     /// Steps in all.
     pub total: u64,
@@ -126,13 +126,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn the_rate_rises_then_falls_to_the_floor() {
+    fn the_rate_rises_and_falls_to_the_floor() {
         let schedule = Schedule { peak: 1.0, floor: 0.1, warmup: 10, total: 110 };
         assert!((schedule.rate(0) - 0.1).abs() < 1e-9);
         assert!((schedule.rate(9) - 1.0).abs() < 1e-9);
         assert!((schedule.rate(109) - 0.1).abs() < 1e-9);
-        assert!((schedule.rate(500) - 0.1).abs() < 1e-9);
         assert!((10..109).all(|s| schedule.rate(s + 1) < schedule.rate(s)));
+        assert!((schedule.rate(500) - 0.1).abs() < 1e-9);
     }
 
     #[test]

@@ -13,7 +13,7 @@ pub struct History {
     pub held_out: Vec<(u64, f32)>,
 }
 
-/// How a model is trained. All of it but `threads` and the checkpoint settings decides the result.
+/// How a model is trained. Every setting decides the result, `threads` by rounding alone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Recipe {
     /// Names corpus and initial weights.

@@ -35,7 +35,8 @@ pub struct TinyOptions {
     pub steps: u64,
     /// Rows of 256 positions per step.
     pub batch: usize,
-    /// Threads that share the rows.
+    /// Threads that share the rows. Products are small: with `RAYON_NUM_THREADS=1` they stay within these threads, which
+    /// is fastest.
     pub threads: usize,
 }
 
@@ -49,7 +50,7 @@ impl TinyOptions {
             checkpoint_every: 100,
             resume: false,
             seed: 1,
-            steps: 1100,
+            steps: 800,
             batch: 8,
             threads: 2,
         }
@@ -74,7 +75,12 @@ impl TinyOptions {
             batch: self.batch,
             length: 256,
             long_every: 5,
-            schedule: Schedule { peak, floor: peak / 20.0, warmup: (self.steps / 20).clamp(1, 60), total: self.steps },
+            schedule: Schedule {
+                peak,
+                floor: peak / 20.0,
+                warmup: (self.steps / 20).clamp(1, 60),
+                total: self.steps,
+            },
             adam: AdamWSettings::default(),
             clip: 1.0,
             held_out_rows: 24,

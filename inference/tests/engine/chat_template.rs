@@ -5,10 +5,7 @@ use consortium_protocol::wire::job::ChatMessage;
 use serde_json::{Value, json};
 
 fn message(role: &str, content: &str) -> ChatMessage {
-    ChatMessage {
-        role: role.into(),
-        content: content.into(),
-    }
+    ChatMessage { role: role.into(), content: content.into() }
 }
 
 fn with(template: &Value) -> Result<Option<ChatTemplate>, ChatTemplateError> {
@@ -26,14 +23,19 @@ fn render(template: &str, messages: &[ChatMessage], prompt: bool) -> Result<Stri
 const LLAMA2: &str = "{% if messages[0]['role'] == 'system' %}{% set loop_messages = messages[1:] %}{% set system_message = messages[0]['content'] %}{% else %}{% set loop_messages = messages %}{% set system_message = false %}{% endif %}{% for message in loop_messages %}{% if (message['role'] == 'user') != (loop.index0 % 2 == 0) %}{{ raise_exception('Conversation roles must alternate user/assistant/user/assistant/...') }}{% endif %}{% if loop.index0 == 0 and system_message != false %}{% set content = '<<SYS>>\\n' + system_message + '\\n<</SYS>>\\n\\n' + message['content'] %}{% else %}{% set content = message['content'] %}{% endif %}{% if message['role'] == 'user' %}{{ bos_token + '[INST] ' + content.strip() + ' [/INST]' }}{% elif message['role'] == 'assistant' %}{{ ' '  + content.strip() + ' ' + eos_token }}{% endif %}{% endfor %}";
 
 /// The template of ChatML models.
-const CHATML: &str = "{% for message in messages %}\n    {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}\n{% endfor %}\n{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
+const CHATML: &str = "{% for message in messages %}\n    {{- '<|im_start|>' + message.role + '\\n' + message.content + '<|im_end|>\\n' }}\n{%- endfor %}\n{% if add_generation_prompt %}{{ '<|im_start|>assistant\\n' }}{% endif %}";
 
 #[test]
 fn published_templates() {
-    let messages = [message("system", "Be brief."), message("user", " Hi "), message("assistant", "Hello"), message("user", "Bye")];
+    let messages = [
+        message("system", "Be brief."),
+        message("user", " Hi "),
+        message("assistant", "Hello"),
+        message("user", "Bye"),
+    ];
     assert_eq!(
         render(LLAMA2, &messages, true).unwrap(),
-        "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\nHi [/INST] Hello </s><s>[INST] Bye [/INST]"
+        "<s>[INST] <<SYS>>\nBe brief.\n<</SYS>>\n\n Hi [/INST] Hello </s><s>[INST] Bye [/INST]"
     );
     assert_eq!(
         render(CHATML, &messages[..2], true).unwrap(),
@@ -56,7 +58,10 @@ fn the_environment_is_that_of_transformers() {
     let messages = [message("user", "a<b> \"é\"\nü")];
     for (template, expected) in [
         ("{{ messages | tojson }}", r#"[{"role": "user", "content": "a<b> \"é\"\nü"}]"#),
-        ("{{ {'a': [1, 2.5, none, true]} | tojson(indent=2) }}", "{\n  \"a\": [\n    1,\n    2.5,\n    null,\n    true\n  ]\n}"),
+        (
+            "{{ {'a': [1, 2.5, none, true]} | tojson(indent=2) }}",
+            "{\n  \"a\": [\n    1,\n    2.5,\n    null,\n    true\n  ]\n}",
+        ),
         ("{%- for m in messages %}\n  {%- if loop.first %}{{ m.role.upper() }}{% endif %}\n{%- endfor %}", "USER"),
         ("{% if tools is none %}no{% endif %}", "no"),
         ("{% if unknown is defined %}x{% else %}y{% endif %}", "y"),

@@ -140,7 +140,8 @@ fn unusable_requests_are_refused() {
     assert!(matches!(all_logits(&dir, &vec![0; 641], &[]), Err(LocalError::ContextLength { .. })));
     assert!(matches!(all_logits(&dir, &[97], &[]), Err(LocalError::Compute(_))));
     for cut in [vec![(0, 3)], vec![(0, 3), (5, 7)], vec![(0, 8)], vec![(4, 7), (0, 3)], vec![(0, 3), (3, 7)]] {
-        let ranges: Vec<LayerRange> = cut.iter().map(|(first, last)| LayerRange { first: *first, last: *last }).collect();
+        let ranges: Vec<LayerRange> =
+            cut.iter().map(|(first, last)| LayerRange { first: *first, last: *last }).collect();
         let refused = all_logits(&dir, &[1], &ranges);
         assert!(matches!(refused, Err(LocalError::Splits { .. })), "{cut:?}");
     }

@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod chat_template;
+mod committed_model;
 mod llama;
 mod model_dir;
 mod placement;

@@ -31,11 +31,8 @@ fn rewrite(model: &ModelOnDisk, name: &str, with: Option<(Dtype, Vec<usize>)>) {
     let bytes = fs::read(&path).unwrap();
     let tensors = safetensors::SafeTensors::deserialize(&bytes).unwrap();
     let zeros = vec![0; 1 << 20];
-    let mut views: Vec<(String, TensorView<'_>)> = tensors
-        .iter()
-        .filter(|(tensor, _)| *tensor != name)
-        .map(|(tensor, view)| (tensor.to_owned(), view))
-        .collect();
+    let mut views: Vec<(String, TensorView<'_>)> =
+        tensors.iter().filter(|(tensor, _)| *tensor != name).map(|(tensor, view)| (tensor.to_owned(), view)).collect();
     if let Some((dtype, shape)) = with {
         let bytes = shape.iter().product::<usize>() * dtype.bitsize() / 8;
         views.push((name.to_owned(), TensorView::new(dtype, shape, &zeros[..bytes]).unwrap()));
@@ -166,7 +163,8 @@ fn corrupt_headers() {
     huge[..8].copy_from_slice(&u64::MAX.to_le_bytes());
     let mut garbled = bytes.clone();
     garbled[8..40].fill(b'x');
-    let mut offsets = br#"{"model.norm.weight":{"dtype":"F32","shape":[1],"data_offsets":[18446744073709551615,3]}}"#.to_vec();
+    let mut offsets =
+        br#"{"model.norm.weight":{"dtype":"F32","shape":[1],"data_offsets":[18446744073709551615,3]}}"#.to_vec();
     offsets.splice(0..0, (offsets.len() as u64).to_le_bytes());
     let mut wrong_size = bytes.clone();
     let at = wrong_size.windows(7).position(|w| w == b"[97,48]").unwrap();
@@ -209,7 +207,8 @@ fn files_that_change_while_in_use() {
     let path = model.file("model.safetensors");
     let bytes = fs::read(&path).unwrap();
     fs::write(&path, &bytes[..bytes.len() / 2]).unwrap();
-    let error = consortium_inference::llama::Shard::load(&dir, dir.all_layers(), &candle_core::Device::Cpu).unwrap_err();
+    let error =
+        consortium_inference::llama::Shard::load(&dir, dir.all_layers(), &candle_core::Device::Cpu).unwrap_err();
     assert!(matches!(error, ModelError::Changed { .. }), "{error:?}");
 }
 

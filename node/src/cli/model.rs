@@ -11,9 +11,6 @@ use indicatif::{ProgressBar, ProgressStyle};
 
 use crate::library;
 
-/// Weights are held in f32, a tied embedding once.
-const BYTES_PER_WEIGHT: u64 = 4;
-
 /// Lists, imports, shows and probes models.
 #[derive(Subcommand, Debug)]
 pub enum ModelCommand {
@@ -142,7 +139,7 @@ fn describe(model: &ModelDir) -> Result<serde_json::Value> {
         "context": reference.context,
         "hidden": config.hidden_size,
         "vocabulary": config.vocab_size,
-        "parameters": weights / BYTES_PER_WEIGHT,
+        "parameters": config.parameters(),
         "memory": format!("{:.1} MiB of weights when all layers are loaded", weights as f64 / 1048576.0),
     }))
 }

@@ -151,7 +151,7 @@ async fn tokens_come_home_as_an_unsplit_run_draws_them() {
     let dir = consortium_inference::model_dir::ModelDir::open(dir).unwrap();
     let sampling = Sampling { temperature: 0.0, ..Sampling::default() };
     let prompt = [5, 6, 7];
-    let expected = consortium_inference::generate::generate(&dir, &prompt, sampling, 12, &[dir.all_layers()]).unwrap();
+    let expected = consortium_inference::generate::generate(&dir, &prompt, &sampling, 12, &[dir.all_layers()]).unwrap();
     let got = pair.tokens(1, &prompt, u32::try_from(expected.len()).unwrap()).await;
     assert_eq!(got, expected);
 }

@@ -4,8 +4,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet};
 
 use super::{
-    Certificate, Election, ElectionMessage, MAX_KNOWN_LEAP, MAX_OWN_LEAP, MAX_TERM, Output,
-    Standing, view_digest,
+    CEILING_FLOOR_MS, CEILING_MS, CEILING_SLACK, Certificate, Election, ElectionMessage, MAX_TERM, Output, Standing,
+    view_digest,
 };
 use crate::identity::NodeId;
 use crate::time::Millis;
@@ -21,52 +21,52 @@ impl Election {
         mine.willing &= !self.stepping_down;
         self.digest = view_digest(view.keys());
         self.view = view;
-        let Self {
-            view,
-            claims,
-            stranded,
-            asked,
-            passed_over,
-            ..
-        } = self;
+        let Self { view, claims, stranded, asked, passed_over, .. } = self;
         claims.retain(|master, _| view.contains_key(master));
         stranded.retain(|id, _| view.contains_key(id));
         asked.retain(|id, _| view.contains_key(id));
         passed_over.retain(|id, _| view.contains_key(id));
-        let held = [self.saved.obeyed.clone(), self.saved.known.clone()];
+        let held = [self.saved.obeyed.clone(), self.saved.basis.clone()];
         for certificate in held.iter().flatten() {
             self.claim(certificate);
         }
     }
 
-    /// The certificate of the highest term known.
-    pub(super) fn known(&self) -> Option<&Certificate> {
-        self.saved.known.as_ref().or(self.saved.obeyed.as_ref())
+    /// The highest term that a certificate without a majority's support may have: it rises with this node's wall time.
+    pub(super) fn ceiling(&self) -> u64 {
+        let wall_ms = self.view.get(&self.me).map_or(0, |mine| mine.wall_ms);
+        wall_ms.max(CEILING_FLOOR_MS) / CEILING_MS
     }
 
-    pub(super) fn known_term(&self) -> u64 {
-        self.known().map_or(0, Certificate::term)
+    /// The certificate above which this node stands: that of the highest term it knows.
+    pub(super) fn basis(&self) -> Option<&Certificate> {
+        let limit = self.ceiling() + CEILING_SLACK;
+        let others = self.claims.values().chain(&self.seen).filter(|certificate| certificate.term() <= limit);
+        // What binds this node stands above any limit.
+        let own = self.saved.obeyed.iter().chain(&self.saved.basis);
+        own.chain(others).max_by_key(|certificate| certificate.term())
+    }
+
+    pub(super) fn basis_term(&self) -> u64 {
+        self.basis().map_or(0, Certificate::term)
     }
 
     /// Takes note of a certificate, whether or not it is to be obeyed.
-    pub(super) fn learn(&mut self, certificate: &Certificate, out: &mut Vec<Output>) {
+    pub(super) fn learn(&mut self, certificate: &Certificate) {
         let term = certificate.term();
         if certificate.verify(self.cluster).is_err() || term > MAX_TERM {
             return;
         }
         self.claim(certificate);
-        if term > self.known_term() && term <= self.term().saturating_add(MAX_KNOWN_LEAP) {
-            self.saved.known = Some(certificate.clone());
-            out.push(Output::Persist(self.saved.clone()));
+        let seen = self.seen.as_ref().map_or(0, Certificate::term);
+        if term > seen && term <= self.ceiling() + CEILING_SLACK {
+            self.seen = Some(certificate.clone());
         }
     }
 
     fn claim(&mut self, certificate: &Certificate) {
         let master = certificate.master();
-        let newer = self
-            .claims
-            .get(&master)
-            .is_none_or(|held| held.term() < certificate.term());
+        let newer = self.claims.get(&master).is_none_or(|held| held.term() < certificate.term());
         if newer && self.view.contains_key(&master) {
             self.claims.insert(master, certificate.clone());
         }
@@ -77,9 +77,7 @@ impl Election {
         let best = self
             .claims
             .values()
-            .filter(|certificate| {
-                certificate.term() > self.term() && self.is_supported(certificate)
-            })
+            .filter(|certificate| certificate.term() > self.term() && self.is_supported(certificate))
             .max_by_key(|certificate| certificate.term())
             .cloned();
         if let Some(certificate) = best {
@@ -98,13 +96,13 @@ impl Election {
                 if **id == self.me {
                     return false;
                 }
-                let elsewhere = standing.master.is_some_and(|other| other != master);
-                let obeys = standing.alive && standing.master == Some(master);
-                obeys || voters.contains(*id) && !(elsewhere && standing.term >= term)
+                let elsewhere = standing.master != Some(master);
+                // Obeying this master in an earlier term is no support for whatever it certifies itself since.
+                if standing.term >= term { !elsewhere && standing.alive } else { voters.contains(*id) }
             })
             .count();
         let members = self.view.len();
-        let may_count_itself = term <= self.term().saturating_add(MAX_OWN_LEAP);
+        let may_count_itself = term <= self.ceiling() + CEILING_SLACK || voters.contains(&self.me);
         2 * supporters > members || 2 * (supporters + 1) > members && may_count_itself
     }
 
@@ -112,14 +110,13 @@ impl Election {
         let term = certificate.term();
         debug_assert!(term > self.term(), "terms go up");
         self.claim(&certificate);
-        if self.known_term() <= term {
-            self.saved.known = None;
+        if self.saved.basis.as_ref().is_some_and(|basis| basis.term() <= term) {
+            self.saved.basis = None;
         }
-        if self
-            .attempt
-            .as_ref()
-            .is_some_and(|attempt| attempt.term <= term)
-        {
+        if self.seen.as_ref().is_some_and(|seen| seen.term() <= term) {
+            self.seen = None;
+        }
+        if self.attempt.as_ref().is_some_and(|attempt| attempt.term <= term) {
             self.attempt = None;
         }
         self.saved.obeyed = Some(certificate);
@@ -128,11 +125,9 @@ impl Election {
 
     /// Tells the owner whom to serve, when that changes.
     pub(super) fn announce(&mut self, out: &mut Vec<Output>) {
-        let present = self.current().filter(|certificate| {
-            self.view
-                .get(&certificate.master())
-                .is_some_and(|standing| standing.alive)
-        });
+        let present = self
+            .current()
+            .filter(|certificate| self.view.get(&certificate.master()).is_some_and(|standing| standing.alive));
         let now = present.map(|certificate| (certificate.term(), certificate.master()));
         if now == self.announced {
             return;
@@ -149,21 +144,17 @@ impl Election {
         if *id == self.me {
             return (self.term(), self.master());
         }
-        self.view
-            .get(id)
-            .map_or((0, None), |standing| (standing.term, standing.master))
+        self.view.get(id).map_or((0, None), |standing| (standing.term, standing.master))
     }
 
     /// How many live members obey `master`.
     fn support(&self, master: NodeId) -> usize {
-        self.view
-            .iter()
-            .filter(|(id, standing)| standing.alive && self.obeyed_by(id).1 == Some(master))
-            .count()
+        self.view.iter().filter(|(id, standing)| standing.alive && self.obeyed_by(id).1 == Some(master)).count()
     }
 
     /// The claim that goes before all others, if there is one.
     pub(super) fn leader(&self) -> Option<NodeId> {
+        let limit = self.ceiling() + CEILING_SLACK;
         self.view
             .iter()
             .filter(|(_, standing)| standing.alive && standing.willing)
@@ -173,7 +164,7 @@ impl Election {
                 let (term, obeyed) = self.obeyed_by(id);
                 // A master just voted in may not have sent a heartbeat since.
                 let just_made = self.master() == Some(*id) && term < self.term();
-                let reachable = claim.term() <= self.term().saturating_add(MAX_KNOWN_LEAP);
+                let reachable = claim.term() <= self.term().max(limit);
                 ((obeyed == Some(*id) || just_made) && reachable)
                     .then(|| (self.support(*id), claim.term(), Reverse(*id)))
             })
@@ -185,9 +176,7 @@ impl Election {
     pub(super) fn judge_leader(&mut self, now: Millis) {
         self.passed_over.retain(|_, until| now < *until);
         let live = self.view.values().filter(|standing| standing.alive).count();
-        let lame = self
-            .leader()
-            .filter(|leader| *leader != self.me && 2 * self.support(*leader) <= live);
+        let lame = self.leader().filter(|leader| *leader != self.me && 2 * self.support(*leader) <= live);
         self.lame = lame.map(|leader| match self.lame {
             Some((before, since)) if before == leader => (leader, since),
             _ => (leader, now),
@@ -209,19 +198,12 @@ impl Election {
             .filter(|(id, standing)| **id != self.me && standing.alive)
             .filter(|(_, standing)| self.lacks(standing))
             .map(|(id, _)| *id)
-            .filter(|id| {
-                self.asked
-                    .get(id)
-                    .is_none_or(|last| now.since(*last) >= gap)
-            })
+            .filter(|id| self.asked.get(id).is_none_or(|last| now.since(*last) >= gap))
             .take(ASKS_PER_TICK)
             .collect();
         for id in wanted {
             self.asked.insert(id, now);
-            out.push(Output::Send {
-                to: id,
-                message: ElectionMessage::Ask,
-            });
+            out.push(Output::Send { to: id, message: ElectionMessage::Ask });
         }
     }
 
@@ -233,7 +215,7 @@ impl Election {
             let held = self.claims.get(&master).map_or(0, Certificate::term);
             held < standing.term
         } else {
-            self.known_term() < standing.term
+            self.basis_term() < standing.term
         }
     }
 }

@@ -10,19 +10,21 @@
 //! *Certificates.* Votes by different members for the same cluster, term, round and candidate; the voters are a strict majority of the
 //! view of each of them; the candidate is among them. Nothing else makes a master. A certificate does not expire.
 //!
-//! *Terms.* A node votes only for the term that is one above the highest it knows. Who is behind is given the newer certificate first;
-//! who claims an old term is answered with the newer certificate. A certificate that the node need not obey raises what it *knows* by
-//! at most [`MAX_KNOWN_LEAP`] above what it obeys: a liar can burn numbers, never all of them, and never gains by them.
+//! *Terms.* A candidate stands for the term that is one above the highest certified term it knows, and shows that certificate to
+//! voters that lack it: no vote without it. Who claims an old term is answered with the newer certificate. What certificates a liar makes
+//! with its own keys binds nobody but those that choose to stand above them. And their numbers are bounded by the **ceiling**, which rises
+//! with wall time, sixteen a second ([`CEILING_MS`]): a liar can use up the numbers below it, and there are always more than honest
+//! elections need. Numbers give no power; a huge one gives nothing at all.
 //!
-//! *Votes.* A node votes once in each round of a term, and its rounds go up; the vote is durable before it leaves. Votes that were split
-//! heal in the next round. (So a term can have two certificates if one arrives very late; the rule of obedience keeps that harmless, and
-//! the two claims are settled as after a partition.)
+//! *Votes.* A node votes once in each round of a term; its terms, and its rounds within one term, go up; the vote is durable before it
+//! leaves. Votes that were split heal in the next round. (So a term can have two certificates if one arrives very late; the rule of
+//! obedience keeps that harmless, and the two claims are settled as after a partition.)
 //!
 //! *Obedience.* A node obeys a certificate only if its term is higher than any it has obeyed: so it never obeys two masters of one term,
 //! and its term never goes down. And only if a strict majority of *its own* view supports it: by having voted for it, or by saying in
-//! signed heartbeats that they obey that master; who says it obeys another by now does not count. The node may count itself to make up
-//! the majority, but then the term may lie at most [`MAX_OWN_LEAP`] above its own. So a certificate made by one key and its puppets moves
-//! nobody in a cluster of eight, and a newcomer joins at once.
+//! signed heartbeats that they obey that master, in that term or a later one; who says it obeys another by now does not count. The node may count itself to make up
+//! the majority, but then the term may not lie above the ceiling unless it voted for it. So a certificate made by one key and its puppets
+//! moves nobody in a cluster of eight, and a newcomer joins at once.
 //!
 //! *Who leads.* Among the claims, the one that most live members of the view obey, then the higher term, then the smaller id. Ranks are not
 //! used here: they are opinions, and this must come out the same everywhere. As long as there is a claim, nobody but its leader stands,
@@ -33,8 +35,8 @@
 //! ones had their time. A node that has just started waits for a while to hear others.
 //!
 //! *Renewal.* The leader stands again, for a higher term, if a live member keeps obeying someone else although heartbeats have had
-//! time to settle: after two masters of one term, or when a loner with a higher term joins. The certificate of the stranded member raises
-//! what the others know, so that the new term lies above all. It changes the number, not the master. A member that is stranded again and
+//! time to settle: after two masters of one term, or when a loner with a higher term joins. The certificate of the stranded member is
+//! what the leader stands above, so the new term lies above all. It changes the number, not the master. A member that is stranded again and
 //! again, as a liar can be at will, is waited for twice as long each time after a few. A leader that no majority obeys and that does not
 //! renew either is passed over for a while: long enough for the next to renew, short enough that two who pass over each other do not stay apart.
 //!
@@ -46,6 +48,7 @@
 //! stand, as any member may. It cannot make certificates of others' votes, nor have its own obeyed by a cluster it is a minority of.
 //! It can make the leader renew a few times. In a cluster of two, nobody outvotes it.
 
+mod candidacy;
 mod claims;
 mod rank;
 mod voting;
@@ -61,16 +64,18 @@ use crate::hash::Hash;
 use crate::identity::{NodeId, RootKey};
 use crate::time::Millis;
 pub use crate::wire::election::{
-    Ballot, Certificate, CertificateError, ElectionMessage, Refused, RefusedReason, Vote,
-    VoteRequest, view_digest,
+    Ballot, Candidacy, Certificate, CertificateError, ElectionMessage, Refused, RefusedReason, Vote, VoteRequest,
+    view_digest,
 };
+use candidacy::Attempt;
 pub use rank::Standing;
-use voting::Attempt;
 
-/// How far above the term it obeys a node lets certificates that it does not obey raise what it knows.
-pub const MAX_KNOWN_LEAP: u64 = 1 << 40;
-/// How far above its own the term of a certificate may lie whose support is a majority only with the node itself.
-pub const MAX_OWN_LEAP: u64 = 1 << 10;
+/// The ceiling of terms that lack a majority's support is wall time (since 1970) in units of this many milliseconds.
+pub const CEILING_MS: u64 = 64;
+/// How far above its ceiling a candidate reaches, in terms, and a voter twice as far: four seconds for clocks that disagree.
+pub const CEILING_SLACK: u64 = 64;
+/// The ceiling does not lie below that of this wall time (the year 2025), whatever the node's clock says.
+const CEILING_FLOOR_MS: u64 = 1_735_689_600_000;
 /// How far one request or refusal raises the highest round a node has heard of.
 pub const MAX_ROUND_LEAP: u64 = 1 << 32;
 /// Terms above this are refused by everyone: there is always a next term.
@@ -126,8 +131,8 @@ impl Default for ElectionConfig {
 pub struct Persisted {
     /// The certificate obeyed.
     pub obeyed: Option<Certificate>,
-    /// The certificate of the highest term known, if that is not the one obeyed.
-    pub known: Option<Certificate>,
+    /// The certificate that entitled to the term last voted in, if that is not the one obeyed.
+    pub basis: Option<Certificate>,
     /// The last vote.
     pub voted: Option<Ballot>,
 }
@@ -187,6 +192,8 @@ pub struct Election {
     digest: Hash,
     /// The newest certificate of each master in the view.
     claims: BTreeMap<NodeId, Certificate>,
+    /// The certificate of the highest term seen below the ceiling.
+    seen: Option<Certificate>,
     vacancy: Option<Vacancy>,
     /// No standing before this.
     not_before: Millis,
@@ -236,10 +243,8 @@ impl Election {
         let ours = |certificate: &Certificate| certificate.verify(cluster).is_ok();
         let saved = Persisted {
             obeyed: persisted.obeyed.filter(ours),
-            known: persisted.known.filter(ours),
-            voted: persisted
-                .voted
-                .filter(|ballot| ballot.vote.payload().cluster == cluster),
+            basis: persisted.basis.filter(ours),
+            voted: persisted.voted.filter(|ballot| ballot.vote.payload().cluster == cluster),
         };
         let mut election = Self {
             key,
@@ -252,6 +257,7 @@ impl Election {
             view: BTreeMap::new(),
             digest: Hash::of(&[]),
             claims: BTreeMap::new(),
+            seen: None,
             vacancy: None,
             not_before: now,
             attempt: None,
@@ -284,8 +290,7 @@ impl Election {
 
     /// Whether orders of `node` in `term` are to be carried out: fencing.
     pub fn obeys(&self, node: NodeId, term: u64) -> bool {
-        self.current()
-            .is_some_and(|certificate| certificate.master() == node && certificate.term() == term)
+        self.current().is_some_and(|certificate| certificate.master() == node && certificate.term() == term)
     }
 
     /// What a restart would begin from.
@@ -299,7 +304,7 @@ impl Election {
         let tick = matches!(input, Input::Tick);
         match input {
             Input::Message { from, message } => self.receive(from, message, now, &mut out),
-            Input::Certificate(certificate) => self.learn(&certificate, &mut out),
+            Input::Certificate(certificate) => self.learn(&certificate),
             Input::View(view) => self.set_view(view),
             Input::Tick => {}
             Input::StepDown => {
@@ -315,4 +320,29 @@ impl Election {
         }
         out
     }
+
+    fn receive(&mut self, from: NodeId, message: ElectionMessage, now: Millis, out: &mut Vec<Output>) {
+        match message {
+            ElectionMessage::Request(candidacy) => self.consider(from, &candidacy, now, out),
+            ElectionMessage::Vote(ballot) => self.count(from, ballot, now, out),
+            ElectionMessage::Refused(refused) => self.refused(from, refused, out),
+            ElectionMessage::Certificate(certificate) => {
+                self.learn(&certificate);
+                if certificate.term() < self.term() {
+                    self.send_obeyed(from, out);
+                }
+            }
+            ElectionMessage::Ask => self.send_obeyed(from, out),
+        }
+    }
+
+    fn send_obeyed(&self, to: NodeId, out: &mut Vec<Output>) {
+        if let Some(certificate) = self.current() {
+            out.push(send(to, ElectionMessage::Certificate(certificate.clone())));
+        }
+    }
+}
+
+fn send(to: NodeId, message: ElectionMessage) -> Output {
+    Output::Send { to, message }
 }

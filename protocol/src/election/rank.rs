@@ -22,6 +22,8 @@ pub struct Standing {
     pub term: u64,
     /// The master it obeys.
     pub master: Option<NodeId>,
+    /// Wall time of its last heartbeat, in milliseconds since 1970. Of this node's own alone use is made.
+    pub wall_ms: u64,
 }
 
 impl Standing {
@@ -35,17 +37,13 @@ impl Standing {
             capacity: heartbeat.memory_bytes,
             term: heartbeat.term,
             master: heartbeat.master,
+            wall_ms: heartbeat.sent_at_ms,
         }
     }
 
     /// Orders the willing, best first. Uptime counts by powers of two of minutes, so that nodes started together are equals.
     pub(super) fn rank(&self, id: NodeId) -> impl Ord + use<> {
         let minutes = self.uptime_s / 60;
-        (
-            Reverse(self.reputation),
-            Reverse(u64::BITS - minutes.leading_zeros()),
-            Reverse(self.capacity),
-            id,
-        )
+        (Reverse(self.reputation), Reverse(u64::BITS - minutes.leading_zeros()), Reverse(self.capacity), id)
     }
 }

@@ -1,6 +1,6 @@
 //! Votes, and the certificates they make.
 //!
-//! The rules of the machine that uses them are in `crate::election`.
+//! The rules of the machine that uses them are in [`crate::election`].
 
 use std::collections::{BTreeMap, BTreeSet};
 
@@ -36,6 +36,16 @@ impl Payload for VoteRequest {
         Invalid::unless(self.term > 0, "term", "terms start at 1")?;
         Invalid::unless(self.round > 0, "round", "rounds start at 1")
     }
+}
+
+/// A request with what entitles to its term.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Candidacy {
+    /// The request.
+    pub request: Signed<VoteRequest>,
+    /// The certificate of the term before, unless the voter is thought to have it.
+    pub basis: Option<Certificate>,
 }
 
 /// The vote of a member (the signer).
@@ -92,33 +102,17 @@ impl Ballot {
     pub fn check(&self) -> Result<(), Invalid> {
         check_view(&self.view)?;
         let vote = self.vote.payload();
-        Invalid::unless(
-            view_digest(&self.view) == vote.view,
-            "view",
-            "not the one voted with",
-        )?;
+        Invalid::unless(view_digest(&self.view) == vote.view, "view", "not the one voted with")?;
         for member in [self.vote.signer(), vote.candidate] {
-            Invalid::unless(
-                self.view.binary_search(&member).is_ok(),
-                "view",
-                "without voter or candidate",
-            )?;
+            Invalid::unless(self.view.binary_search(&member).is_ok(), "view", "without voter or candidate")?;
         }
         Ok(())
     }
 }
 
 fn check_view(view: &[NodeId]) -> Result<(), Invalid> {
-    Invalid::unless(
-        (1..=MAX_MEMBERS).contains(&view.len()),
-        "view",
-        "1 to 64 members",
-    )?;
-    Invalid::unless(
-        view.is_sorted_by(|a, b| a < b),
-        "view",
-        "members in ascending order",
-    )
+    Invalid::unless((1..=MAX_MEMBERS).contains(&view.len()), "view", "1 to 64 members")?;
+    Invalid::unless(view.is_sorted_by(|a, b| a < b), "view", "members in ascending order")
 }
 
 /// Why a set of votes certifies nothing.
@@ -169,10 +163,7 @@ impl TryFrom<Parts> for Certificate {
     type Error = CertificateError;
 
     fn try_from(parts: Parts) -> Result<Self, CertificateError> {
-        let certificate = Self {
-            views: parts.views,
-            votes: parts.votes,
-        };
+        let certificate = Self { views: parts.views, votes: parts.votes };
         certificate.check()?;
         Ok(certificate)
     }
@@ -182,10 +173,7 @@ impl Certificate {
     /// Makes a certificate of as many of `ballots` as support each other: a ballot is left out if the voters do not have a majority in
     /// its view. `None` if what remains does not certify `candidate`. All ballots must be for the same term and round.
     pub fn assemble(candidate: NodeId, ballots: &BTreeMap<NodeId, Ballot>) -> Option<Self> {
-        let mut kept: BTreeMap<NodeId, &Ballot> = ballots
-            .iter()
-            .map(|(voter, ballot)| (*voter, ballot))
-            .collect();
+        let mut kept: BTreeMap<NodeId, &Ballot> = ballots.iter().map(|(voter, ballot)| (*voter, ballot)).collect();
         loop {
             let voters: BTreeSet<NodeId> = kept.keys().copied().collect();
             let before = kept.len();
@@ -197,16 +185,11 @@ impl Certificate {
         if !kept.contains_key(&candidate) {
             return None;
         }
-        let views: BTreeMap<Hash, &Vec<NodeId>> = kept
-            .values()
-            .map(|ballot| (ballot.vote.payload().view, &ballot.view))
-            .collect();
+        let views: BTreeMap<Hash, &Vec<NodeId>> =
+            kept.values().map(|ballot| (ballot.vote.payload().view, &ballot.view)).collect();
         Self::try_from(Parts {
             views: views.into_values().cloned().collect(),
-            votes: kept
-                .into_values()
-                .map(|ballot| ballot.vote.clone())
-                .collect(),
+            votes: kept.into_values().map(|ballot| ballot.vote.clone()).collect(),
         })
         .ok()
     }
@@ -243,10 +226,7 @@ impl Certificate {
     }
 
     fn first(&self) -> &Vote {
-        self.votes
-            .first()
-            .expect("a certificate without votes is never made")
-            .payload()
+        self.votes.first().expect("a certificate without votes is never made").payload()
     }
 
     fn check(&self) -> Result<(), CertificateError> {
@@ -272,14 +252,9 @@ impl Certificate {
             if !agrees {
                 return Err(CertificateError::Disagreement);
             }
-            let place = digests
-                .binary_search(&said.view)
-                .map_err(|_| CertificateError::View)?;
+            let place = digests.binary_search(&said.view).map_err(|_| CertificateError::View)?;
             let view = &self.views[place];
-            if [vote.signer(), said.candidate]
-                .iter()
-                .any(|member| view.binary_search(member).is_err())
-            {
+            if [vote.signer(), said.candidate].iter().any(|member| view.binary_search(member).is_err()) {
                 return Err(CertificateError::View);
             }
             used.insert(place);
@@ -309,9 +284,7 @@ fn has_majority(voters: &BTreeSet<NodeId>, view: &[NodeId]) -> bool {
 pub struct Refused {
     /// The term asked for.
     pub term: u64,
-    /// The highest term whose certificate the voter knows.
-    pub known: u64,
-    /// The last round it voted in at the term asked for; 0 if none.
+    /// The last round the voter voted in at the term asked for; 0 if none.
     pub round: u64,
     /// The kind.
     pub reason: RefusedReason,
@@ -320,9 +293,9 @@ pub struct Refused {
 /// What kind of refusal.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 pub enum RefusedReason {
-    /// The voter lacks the certificate of the term before: send it.
+    /// The voter lacks the certificate of the term before: ask again with it.
     Behind,
-    /// The voter has voted in this round or a later one.
+    /// The voter has voted in this round or a later one, or in a higher term.
     Voted,
     /// There is a master, or a better candidate, that the voter would rather have.
     Preferred,
@@ -334,7 +307,7 @@ pub enum RefusedReason {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum ElectionMessage {
     /// Vote for me.
-    Request(Signed<VoteRequest>),
+    Request(Candidacy),
     /// My vote.
     Vote(Ballot),
     /// No vote.

@@ -59,11 +59,7 @@ impl Payload for Heartbeat {
     fn check(&self) -> Result<(), Invalid> {
         Invalid::unless(self.models.len() <= MAX_LISTED, "models", "more than 16")?;
         Invalid::unless(self.held.len() <= MAX_LISTED, "held", "more than 16")?;
-        Invalid::unless(
-            (self.term == 0) == self.master.is_none(),
-            "master",
-            "named exactly when there is a term",
-        )?;
+        Invalid::unless((self.term == 0) == self.master.is_none(), "master", "named exactly when there is a term")?;
         self.models.iter().try_for_each(ModelRef::check)?;
         self.held.iter().try_for_each(|lease| lease.range.check())
     }
@@ -185,14 +181,7 @@ mod tests {
         assert_eq!(range, LayerRange { first: 0, last: 3 });
         assert_eq!(range.to_string(), "0-3");
         assert_eq!(range.count(), 4);
-        assert_eq!(
-            LayerRange {
-                first: 0,
-                last: u16::MAX
-            }
-            .count(),
-            65_536
-        );
+        assert_eq!(LayerRange { first: 0, last: u16::MAX }.count(), 65_536);
         assert!(range.contains(3) && !range.contains(4));
         assert!(range.overlaps(&"3-9".parse().unwrap()));
         assert!(!range.overlaps(&"4-9".parse().unwrap()));

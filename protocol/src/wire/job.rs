@@ -104,27 +104,11 @@ impl Sampling {
         let within = |value: f32, low: f32, high: f32| (low..=high).contains(&value);
         let rule = Invalid::unless;
         rule(within(self.temperature, 0.0, 2.0), "temperature", "0 to 2")?;
-        rule(
-            self.top_p > 0.0 && self.top_p <= 1.0,
-            "top_p",
-            "above 0, to 1",
-        )?;
+        rule(self.top_p > 0.0 && self.top_p <= 1.0, "top_p", "above 0, to 1")?;
         rule(within(self.min_p, 0.0, 1.0), "min_p", "0 to 1")?;
-        rule(
-            self.repetition_penalty > 0.0 && self.repetition_penalty <= 10.0,
-            "repetition_penalty",
-            "above 0, to 10",
-        )?;
-        rule(
-            within(self.frequency_penalty, -2.0, 2.0),
-            "frequency_penalty",
-            "-2 to 2",
-        )?;
-        rule(
-            within(self.presence_penalty, -2.0, 2.0),
-            "presence_penalty",
-            "-2 to 2",
-        )
+        rule(self.repetition_penalty > 0.0 && self.repetition_penalty <= 10.0, "repetition_penalty", "above 0, to 10")?;
+        rule(within(self.frequency_penalty, -2.0, 2.0), "frequency_penalty", "-2 to 2")?;
+        rule(within(self.presence_penalty, -2.0, 2.0), "presence_penalty", "-2 to 2")
     }
 }
 
@@ -188,9 +172,7 @@ impl Message for JobRequest {
             return Ok(());
         };
         Invalid::unless(messages.len() <= MAX_MESSAGES, "messages", "more than 4096")?;
-        messages
-            .iter()
-            .try_for_each(|message| check_text(&message.role, MAX_ROLE, "role"))
+        messages.iter().try_for_each(|message| check_text(&message.role, MAX_ROLE, "role"))
     }
 }
 
@@ -280,11 +262,7 @@ pub struct JobError {
 impl JobError {
     /// An error with no field at fault; `message` is cut to the length allowed.
     pub fn new(code: JobErrorCode, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: bounded_text(message),
-            param: None,
-        }
+        Self { code, message: bounded_text(message), param: None }
     }
 
     fn check(&self) -> Result<(), Invalid> {

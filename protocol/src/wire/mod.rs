@@ -30,10 +30,7 @@ pub const TOKENS: &str = "/consortium/tokens/1";
 
 /// The gossip topic that carries the facts of a cluster ([`fact::Fact`]): named by the first 16 hexadecimal digits of its id.
 pub fn gossip_topic(cluster: ClusterId) -> String {
-    format!(
-        "/consortium/{}/facts/1",
-        hex_text(&cluster.0.as_bytes()[..8])
-    )
+    format!("/consortium/{}/facts/1", hex_text(&cluster.0.as_bytes()[..8]))
 }
 
 /// An unsigned message: bounded, canonical, checked.

@@ -66,26 +66,14 @@ impl Payload for SessionOpen {
     const MAX_BYTES: usize = 16 * 1024;
 
     fn check(&self) -> Result<(), Invalid> {
-        Invalid::unless(
-            (1..=MAX_STAGES).contains(&self.route.len()),
-            "route",
-            "1 to 64 stages",
-        )?;
+        Invalid::unless((1..=MAX_STAGES).contains(&self.route.len()), "route", "1 to 64 stages")?;
         let mut next = 0_u32;
         for hop in &self.route {
             hop.range.check()?;
-            Invalid::unless(
-                u32::from(hop.range.first) == next,
-                "route",
-                "layers contiguous from 0",
-            )?;
+            Invalid::unless(u32::from(hop.range.first) == next, "route", "layers contiguous from 0")?;
             next = u32::from(hop.range.last) + 1;
         }
-        Invalid::unless(
-            self.prompt_len <= self.max_positions,
-            "max_positions",
-            "less than the prompt",
-        )?;
+        Invalid::unless(self.prompt_len <= self.max_positions, "max_positions", "less than the prompt")?;
         self.sampling.check()
     }
 }
@@ -127,10 +115,7 @@ pub struct StepHeader {
 impl StepHeader {
     /// Length of the payload that belongs to this header, in bytes; `None` on overflow.
     pub fn payload_len(&self) -> Option<usize> {
-        usize::try_from(self.hidden)
-            .ok()?
-            .checked_mul(self.tokens.len())?
-            .checked_mul(self.dtype.size())
+        usize::try_from(self.hidden).ok()?.checked_mul(self.tokens.len())?.checked_mul(self.dtype.size())
     }
 }
 
@@ -151,18 +136,8 @@ pub struct StageFailure {
 
 impl StageFailure {
     /// A failure at place `stage` of the route; `message` is cut to the length allowed.
-    pub fn new(
-        stage: u16,
-        node: NodeId,
-        code: StageFailureCode,
-        message: impl Into<String>,
-    ) -> Self {
-        Self {
-            stage,
-            node,
-            code,
-            message: bounded_text(message),
-        }
+    pub fn new(stage: u16, node: NodeId, code: StageFailureCode, message: impl Into<String>) -> Self {
+        Self { stage, node, code, message: bounded_text(message) }
     }
 }
 
@@ -221,20 +196,9 @@ impl Frame {
     pub fn encode(&self) -> Vec<u8> {
         let (body, payload) = match self {
             Self::Step { header, payload } => (Body::Step(header.clone()), payload.as_slice()),
-            Self::Token {
-                seq,
-                pos,
-                id,
-                micros,
-            } => (
-                Body::Token {
-                    seq: *seq,
-                    pos: *pos,
-                    id: *id,
-                    micros: micros.clone(),
-                },
-                &[][..],
-            ),
+            Self::Token { seq, pos, id, micros } => {
+                (Body::Token { seq: *seq, pos: *pos, id: *id, micros: micros.clone() }, &[][..])
+            }
             Self::Error(failure) => (Body::Error(failure.clone()), &[][..]),
             Self::Ack => (Body::Ack, &[][..]),
         };
@@ -255,12 +219,7 @@ impl Frame {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 enum Body {
     Step(StepHeader),
-    Token {
-        seq: u32,
-        pos: u32,
-        id: u32,
-        micros: Vec<u32>,
-    },
+    Token { seq: u32, pos: u32, id: u32, micros: Vec<u32> },
     Error(StageFailure),
     Ack,
 }
@@ -295,22 +254,10 @@ impl FrameHeader {
         Invalid::unless(len <= MAX_PAYLOAD, "payload", "above 64 MiB")?;
         match &self.body {
             Body::Step(step) => {
-                Invalid::unless(
-                    (1..=MAX_ROWS).contains(&step.tokens.len()),
-                    "tokens",
-                    "1 to 512 rows",
-                )?;
+                Invalid::unless((1..=MAX_ROWS).contains(&step.tokens.len()), "tokens", "1 to 512 rows")?;
                 let rows = u32::try_from(step.tokens.len()).unwrap_or(u32::MAX);
-                Invalid::unless(
-                    step.pos.checked_add(rows).is_some(),
-                    "pos",
-                    "positions end at 2^32",
-                )?;
-                Invalid::unless(
-                    step.payload_len() == Some(len),
-                    "payload",
-                    "rows times hidden times element size",
-                )
+                Invalid::unless(step.pos.checked_add(rows).is_some(), "pos", "positions end at 2^32")?;
+                Invalid::unless(step.payload_len() == Some(len), "payload", "rows times hidden times element size")
             }
             Body::Token { micros, .. } => {
                 Invalid::unless(micros.len() <= MAX_STAGES, "micros", "more than 64")?;
@@ -334,17 +281,7 @@ impl FrameHeader {
         }
         Ok(match self.body {
             Body::Step(header) => Frame::Step { header, payload },
-            Body::Token {
-                seq,
-                pos,
-                id,
-                micros,
-            } => Frame::Token {
-                seq,
-                pos,
-                id,
-                micros,
-            },
+            Body::Token { seq, pos, id, micros } => Frame::Token { seq, pos, id, micros },
             Body::Error(failure) => Frame::Error(failure),
             Body::Ack => Frame::Ack,
         })

@@ -83,10 +83,7 @@ pub struct Refusal {
 impl Refusal {
     /// A refusal; `message` is cut to the length allowed.
     pub fn new(code: RefusalCode, message: impl Into<String>) -> Self {
-        Self {
-            code,
-            message: bounded_text(message),
-        }
+        Self { code, message: bounded_text(message) }
     }
 }
 
@@ -131,11 +128,7 @@ impl Payload for Assign {
     fn check(&self) -> Result<(), Invalid> {
         self.model.check()?;
         self.range.check()?;
-        Invalid::unless(
-            self.range.last < self.model.layers,
-            "range",
-            "beyond the model's last layer",
-        )
+        Invalid::unless(self.range.last < self.model.layers, "range", "beyond the model's last layer")
     }
 }
 

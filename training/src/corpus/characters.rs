@@ -1,19 +1,21 @@
 //! Who can be in a story.
 
-/// Whether a character is "he", "she", or either, as the story decides.
+/// Whether a character is "he" or "she".
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Gender {
     He,
     She,
-    Either,
 }
 
-use Gender::{Either, He, She};
+use Gender::{He, She};
 
 /// One kind of character.
 #[derive(Debug)]
 pub(super) struct Character {
     pub noun: &'static str,
+    /// Every fox is called the same: a model of this size learns a name that goes with its bearer long before it learns
+    /// to repeat any name it has read.
+    pub name: &'static str,
     pub gender: Gender,
     /// Where it lives, after "lived".
     pub home: &'static str,
@@ -23,86 +25,76 @@ pub(super) struct Character {
     pub flies: bool,
 }
 
-const fn character(noun: &'static str, gender: Gender, home: &'static str) -> Character {
-    Character { noun, gender, home, swims: false, flies: false }
+const fn character(noun: &'static str, name: &'static str, gender: Gender, home: &'static str) -> Character {
+    Character { noun, name, gender, home, swims: false, flies: false }
 }
 
-const fn swimmer(noun: &'static str, home: &'static str) -> Character {
-    Character { noun, gender: Either, home, swims: true, flies: false }
+const fn swimmer(noun: &'static str, name: &'static str, gender: Gender, home: &'static str) -> Character {
+    Character { noun, name, gender, home, swims: true, flies: false }
 }
 
-const fn flier(noun: &'static str, home: &'static str, swims: bool) -> Character {
-    Character { noun, gender: Either, home, swims, flies: true }
+const fn flier(noun: &'static str, name: &'static str, gender: Gender, home: &'static str, swims: bool) -> Character {
+    Character { noun, name, gender, home, swims, flies: true }
 }
 
 pub(super) const CHARACTERS: &[Character] = &[
-    character("fox", Either, "in a den at the edge of the forest"),
-    character("bear", Either, "in a cave in the forest"),
-    character("hedgehog", Either, "under a bush in the garden"),
-    character("squirrel", Either, "in a hollow tree"),
-    character("rabbit", Either, "in a hole under the hill"),
-    character("deer", Either, "deep in the forest"),
-    flier("owl", "in an old oak tree", false),
-    character("badger", Either, "in a hole in the forest"),
-    character("wolf", Either, "in a cave on the mountain"),
-    character("mole", Either, "under the meadow"),
-    character("hen", She, "on a farm"),
-    character("rooster", He, "on a farm"),
-    character("cow", She, "on a farm"),
-    character("horse", Either, "in a stable on a farm"),
-    character("pig", Either, "on a farm"),
-    character("goat", Either, "on the mountain"),
-    character("sheep", Either, "in the meadow"),
-    character("donkey", Either, "in a stable near the mill"),
-    character("dog", Either, "in a house at the edge of the village"),
-    character("cat", Either, "in a house in the village"),
-    character("kitten", Either, "in a house in the village"),
-    flier("goose", "on a farm near the river", true),
-    swimmer("frog", "in a pond"),
-    swimmer("otter", "by the river"),
-    swimmer("beaver", "by the river"),
-    flier("duck", "by the pond", true),
-    flier("swan", "by the lake", true),
-    swimmer("turtle", "by the lake"),
-    character("mouse", Either, "in a hole behind the kitchen"),
-    character("lion", Either, "in a land of tall grass"),
-    character("elephant", Either, "in a land of tall grass"),
-    character("monkey", Either, "in a tree in the jungle"),
-    character("tiger", Either, "in the jungle"),
-    swimmer("penguin", "by the cold sea"),
-    flier("sparrow", "in a nest on the roof of the mill", false),
-    flier("crow", "in a nest in a tall tree", false),
-    flier("bee", "in the garden", false),
-    character("ant", Either, "under a stone in the garden"),
-    flier("dragon", "in a cave on the mountain", false),
-    character("unicorn", Either, "in a forest by the lake"),
-    character("boy", He, "in a house in the village"),
-    character("girl", She, "in a house in the village"),
-    character("farmer", Either, "on a farm"),
-    character("fisherman", He, "in a hut by the sea"),
-    character("king", He, "in a castle on the hill"),
-    character("queen", She, "in a castle on the hill"),
-    character("prince", He, "in a castle by the lake"),
-    character("princess", She, "in a castle by the lake"),
-    character("knight", Either, "in a castle on the hill"),
-    character("witch", She, "in a hut in the forest"),
-    character("wizard", He, "in a tower on the hill"),
-    character("baker", Either, "in a house near the market"),
-    character("miller", Either, "in a mill by the river"),
-    character("grandmother", She, "in a hut near the forest"),
-    character("sailor", Either, "in a house by the sea"),
-    character("shepherd", Either, "in a hut in the hills"),
-    character("robot", Either, "in a workshop in the town"),
-];
-
-pub(super) const HE_NAMES: &[&str] = &[
-    "Tom", "Max", "Finn", "Leo", "Sam", "Ben", "Otto", "Jack", "Hugo", "Oscar", "Toby", "Milo", "Theo", "Adam", "Paul",
-    "Peter",
-];
-
-pub(super) const SHE_NAMES: &[&str] = &[
-    "Lily", "Rosie", "Mia", "Ruby", "Nora", "Ella", "Clara", "Daisy", "Ivy", "Lucy", "Poppy", "Hazel", "Molly", "Anna",
-    "Tilly", "Emma",
+    character("fox", "Otto", He, "in a den at the edge of the forest"),
+    character("bear", "Rosie", She, "in a cave in the forest"),
+    character("hedgehog", "Bruno", He, "under a bush in the garden"),
+    character("squirrel", "Daisy", She, "in a hollow tree"),
+    character("rabbit", "Hugo", He, "in a hole under the hill"),
+    character("deer", "Molly", She, "deep in the forest"),
+    flier("owl", "Max", He, "in an old oak tree", false),
+    character("badger", "Lily", She, "in a hole in the forest"),
+    character("wolf", "Toby", He, "in a cave on the mountain"),
+    character("mole", "Nora", She, "under the meadow"),
+    character("hen", "Clara", She, "on a farm"),
+    character("rooster", "Oscar", He, "on a farm"),
+    character("cow", "Poppy", She, "on a farm"),
+    character("horse", "Theo", He, "in a stable on a farm"),
+    character("pig", "Ruby", She, "on a farm"),
+    character("goat", "Boris", He, "on the mountain"),
+    character("sheep", "Hazel", She, "in the meadow"),
+    character("donkey", "Finn", He, "in a stable near the mill"),
+    character("dog", "Bella", She, "in a house at the edge of the village"),
+    character("cat", "Milo", He, "in a house in the village"),
+    character("kitten", "Tilly", She, "in a house in the village"),
+    flier("goose", "Leo", He, "on a farm near the river", true),
+    swimmer("frog", "Ella", She, "in a pond"),
+    swimmer("otter", "Sam", He, "by the river"),
+    swimmer("beaver", "Olive", She, "by the river"),
+    flier("duck", "Ben", He, "by the pond", true),
+    flier("swan", "Mabel", She, "by the lake", true),
+    swimmer("turtle", "Jack", He, "by the lake"),
+    character("mouse", "Greta", She, "in a hole behind the kitchen"),
+    character("lion", "Tom", He, "in a land of tall grass"),
+    character("elephant", "Ivy", She, "in a land of tall grass"),
+    character("monkey", "Adam", He, "in a tree in the jungle"),
+    character("tiger", "Emma", She, "in the jungle"),
+    swimmer("penguin", "Paul", He, "by the cold sea"),
+    flier("sparrow", "Lucy", She, "in a nest on the roof of the mill", false),
+    flier("crow", "Peter", He, "in a nest in a tall tree", false),
+    flier("bee", "Anna", She, "in the garden", false),
+    character("ant", "Felix", He, "under a stone in the garden"),
+    flier("dragon", "Mia", She, "in a cave on the mountain", false),
+    character("unicorn", "Hector", He, "in a forest by the lake"),
+    character("boy", "Rufus", He, "in a house in the village"),
+    character("girl", "Flora", She, "in a house in the village"),
+    character("farmer", "Nell", She, "on a farm"),
+    character("fisherman", "Ned", He, "in a hut by the sea"),
+    character("king", "Jasper", He, "in a castle on the hill"),
+    character("queen", "Wanda", She, "in a castle on the hill"),
+    character("prince", "Basil", He, "in a castle by the lake"),
+    character("princess", "Agnes", She, "in a castle by the lake"),
+    character("knight", "Gus", He, "in a castle on the hill"),
+    character("witch", "Penny", She, "in a hut in the forest"),
+    character("wizard", "Albert", He, "in a tower on the hill"),
+    character("baker", "Stella", She, "in a house near the market"),
+    character("miller", "Edgar", He, "in a mill by the river"),
+    character("grandmother", "Dora", She, "in a hut near the forest"),
+    character("sailor", "Susie", She, "in a house by the sea"),
+    character("shepherd", "Simon", He, "in a hut in the hills"),
+    character("robot", "Holly", She, "in a workshop in the town"),
 ];
 
 pub(super) const TRAITS: &[&str] =

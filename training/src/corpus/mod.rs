@@ -147,10 +147,10 @@ fn question(rng: &mut ChaCha8Rng, scene: &Scene, turns: &mut Vec<Turn>) {
     let (asked, answer) = if rng.random() {
         (
             format!("What was the name of the {noun}?"),
-            format!("[{} name was {}.|The {noun} was named {}.]", hero.his(), hero.name, hero.name),
+            format!("[{} name was {}.|The {noun} was named {}.]", hero.his(), hero.name(), hero.name()),
         )
     } else {
-        (format!("Where did {} live?", hero.name), format!("{} lived {}.", hero.he(), hero.character.home))
+        (format!("Where did {} live?", hero.name()), format!("{} lived {}.", hero.he(), hero.character.home))
     };
     turns.push(turn(Role::User, asked));
     turns.push(turn(Role::Assistant, plain(&answer, rng)));

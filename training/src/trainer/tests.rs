@@ -122,7 +122,7 @@ fn gradients_agree_with_finite_differences() {
             let sum: f32 = loss_sum(&moved, &batch).unwrap().to_scalar().unwrap();
             f64::from(sum) / batch.learnt()
         };
-        let shift = (0.004 / expected.max(0.4)) as f32;
+        let shift = (0.001 / expected.max(0.4)) as f32;
         let measured = (loss_at(shift) - loss_at(-shift)) / (2.0 * f64::from(shift));
         let error = (measured - expected).abs() / expected.max(1e-3);
         assert!(error < 0.03, "{name}: measured {measured}, computed {expected}");

@@ -74,20 +74,14 @@ impl Tiny {
             let count: usize = shape.iter().product();
             let norm = shape.len() == 1;
             let spread = if norm { 0.2 } else { 2.0 / (*shape.last().unwrap() as f32).sqrt() };
-            let values: Vec<f32> = (0..count)
-                .map(|_| f32::from(norm as u8) + spread * rng.random_range(-1.0..1.0_f32))
-                .collect();
+            let values: Vec<f32> =
+                (0..count).map(|_| f32::from(norm as u8) + spread * rng.random_range(-1.0..1.0_f32)).collect();
             let (encoded, widened) = encode(self.dtype, &values);
             bytes.insert(name.clone(), (shape.clone(), encoded));
             tensors.insert(name, (shape, widened));
         }
         self.write_files(&path, &bytes);
-        ModelOnDisk {
-            _root: root,
-            path,
-            tensors,
-            tiny: self.clone(),
-        }
+        ModelOnDisk { _root: root, path, tensors, tiny: self.clone() }
     }
 
     fn write_files(&self, path: &Path, tensors: &BTreeMap<String, (Vec<usize>, Vec<u8>)>) {
@@ -204,10 +198,7 @@ fn encode(dtype: Dtype, values: &[f32]) -> (Vec<u8>, Vec<f32>) {
 /// Layers cut into so many ranges of about equal size.
 pub(crate) fn split(layers: u16, stages: u16) -> Vec<LayerRange> {
     (0..stages)
-        .map(|stage| LayerRange {
-            first: layers * stage / stages,
-            last: layers * (stage + 1) / stages - 1,
-        })
+        .map(|stage| LayerRange { first: layers * stage / stages, last: layers * (stage + 1) / stages - 1 })
         .collect()
 }
 

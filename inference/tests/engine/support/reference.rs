@@ -1,4 +1,5 @@
 //! The forward pass written a second time, plainly and in f64, after the definitions in the papers.
+#![allow(clippy::needless_range_loop)]
 
 use super::ModelOnDisk;
 

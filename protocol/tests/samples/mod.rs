@@ -1,0 +1,209 @@
+//! One value of every wire type, always the same.
+
+// Each test program uses its part.
+#![allow(dead_code)]
+
+use std::collections::BTreeMap;
+
+use consortium_protocol::election::{
+    Ballot, Candidacy, Certificate, ElectionMessage, Persisted, Refused, RefusedReason, Vote, VoteRequest, view_digest,
+};
+use consortium_protocol::wire::fact::Fact;
+use consortium_protocol::wire::heartbeat::{Heartbeat, LayerRange, Lease, ModelRef};
+use consortium_protocol::wire::job::{
+    ChatMessage, FinishReason, JobError, JobErrorCode, JobEvent, JobId, JobRequest, Prompt, Sampling, Usage,
+};
+use consortium_protocol::wire::pipeline::{Dtype, Frame, Hop, SessionOpen, StageFailure, StageFailureCode, StepHeader};
+use consortium_protocol::wire::rpc::{Assign, Refusal, RefusalCode, Release, Request, Response};
+use consortium_protocol::{ClusterId, Hash, Msat, NodeId, RootKey, Signed};
+
+/// The `n`th key.
+pub(crate) fn key(n: u8) -> RootKey {
+    RootKey::from_seed([n; 32])
+}
+
+/// The cluster of all samples.
+pub(crate) fn cluster() -> ClusterId {
+    ClusterId(Hash::of(b"golden cluster"))
+}
+
+pub(crate) fn model() -> ModelRef {
+    ModelRef { name: "tiny".into(), digest: Hash::of(b"model"), layers: 8, context: 2048 }
+}
+
+fn range(first: u16, last: u16) -> LayerRange {
+    LayerRange { first, last }
+}
+
+pub(crate) fn heartbeat() -> Heartbeat {
+    Heartbeat {
+        cluster: cluster(),
+        incarnation: 1_800_000_000_000,
+        seq: 7,
+        term: 3,
+        master: Some(key(2).node_id()),
+        willing: true,
+        memory_bytes: 8 << 30,
+        layer_micros: 250,
+        models: vec![model()],
+        held: vec![Lease { model: Hash::of(b"model"), range: range(0, 3), term: 3 }],
+        active_jobs: 2,
+        price_per_layer_token: Msat(5),
+        uptime_s: 60,
+        leaving: false,
+        sent_at_ms: 1_800_000_060_000,
+    }
+}
+
+pub(crate) fn vote_request() -> VoteRequest {
+    VoteRequest { cluster: cluster(), term: 4, round: 2 }
+}
+
+/// Votes of `voters` for the first of them, all with the view of `voters`.
+pub(crate) fn ballots(voters: &[u8], term: u64) -> BTreeMap<NodeId, Ballot> {
+    let mut view: Vec<NodeId> = voters.iter().map(|n| key(*n).node_id()).collect();
+    let candidate = view[0];
+    view.sort_unstable();
+    voters
+        .iter()
+        .map(|n| {
+            let vote = Vote { cluster: cluster(), term, round: 1, candidate, view: view_digest(&view) };
+            (key(*n).node_id(), Ballot { vote: Signed::sign(&key(*n), vote), view: view.clone() })
+        })
+        .collect()
+}
+
+pub(crate) fn ballot() -> Ballot {
+    ballots(&[1, 2, 3], 3)[&key(2).node_id()].clone()
+}
+
+pub(crate) fn certificate() -> Certificate {
+    Certificate::assemble(key(1).node_id(), &ballots(&[1, 2, 3], 3)).unwrap()
+}
+
+pub(crate) fn candidacy() -> Candidacy {
+    Candidacy { request: Signed::sign(&key(1), vote_request()), basis: Some(certificate()) }
+}
+
+pub(crate) fn persisted() -> Persisted {
+    Persisted { obeyed: Some(certificate()), basis: None, voted: Some(ballot()) }
+}
+
+pub(crate) fn election_messages() -> Vec<(&'static str, ElectionMessage)> {
+    let refused = Refused { term: 4, round: 1, reason: RefusedReason::Preferred };
+    vec![
+        ("request", ElectionMessage::Request(candidacy())),
+        ("vote", ElectionMessage::Vote(ballot())),
+        ("refused", ElectionMessage::Refused(refused)),
+        ("certificate", ElectionMessage::Certificate(certificate())),
+        ("ask", ElectionMessage::Ask),
+    ]
+}
+
+pub(crate) fn facts() -> Vec<(&'static str, Fact)> {
+    vec![
+        ("heartbeat", Fact::Heartbeat(Signed::sign(&key(1), heartbeat()))),
+        ("certificate", Fact::Certificate(certificate())),
+    ]
+}
+
+pub(crate) fn assign() -> Assign {
+    Assign { cluster: cluster(), term: 3, model: model(), range: range(4, 7) }
+}
+
+pub(crate) fn release() -> Release {
+    Release { cluster: cluster(), term: 3, model: Hash::of(b"model") }
+}
+
+pub(crate) fn requests() -> Vec<(&'static str, Request)> {
+    let election = election_messages().into_iter().map(|(name, message)| (name, Request::Election(message)));
+    election
+        .chain([
+            ("assign", Request::Assign(Signed::sign(&key(2), assign()))),
+            ("release", Request::Release(Signed::sign(&key(2), release()))),
+            ("newest", Request::Certificate),
+        ])
+        .collect()
+}
+
+pub(crate) fn responses() -> Vec<(&'static str, Response)> {
+    let lease = Lease { model: Hash::of(b"model"), range: range(4, 7), term: 3 };
+    vec![
+        ("ack", Response::Ack),
+        ("loaded", Response::Loaded { lease, load_ms: 1234 }),
+        ("none", Response::Certificate(None)),
+        ("some", Response::Certificate(Some(certificate()))),
+        ("refused", Response::Refused(Refusal::new(RefusalCode::StaleTerm, "term 2 is over"))),
+    ]
+}
+
+pub(crate) fn sampling() -> Sampling {
+    Sampling { temperature: 0.7, top_p: 0.95, top_k: 40, seed: 42, ..Sampling::default() }
+}
+
+pub(crate) fn job_requests() -> Vec<(&'static str, JobRequest)> {
+    let chat = JobRequest {
+        job: JobId([9; 16]),
+        model: "tiny".into(),
+        prompt: Prompt::Chat(vec![ChatMessage { role: "user".into(), content: "Grüße".into() }]),
+        sampling: sampling(),
+        max_tokens: Some(64),
+        stop: vec!["\n\n".into()],
+        ignore_eos: false,
+        emitted: vec![5, 70_000],
+    };
+    let text = JobRequest { prompt: Prompt::Text("once".into()), max_tokens: None, ..chat.clone() };
+    let tokens = JobRequest { prompt: Prompt::Tokens(vec![1, 300]), stop: Vec::new(), ..chat.clone() };
+    vec![("chat", chat), ("text", text), ("tokens", tokens)]
+}
+
+pub(crate) fn job_events() -> Vec<(&'static str, JobEvent)> {
+    let usage = Usage { prompt_tokens: 11, completion_tokens: 64 };
+    let mut error = JobError::new(JobErrorCode::ContextLength, "too long");
+    error.param = Some("max_tokens".into());
+    vec![
+        ("accepted", JobEvent::Accepted { model: model(), term: 3, prompt_tokens: 11, seed: 42 }),
+        ("token", JobEvent::Token { index: 0, id: 5, text: "Hé".into() }),
+        ("done", JobEvent::Done { finish: FinishReason::Length, usage, text: String::new() }),
+        ("failed", JobEvent::Failed { error }),
+    ]
+}
+
+pub(crate) fn session() -> SessionOpen {
+    SessionOpen {
+        cluster: cluster(),
+        term: 3,
+        job: JobId([9; 16]),
+        attempt: 1,
+        model: Hash::of(b"model"),
+        driver: key(2).node_id(),
+        route: vec![
+            Hop { node: key(1).node_id(), range: range(0, 3) },
+            Hop { node: key(3).node_id(), range: range(4, 7) },
+        ],
+        sampling: sampling(),
+        prompt_len: 11,
+        max_positions: 75,
+    }
+}
+
+pub(crate) fn frames() -> Vec<(&'static str, Frame)> {
+    let first = StepHeader { seq: 0, pos: 0, tokens: vec![1, 2, 3], sample: false, hidden: 0, dtype: Dtype::F32 };
+    let later = StepHeader { seq: 1, pos: 3, tokens: vec![4], sample: true, hidden: 2, dtype: Dtype::F32 };
+    let payload: Vec<u8> = [1.0_f32, -2.5].iter().flat_map(|x| x.to_le_bytes()).collect();
+    vec![
+        ("first", Frame::Step { header: first, payload: Vec::new() }),
+        ("later", Frame::Step { header: later, payload }),
+        ("token", Frame::Token { seq: 1, pos: 4, id: 99, micros: vec![250, 1_000_000] }),
+        (
+            "error",
+            Frame::Error(StageFailure::new(
+                1,
+                key(3).node_id(),
+                StageFailureCode::NotLoaded,
+                "layers 4-7 are not held",
+            )),
+        ),
+        ("ack", Frame::Ack),
+    ]
+}

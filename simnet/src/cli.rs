@@ -1,0 +1,161 @@
+//! The command line.
+
+use std::path::PathBuf;
+use std::time::Duration;
+
+use clap::{Args, Parser, Subcommand};
+
+/// A local swarm of real nodes, for people and for CI.
+#[derive(Debug, Parser)]
+#[command(name = "simnet", version, max_term_width = 110)]
+pub(crate) struct Cli {
+    /// Where the swarm lives; one directory holds one swarm.
+    #[arg(long, global = true, env = "SIMNET_DIR", default_value = ".simnet", value_name = "DIR")]
+    pub(crate) dir: PathBuf,
+    #[command(subcommand)]
+    pub(crate) command: Command,
+}
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    /// Start a swarm and stay with it until Ctrl-C or `simnet down`.
+    Up(Up),
+    /// Show every node of the running swarm.
+    Status {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Show what nodes wrote, of a swarm that runs or of one that has ended.
+    Logs {
+        /// node-3, or just 3; all nodes when left out.
+        node: Option<String>,
+        /// Go on with what they write from now on.
+        #[arg(short, long)]
+        follow: bool,
+        /// Lines of each node to begin with.
+        #[arg(short = 'n', long, default_value_t = 20)]
+        lines: usize,
+    },
+    /// Talk with the model, through a node that is not the master.
+    Chat {
+        /// What to say; a conversation when left out.
+        message: Option<String>,
+    },
+    /// End a node without warning, as a power cut would.
+    Kill(Node),
+    /// End a node if it runs, and start it again on the same data.
+    Restart(Node),
+    /// Stop a node from running, without ending it.
+    Pause(Node),
+    /// Let a paused node run again.
+    Unpause(Node),
+    /// End the swarm; its data and logs stay for `up --resume` and `logs`.
+    Down,
+    /// Compare the speed of a pipeline over several nodes with that of one.
+    Bench(Bench),
+    /// Run the command of `up --exec`, and end whatever it leaves behind.
+    #[command(hide = true, name = "run-command")]
+    Run { command: String },
+}
+
+/// One node of the swarm.
+#[derive(Debug, Args)]
+pub(crate) struct Node {
+    /// node-3, or just 3, or master, or a PeerId.
+    pub(crate) node: String,
+}
+
+/// What a swarm consists of.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Parts {
+    /// Directory of the model that the swarm serves [default: the project's own consortium-tiny].
+    #[arg(long, env = "SIMNET_MODEL", value_name = "DIR")]
+    pub(crate) model: Option<PathBuf>,
+    /// The consortium-node to run [default: built by cargo where cargo started simnet, else the one beside simnet].
+    #[arg(long, env = "CONSORTIUM_NODE_BINARY", value_name = "PATH")]
+    pub(crate) node_binary: Option<PathBuf>,
+    /// Seconds that a swarm may take to be ready.
+    #[arg(long, default_value = "60", value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) timeout: Duration,
+}
+
+/// `simnet up`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Up {
+    /// Number of nodes [default: 8, or with --resume as many as there were].
+    #[arg(value_name = "N")]
+    pub(crate) nodes: Option<usize>,
+    /// Decides how much memory each node offers [default: 1]. (Nodes make their own keys: PeerIds differ each time.)
+    #[arg(long, value_name = "S", conflicts_with = "resume")]
+    pub(crate) seed: Option<u64>,
+    /// Run CMD in a shell once the swarm is ready, then end the swarm and exit with CMD's code.
+    #[arg(long, value_name = "CMD")]
+    pub(crate) exec: Option<String>,
+    /// Start the swarm again that --dir held before: same nodes, same data.
+    #[arg(long)]
+    pub(crate) resume: bool,
+    /// Return once the swarm is ready, and leave it running until `simnet down`.
+    #[arg(long, conflicts_with = "exec")]
+    pub(crate) detach: bool,
+    /// What `--detach` starts: the supervisor that stays.
+    #[arg(long, hide = true)]
+    pub(crate) in_background: bool,
+    #[command(flatten)]
+    pub(crate) parts: Parts,
+}
+
+/// `simnet bench`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Bench {
+    /// Numbers of nodes to compare with one.
+    #[arg(long, value_delimiter = ',', default_value = "1,2,4,8", value_name = "N,...")]
+    pub(crate) stages: Vec<usize>,
+    /// Pairs of measurements for each number.
+    #[arg(long, default_value_t = 10, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) pairs: u32,
+    /// Tokens of each completion.
+    #[arg(long, default_value_t = 64, value_parser = clap::value_parser!(u32).range(1..))]
+    pub(crate) tokens: u32,
+    /// Requests at the same time.
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) concurrency: u32,
+    /// Decides how much memory each node offers, and what is sampled.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
+    /// Also write the results to FILE as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    #[command(flatten)]
+    pub(crate) parts: Parts,
+}
+
+fn seconds(text: &str) -> Result<Duration, String> {
+    match text.parse::<u64>() {
+        Ok(seconds @ 1..=86_400) => Ok(Duration::from_secs(seconds)),
+        _ => Err("say a number of seconds from 1 to 86400".to_owned()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_command_line_is_sound() {
+        <Cli as clap::CommandFactory>::command().debug_assert();
+    }
+
+    #[test]
+    fn up_is_read() {
+        let cli = Cli::parse_from(["simnet", "up", "4", "--exec", "true", "--dir", "/tmp/x", "--timeout", "9"]);
+        assert_eq!(cli.dir, PathBuf::from("/tmp/x"));
+        let Command::Up(up) = cli.command else { panic!("not up") };
+        assert_eq!((up.nodes, up.exec.as_deref()), (Some(4), Some("true")));
+        assert_eq!(up.parts.timeout, Duration::from_secs(9));
+        for wrong in [&["simnet", "up", "--detach", "--exec", "x"][..], &["simnet", "up", "--timeout", "0"]] {
+            assert!(Cli::try_parse_from(wrong).is_err());
+        }
+    }
+}

@@ -1,0 +1,43 @@
+//! One file for each thing that simnet can be told.
+
+mod bench;
+mod callers;
+mod chat;
+mod detach;
+mod exec;
+mod logs;
+mod next;
+mod orders;
+mod run_command;
+mod signals;
+mod status;
+mod table;
+mod terminal;
+mod up;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+
+use crate::cli::{Cli, Command};
+use crate::swarm::control::Order;
+use crate::swarm::directory::SwarmDir;
+
+/// Does what the command line says.
+pub(crate) async fn run(cli: Cli) -> Result<ExitCode> {
+    let dir = SwarmDir::at(&cli.dir)?;
+    match cli.command {
+        Command::Up(arguments) if arguments.detach && !arguments.in_background => detach::run(&dir).await,
+        Command::Up(arguments) => up::run(dir, arguments).await,
+        Command::Status { json } => status::run(&dir, json).await,
+        Command::Logs { node, follow, lines } => logs::run(&dir, node.as_deref(), follow, lines).await,
+        Command::Chat { message } => chat::run(&dir, message.as_deref()),
+        Command::Kill(node) => orders::run(&dir, Order::Kill { node: node.node }).await,
+        Command::Restart(node) => orders::run(&dir, Order::Restart { node: node.node }).await,
+        Command::Pause(node) => orders::run(&dir, Order::Pause { node: node.node }).await,
+        Command::Unpause(node) => orders::run(&dir, Order::Unpause { node: node.node }).await,
+        Command::Down => orders::down(&dir).await,
+        Command::Bench(arguments) => bench::run(arguments).await,
+        Command::Run { command } => run_command::run(&command).await,
+    }
+}

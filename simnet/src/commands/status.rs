@@ -1,0 +1,65 @@
+//! `simnet status`: every node as it is at this moment.
+
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use serde_json::json;
+use tokio::task::JoinSet;
+
+use super::table;
+use super::terminal::print;
+use crate::swarm::client::Client;
+use crate::swarm::directory::SwarmDir;
+use crate::swarm::record::{NodeRecord, read_nodes};
+
+/// Prints the nodes; fails when no swarm runs.
+pub(crate) async fn run(dir: &SwarmDir, json: bool) -> Result<ExitCode> {
+    if !dir.is_live() {
+        bail!("no swarm is running in {}", dir.root().display());
+    }
+    let mut nodes = read_nodes(dir)?;
+    let statuses = ask(&nodes).await?;
+    for (node, status) in nodes.iter_mut().zip(&statuses) {
+        match status {
+            Some(status) => {
+                node.role = status.role.to_string();
+                let held: Vec<_> = status.held.iter().map(|held| held.layers.as_str()).collect();
+                node.layers = (!held.is_empty()).then(|| held.join(","));
+            }
+            None if node.state == "running" => node.role = "does not answer".to_owned(),
+            None => {}
+        }
+    }
+    if json {
+        let rows: Vec<_> =
+            nodes.iter().zip(&statuses).map(|(node, status)| json!({"node": node, "status": status})).collect();
+        print(&serde_json::to_string_pretty(&rows)?)?;
+        return Ok(ExitCode::SUCCESS);
+    }
+    print(&format!("{}\n", table::nodes(&nodes)))?;
+    let term = statuses.iter().flatten().map(|status| status.term).max().unwrap_or_default();
+    let ready = statuses.iter().flatten().filter(|status| status.ready).count();
+    print(&format!("term {term}, {ready} of {} ready", nodes.len()))?;
+    for (node, status) in nodes.iter().zip(&statuses) {
+        if let Some(why) = status.as_ref().filter(|status| !status.ready).and_then(|s| s.waiting_for.as_ref()) {
+            print(&format!("{}: {why}", node.name))?;
+        }
+    }
+    Ok(ExitCode::SUCCESS)
+}
+
+/// The status of every node that runs, all asked at once.
+async fn ask(nodes: &[NodeRecord]) -> Result<Vec<Option<consortium_node::status::NodeStatus>>> {
+    let client = Client::new()?;
+    let mut questions = JoinSet::new();
+    for (index, node) in nodes.iter().enumerate().filter(|(_, node)| node.state == "running") {
+        let (client, api_base) = (client.clone(), node.api_base.clone());
+        questions.spawn(async move { (index, client.status(&api_base).await.ok()) });
+    }
+    let mut statuses = vec![None; nodes.len()];
+    while let Some(answer) = questions.join_next().await {
+        let (index, status) = answer?;
+        statuses[index] = status;
+    }
+    Ok(statuses)
+}

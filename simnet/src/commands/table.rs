@@ -1,0 +1,52 @@
+//! Tables for people.
+
+use crate::swarm::record::NodeRecord;
+
+/// Columns of a table of nodes.
+const COLUMNS: [&str; 6] = ["node", "role", "layers", "memory", "address", "pid"];
+
+/// The nodes of a swarm as a table, one line each.
+pub(crate) fn nodes(records: &[NodeRecord]) -> String {
+    let mut rows = vec![COLUMNS.map(str::to_owned)];
+    rows.extend(records.iter().map(|node| {
+        [
+            node.name.clone(),
+            node.role.clone(),
+            node.layers.clone().unwrap_or_else(|| "-".to_owned()),
+            mebibytes(node.memory_bytes),
+            node.api_base.strip_suffix("/v1").unwrap_or("-").to_owned(),
+            node.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
+        ]
+    }));
+    aligned(&rows)
+}
+
+/// Rows with every column as wide as its widest cell, two blanks between, none at the end of a line.
+pub(crate) fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
+    let widths: [usize; N] =
+        std::array::from_fn(|column| rows.iter().map(|row| row[column].chars().count()).max().unwrap_or(0));
+    let line = |row: &[String; N]| {
+        let cells: Vec<String> = row.iter().zip(widths).map(|(cell, width)| format!("{cell:<width$}")).collect();
+        cells.join("  ").trim_end().to_owned()
+    };
+    rows.iter().map(line).collect::<Vec<_>>().join("\n")
+}
+
+/// `12.5 MiB`.
+fn mebibytes(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_are_aligned() {
+        let row = |a: &str, b: &str| [a.to_owned(), b.to_owned()];
+        assert_eq!(
+            aligned(&[row("node", "role"), row("node-10", "worker"), row("é", "")]),
+            "node     role\nnode-10  worker\né"
+        );
+    }
+}

@@ -1,0 +1,31 @@
+//! Swarms on one machine, in two kinds.
+//!
+//! - [`world`] simulates: thousands of the protocol's pure machines on a virtual clock and a network with faults, all
+//!   drawn from one seed.
+//! - The binary `simnet` runs: a swarm of real `consortium-node` processes on loopback, the way in for people
+//!   (`simnet up 8`) and for CI (`simnet up 8 --exec CMD`) alike.
+//!
+//! # The binary
+//!
+//! `cli` says what it can be told, `commands` holds one file for each command, `swarm` is what they stand on, and
+//! `bench` measures. One process, the supervisor behind `simnet up`, owns the nodes of a swarm as its children:
+//!
+//! ```text
+//! simnet kill 3 --+ control socket: one line of JSON each way
+//! simnet down ----+
+//! Ctrl-C ---------+-> supervisor -- spawns, signals, reaps --> consortium-node x N
+//!                       |  +- polls /status.json of each over HTTP, writes nodes.json and env
+//!                       +- simnet run-command -- sh -c CMD    (--exec)
+//! ```
+//!
+//! - It runs on one thread, its main one, because the kernel ties a child's death to that of the thread that spawned
+//!   it: even `kill -9` of simnet leaves no node behind. The command of `--exec` has a parent of its own, which adopts
+//!   and ends whatever the command leaves. (Both on Linux; elsewhere only an orderly end is clean.)
+//! - It signals only its own children, through handles that are gone once the child is reaped.
+//! - Nodes listen on ports that the system picks and report them, so two swarms cannot collide; a lock in the directory
+//!   keeps a second swarm out of it.
+//! - It knows a node as anybody does: by its command line, its data directory and its HTTP API.
+
+#![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
+
+pub mod world;

@@ -1,0 +1,11 @@
+//! `simnet` as people and CI use it, with real nodes: each test starts the binary, and looks at what is left.
+
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod bench;
+mod ends;
+mod exec;
+mod orders;
+mod refusals;
+mod support;
+mod survives;
