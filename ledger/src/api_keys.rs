@@ -120,9 +120,7 @@ impl ApiKeys {
     /// # Errors
     /// [`KeyError::Open`].
     pub fn open(path: &Path) -> Result<Self, KeyError> {
-        Ok(Self {
-            connection: Mutex::new(store::open(path)?),
-        })
+        Ok(Self { connection: Mutex::new(store::open(path)?) })
     }
 
     /// Makes a key and returns its id and the secret, which cannot be had again.
@@ -135,19 +133,15 @@ impl ApiKeys {
         }
         let mut connection = self.lock();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
-        let count: u32 =
-            transaction.query_row("SELECT count(*) FROM api_key", [], |row| row.get(0))?;
+        let count: u32 = transaction.query_row("SELECT count(*) FROM api_key", [], |row| row.get(0))?;
         if count >= MAX_KEYS {
             return Err(KeyError::Full);
         }
         // Ids are 48 bits, so two keys may share one, however unlikely; the second then is drawn again.
         let (id, secret, digest) = loop {
             let (id, secret, digest) = draw()?;
-            let taken: bool = transaction.query_row(
-                "SELECT count(*) FROM api_key WHERE id = ?1",
-                [id.as_str()],
-                |row| row.get(0),
-            )?;
+            let taken: bool =
+                transaction.query_row("SELECT count(*) FROM api_key WHERE id = ?1", [id.as_str()], |row| row.get(0))?;
             if !taken {
                 break (id, secret, digest);
             }
@@ -166,15 +160,11 @@ impl ApiKeys {
     /// [`KeyError::Database`].
     pub fn list(&self) -> Result<Vec<ApiKey>, KeyError> {
         let connection = self.lock();
-        let mut statement =
-            connection.prepare("SELECT id, label, created_s, revoked_s IS NOT NULL FROM api_key ORDER BY created_s, rowid LIMIT ?1")?;
+        let mut statement = connection.prepare(
+            "SELECT id, label, created_s, revoked_s IS NOT NULL FROM api_key ORDER BY created_s, rowid LIMIT ?1",
+        )?;
         let rows = statement.query_map([MAX_KEYS], |row| {
-            Ok(ApiKey {
-                id: KeyId(row.get(0)?),
-                label: row.get(1)?,
-                created_s: row.get(2)?,
-                revoked: row.get(3)?,
-            })
+            Ok(ApiKey { id: KeyId(row.get(0)?), label: row.get(1)?, created_s: row.get(2)?, revoked: row.get(3)? })
         })?;
         Ok(rows.collect::<Result<_, _>>()?)
     }
@@ -184,15 +174,10 @@ impl ApiKeys {
     /// # Errors
     /// [`KeyError::Unknown`], [`KeyError::Database`].
     pub fn revoke(&self, id: &KeyId) -> Result<(), KeyError> {
-        let changed = self.lock().execute(
-            "UPDATE api_key SET revoked_s = coalesce(revoked_s, unixepoch()) WHERE id = ?1",
-            [id.as_str()],
-        )?;
-        if changed == 0 {
-            Err(KeyError::Unknown(id.clone()))
-        } else {
-            Ok(())
-        }
+        let changed = self
+            .lock()
+            .execute("UPDATE api_key SET revoked_s = coalesce(revoked_s, unixepoch()) WHERE id = ?1", [id.as_str()])?;
+        if changed == 0 { Err(KeyError::Unknown(id.clone())) } else { Ok(()) }
     }
 
     /// The id of the key whose secret this is; none when it is no key, unknown or revoked.
@@ -217,9 +202,7 @@ impl ApiKeys {
 
     fn lock(&self) -> MutexGuard<'_, Connection> {
         // A panic while the lock was held rolled its transaction back: the connection is as good as before.
-        self.connection
-            .lock()
-            .unwrap_or_else(PoisonError::into_inner)
+        self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
@@ -256,10 +239,7 @@ mod tests {
         assert_eq!(keys.verify(&other_secret).unwrap(), Some(other.clone()));
         keys.revoke(&id).unwrap();
         let list = keys.list().unwrap();
-        assert_eq!(
-            (&list[0].id, list[0].label.as_str(), list[0].revoked),
-            (&id, "laptop", true)
-        );
+        assert_eq!((&list[0].id, list[0].label.as_str(), list[0].revoked), (&id, "laptop", true));
         assert_eq!((&list[1].id, list[1].revoked), (&other, false));
     }
 
@@ -273,17 +253,7 @@ mod tests {
         let bare = &secret[PREFIX.len()..];
         let spaced = format!(" {secret}");
         let long = format!("{PREFIX}{}", "1".repeat(1 << 20));
-        for wrong in [
-            "",
-            PREFIX,
-            "ck-nothing",
-            &upper,
-            &longer,
-            shorter,
-            bare,
-            &spaced,
-            &long,
-        ] {
+        for wrong in ["", PREFIX, "ck-nothing", &upper, &longer, shorter, bare, &spaced, &long] {
             assert_eq!(keys.verify(wrong).unwrap(), None, "{wrong:.80}");
         }
     }
@@ -292,12 +262,7 @@ mod tests {
     fn a_shared_id_is_not_enough() {
         let (_dir, keys) = keys();
         let (id, secret) = keys.create("one").unwrap();
-        keys.lock()
-            .execute(
-                "UPDATE api_key SET digest = zeroblob(32) WHERE id = ?1",
-                [id.as_str()],
-            )
-            .unwrap();
+        keys.lock().execute("UPDATE api_key SET digest = zeroblob(32) WHERE id = ?1", [id.as_str()]).unwrap();
         assert_eq!(keys.verify(&secret).unwrap(), None);
     }
 
@@ -316,14 +281,8 @@ mod tests {
     #[test]
     fn labels_and_ids_are_checked() {
         let (_dir, keys) = keys();
-        assert!(matches!(
-            keys.create(&"x".repeat(MAX_LABEL + 1)),
-            Err(KeyError::BadLabel)
-        ));
-        assert!(matches!(
-            keys.create("a\u{1b}[31m"),
-            Err(KeyError::BadLabel)
-        ));
+        assert!(matches!(keys.create(&"x".repeat(MAX_LABEL + 1)), Err(KeyError::BadLabel)));
+        assert!(matches!(keys.create("a\u{1b}[31m"), Err(KeyError::BadLabel)));
         keys.create(&"ü".repeat(MAX_LABEL)).unwrap();
         for wrong in ["", "0123456789a", "0123456789aB", "0123456789abc"] {
             assert!(matches!(wrong.parse::<KeyId>(), Err(KeyError::BadId)));

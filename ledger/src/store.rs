@@ -54,9 +54,7 @@ pub enum OpenError {
         path: PathBuf,
     },
     /// The file was written by newer software.
-    #[error(
-        "the ledger {path} has schema version {found}, this software knows up to {known}: update it"
-    )]
+    #[error("the ledger {path} has schema version {found}, this software knows up to {known}: update it")]
     Newer {
         /// The ledger's path.
         path: PathBuf,
@@ -72,25 +70,15 @@ pub enum OpenError {
 /// # Errors
 /// [`OpenError`] when the file cannot be used; nothing has then been changed in it.
 pub fn open(path: &Path) -> Result<Connection, OpenError> {
-    create_private(path).map_err(|source| OpenError::File {
-        path: path.to_owned(),
-        source,
-    })?;
-    let database = |source| OpenError::Database {
-        path: path.to_owned(),
-        source,
-    };
+    create_private(path).map_err(|source| OpenError::File { path: path.to_owned(), source })?;
+    let database = |source| OpenError::Database { path: path.to_owned(), source };
     let mut connection = Connection::open(path).map_err(database)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(database)?;
     // Looked at before the first write, so that what is not ours stays as it is.
     check_owner(&connection, path)?;
     enter_wal(&connection).map_err(database)?;
-    connection
-        .pragma_update(None, "synchronous", "FULL")
-        .map_err(database)?;
-    connection
-        .pragma_update(None, "foreign_keys", true)
-        .map_err(database)?;
+    connection.pragma_update(None, "synchronous", "FULL").map_err(database)?;
+    connection.pragma_update(None, "foreign_keys", true).map_err(database)?;
     migrate(&mut connection, path)?;
     Ok(connection)
 }
@@ -109,34 +97,23 @@ fn version(connection: &Connection) -> rusqlite::Result<i64> {
 }
 
 fn check_owner(connection: &Connection, path: &Path) -> Result<(), OpenError> {
-    let database = |source| OpenError::Database {
-        path: path.to_owned(),
-        source,
-    };
-    let owner: i32 = connection
-        .pragma_query_value(None, "application_id", |row| row.get(0))
-        .map_err(database)?;
-    let tables: i64 = connection
-        .query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0))
-        .map_err(database)?;
+    let database = |source| OpenError::Database { path: path.to_owned(), source };
+    let owner: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0)).map_err(database)?;
+    let tables: i64 =
+        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(database)?;
     if owner != APPLICATION_ID && (owner != 0 || tables != 0) {
-        return Err(OpenError::Foreign {
-            path: path.to_owned(),
-        });
+        return Err(OpenError::Foreign { path: path.to_owned() });
     }
     check_version(version(connection).map_err(database)?, path).map(drop)
 }
 
 /// The number of migrations already applied.
 fn check_version(found: i64, path: &Path) -> Result<usize, OpenError> {
-    usize::try_from(found)
-        .ok()
-        .filter(|applied| *applied <= MIGRATIONS.len())
-        .ok_or_else(|| OpenError::Newer {
-            path: path.to_owned(),
-            found,
-            known: i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX),
-        })
+    usize::try_from(found).ok().filter(|applied| *applied <= MIGRATIONS.len()).ok_or_else(|| OpenError::Newer {
+        path: path.to_owned(),
+        found,
+        known: i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX),
+    })
 }
 
 /// Switches to write-ahead logging. SQLite does not always call the busy handler for this switch, hence the loop.
@@ -145,10 +122,7 @@ fn enter_wal(connection: &Connection) -> rusqlite::Result<()> {
     loop {
         let result = connection.pragma_update_and_check(None, "journal_mode", "WAL", |_| Ok(()));
         match result {
-            Err(error)
-                if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy)
-                    && Instant::now() < give_up =>
-            {
+            Err(error) if error.sqlite_error_code() == Some(ErrorCode::DatabaseBusy) && Instant::now() < give_up => {
                 std::thread::sleep(Duration::from_millis(20));
             }
             other => return other,
@@ -159,26 +133,17 @@ fn enter_wal(connection: &Connection) -> rusqlite::Result<()> {
 /// Applies what is missing, in one transaction that holds the write lock from its start: of two processes that open
 /// a new file together, one creates the schema and the other finds it done.
 fn migrate(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
-    let database = |source| OpenError::Database {
-        path: path.to_owned(),
-        source,
-    };
+    let database = |source| OpenError::Database { path: path.to_owned(), source };
     if check_version(version(connection).map_err(database)?, path)? == MIGRATIONS.len() {
         return Ok(());
     }
-    let transaction = connection
-        .transaction_with_behavior(TransactionBehavior::Immediate)
-        .map_err(database)?;
+    let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(database)?;
     let applied = check_version(version(&transaction).map_err(database)?, path)?;
     for migration in MIGRATIONS.iter().skip(applied) {
         transaction.execute_batch(migration).map_err(database)?;
     }
-    transaction
-        .pragma_update(None, "application_id", APPLICATION_ID)
-        .map_err(database)?;
-    transaction
-        .pragma_update(None, "user_version", MIGRATIONS.len())
-        .map_err(database)?;
+    transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(database)?;
+    transaction.pragma_update(None, "user_version", MIGRATIONS.len()).map_err(database)?;
     transaction.commit().map_err(database)
 }
 
@@ -192,25 +157,16 @@ mod tests {
         let path = dir.path().join("ledger.db");
         drop(open(&path).unwrap());
         let again = open(&path).unwrap();
-        assert_eq!(
-            version(&again).unwrap(),
-            i64::try_from(MIGRATIONS.len()).unwrap()
-        );
+        assert_eq!(version(&again).unwrap(), i64::try_from(MIGRATIONS.len()).unwrap());
     }
 
     #[test]
     fn newer_file_is_refused_and_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ledger.db");
-        open(&path)
-            .unwrap()
-            .pragma_update(None, "user_version", 99)
-            .unwrap();
+        open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
         let before = std::fs::read(&path).unwrap();
-        assert!(matches!(
-            open(&path),
-            Err(OpenError::Newer { found: 99, .. })
-        ));
+        assert!(matches!(open(&path), Err(OpenError::Newer { found: 99, .. })));
         assert_eq!(std::fs::read(&path).unwrap(), before);
     }
 
@@ -218,22 +174,12 @@ mod tests {
     fn foreign_databases_and_other_files_are_refused() {
         let dir = tempfile::tempdir().unwrap();
         let foreign = dir.path().join("foreign.db");
-        Connection::open(&foreign)
-            .unwrap()
-            .execute_batch("CREATE TABLE theirs (x)")
-            .unwrap();
+        Connection::open(&foreign).unwrap().execute_batch("CREATE TABLE theirs (x)").unwrap();
         assert!(matches!(open(&foreign), Err(OpenError::Foreign { .. })));
         let text = dir.path().join("notes.txt");
-        std::fs::write(
-            &text,
-            "not a database, only some words long enough to be read as a header......",
-        )
-        .unwrap();
+        std::fs::write(&text, "not a database, only some words long enough to be read as a header......").unwrap();
         assert!(matches!(open(&text), Err(OpenError::Database { .. })));
-        assert!(matches!(
-            open(&dir.path().join("no/such/dir.db")),
-            Err(OpenError::File { .. })
-        ));
+        assert!(matches!(open(&dir.path().join("no/such/dir.db")), Err(OpenError::File { .. })));
     }
 
     #[cfg(unix)]
@@ -243,9 +189,6 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ledger.db");
         open(&path).unwrap();
-        assert_eq!(
-            std::fs::metadata(&path).unwrap().permissions().mode() & 0o777,
-            0o600
-        );
+        assert_eq!(std::fs::metadata(&path).unwrap().permissions().mode() & 0o777, 0o600);
     }
 }

@@ -164,11 +164,7 @@ pub fn parse_bytes(text: &str) -> Result<u64, ConfigError> {
     };
     let number: f64 = digits.trim().parse().map_err(|_| bad("write it like 512MiB or 4GB"))?;
     let bytes = number * scale as f64;
-    if (1.0..1e18).contains(&bytes) {
-        Ok(bytes as u64)
-    } else {
-        Err(bad("must be more than zero"))
-    }
+    if (1.0..1e18).contains(&bytes) { Ok(bytes as u64) } else { Err(bad("must be more than zero")) }
 }
 
 /// Half of the machine's memory, or 2 GiB where the system does not tell.

@@ -266,7 +266,12 @@ async fn hostile_gossip_is_refused_and_the_node_goes_on() {
             }
         }
         // Let the last one leave.
-        let _timed_out = tokio::time::timeout(Duration::from_millis(500), async { loop { peer.select_next_some().await; } }).await;
+        let _timed_out = tokio::time::timeout(Duration::from_millis(500), async {
+            loop {
+                peer.select_next_some().await;
+            }
+        })
+        .await;
     });
     flood.await.unwrap();
     // Everything the nodes hear from now on was signed by one of them.
@@ -280,10 +285,15 @@ async fn hostile_rpc_is_refused_and_the_node_goes_on() {
     let mut b = Node::start(13, &[a.address()]).await;
     let mut peer = hostile();
     let to = a.address().parse::<Multiaddr>().unwrap();
-    let a_peer = to.iter().find_map(|part| if let libp2p::multiaddr::Protocol::P2p(peer) = part { Some(peer) } else { None });
+    let a_peer =
+        to.iter().find_map(|part| if let libp2p::multiaddr::Protocol::P2p(peer) = part { Some(peer) } else { None });
     peer.dial(to).unwrap();
     let mut control = peer.behaviour().streams.new_control();
-    let driving = tokio::spawn(async move { loop { peer.select_next_some().await; } });
+    let driving = tokio::spawn(async move {
+        loop {
+            peer.select_next_some().await;
+        }
+    });
     for bytes in [vec![], vec![0xff; 64], vec![0x00; 300 * 1024], b"GET / HTTP/1.1\r\n\r\n".to_vec()] {
         let opened = control.open_stream(a_peer.unwrap(), StreamProtocol::new(wire::RPC));
         let mut stream = tokio::time::timeout(PATIENCE, opened).await.unwrap().unwrap();

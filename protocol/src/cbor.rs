@@ -1,7 +1,7 @@
 //! The one encoding of a value: deterministic CBOR (RFC 8949 §4.2.1), and a decoder that takes nothing else.
 //!
-//! Definite lengths, shortest heads, shortest floats, map keys sorted by their encoded bytes, no tags. `decode(encode(v)) == v` and
-//! `encode(decode(b)) == b`: two different byte strings are never the same value.
+//! Definite lengths, shortest heads, shortest floats, map keys sorted by their encoded bytes, no tags.
+//! `decode(encode(v)) == v` and `encode(decode(b)) == b`: two different byte strings are never the same value.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -55,8 +55,8 @@ pub enum DecodeError {
 /// The canonical bytes of `value`.
 ///
 /// # Panics
-/// Never for the types of this crate. A `Serialize` implementation that fails, or that does not state the length of its collections,
-/// is an error of the program.
+/// Never for the types of this crate. A `Serialize` implementation that fails, or that does not state the length of its
+/// collections, is an error of the program.
 pub fn to_vec<T: Serialize>(value: &T) -> Vec<u8> {
     let plain = serde_cbor::to_vec(value).expect("a wire type serialises without failing");
     let mut sorted = Vec::with_capacity(plain.len());

@@ -1,8 +1,8 @@
 //! Signed statements.
 //!
-//! A statement travels as the canonical CBOR map `{by, sig, body, v}`: signer, signature, payload bytes, version of the payload. The
-//! signature covers `"consortium/" domain 0x00 version(u16 LE) body`, so what is said in one place is never valid in another. The
-//! bytes are kept as received: what is passed on is what was signed.
+//! A statement travels as the canonical CBOR map `{by, sig, body, v}`: signer, signature, payload bytes, version of the
+//! payload. The signature covers `"consortium/" domain 0x00 version(u16 LE) body`, so what is said in one place is
+//! never valid in another. The bytes are kept as received: what is passed on is what was signed.
 
 use std::fmt;
 use std::sync::Arc;
@@ -78,7 +78,8 @@ pub struct Signed<T> {
 impl<T: Payload> Signed<T> {
     /// Signs `payload` with `key`.
     ///
-    /// The caller builds a payload that passes [`Payload::check`]; one that does not is refused by everyone who receives it.
+    /// The caller builds a payload that passes [`Payload::check`]; one that does not is refused by everyone who
+    /// receives it.
     pub fn sign(key: &RootKey, payload: T) -> Self {
         let body = cbor::to_vec(&payload);
         let envelope = Envelope {

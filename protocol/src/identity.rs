@@ -7,8 +7,8 @@ use ed25519_dalek::{Signature, Signer, SigningKey, VerifyingKey};
 use serde::{Deserialize, Deserializer, Serialize, Serializer, de};
 use zeroize::Zeroizing;
 
-/// Multihash and protobuf head that libp2p puts before an Ed25519 key in a PeerId: identity hash (`00`), 36 bytes (`24`),
-/// key type Ed25519 (`08 01`), 32 bytes of key (`12 20`).
+/// Multihash and protobuf head that libp2p puts before an Ed25519 key in a PeerId: identity hash (`00`), 36 bytes
+/// (`24`), key type Ed25519 (`08 01`), 32 bytes of key (`12 20`).
 const PEER_ID_PREFIX: [u8; 6] = [0x00, 0x24, 0x08, 0x01, 0x12, 0x20];
 
 /// The Ed25519 root key: it is the node's PeerId, signs everything the node says, and derives its other secrets.
@@ -32,7 +32,8 @@ impl RootKey {
         NodeId(self.0.verifying_key().to_bytes())
     }
 
-    /// Signs `message` as it stands. Use [`crate::envelope::Signed`] for anything that another protocol could mistake for its own.
+    /// Signs `message` as it stands. Use [`crate::envelope::Signed`] for anything that another protocol could mistake
+    /// for its own.
     pub fn sign(&self, message: &[u8]) -> [u8; 64] {
         self.0.sign(message).to_bytes()
     }
@@ -179,7 +180,8 @@ mod tests {
 
     #[test]
     fn text_form_is_the_libp2p_peer_id() {
-        // The public key of the libp2p peer id specification's test vector; its text as rust-libp2p's identity crate writes it.
+        // The public key of the libp2p peer id specification's test vector; its text as rust-libp2p's identity crate
+        // writes it.
         let key = hex::decode("1ed1e8fae2c4a144b8be8fd4b47bf3d3b34b871c3cacf6010f0e42d474fce27e").unwrap();
         let id = NodeId::from_bytes(key.try_into().unwrap());
         let text = id.to_string();

@@ -16,24 +16,25 @@
 //! election    Election                  who is master
 //! ```
 //!
-//! Values that come from outside pass three gates, in this order: their length, before anything is read; their encoding, which
-//! must be the canonical one; the rules of their type and their signatures. Readers do not panic, and do not allocate by a number
-//! they were sent. A [`Signed`] or an [`election::Certificate`] that exists is valid; what cannot be known from the value alone,
-//! such as which cluster is meant, is for the machines to check.
+//! Values that come from outside pass three gates, in this order: their length, before anything is read; their
+//! encoding, which must be the canonical one; the rules of their type and their signatures. Readers do not panic, and
+//! do not allocate by a number they were sent. A [`Signed`] or an [`election::Certificate`] that exists is valid; what
+//! cannot be known from the value alone, such as which cluster is meant, is for the machines to check.
 //!
 //! # Machines
 //!
-//! [`membership::Membership`] and [`election::Election`] have one shape: `handle(input, now, rng) -> outputs`. The node drives
-//! them like this, several times a second:
+//! [`membership::Membership`] and [`election::Election`] have one shape: `handle(input, now, rng) -> outputs`. The node
+//! drives them like this, several times a second:
 //!
 //! 1. heartbeats that arrive, and the node's own, go to the membership machine;
 //! 2. `Tick` the membership machine;
-//! 3. give [`Membership::standings`](membership::Membership::standings) to the election machine as its view, then `Tick` it;
+//! 3. give [`Membership::standings`](membership::Membership::standings) to the election machine as its view, then
+//!    `Tick` it;
 //! 4. carry out outputs in their order; nothing that follows a `Persist` is done before it is durable;
 //! 5. the next heartbeat says which term and master the election machine obeys.
 //!
-//! What they promise, and under which assumptions, is in their module documentation; simnet's `world` plays whole clusters of them
-//! against faults and liars.
+//! What they promise, and under which assumptions, is in their module documentation; simnet's `world` plays whole
+//! clusters of them against faults and liars.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 

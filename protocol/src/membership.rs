@@ -1,19 +1,21 @@
 //! Who is in the cluster, and who of them is alive.
 //!
-//! A node is a member from its first heartbeat on. The time between two heartbeats is remembered; a silence that is out of proportion to
-//! what was seen makes a member *suspect*, and a silence of [`MembershipConfig::removal`] takes it out of the view. So a cluster whose
-//! heartbeats come late because its machines are busy waits longer before it calls anyone dead, and a node that was stopped itself does
-//! not blame the others for the time it slept.
+//! A node is a member from its first heartbeat on. The time between two heartbeats is remembered; a silence that is out
+//! of proportion to what was seen makes a member *suspect*, and a silence of [`MembershipConfig::removal`] takes it out
+//! of the view. So a cluster whose heartbeats come late because its machines are busy waits longer before it calls
+//! anyone dead, and a node that was stopped itself does not blame the others for the time it slept.
 //!
-//! The measure of silence is that of phi accrual (Hayashibara et al., "The φ accrual failure detector", 2004) with normally distributed
-//! intervals: φ above 8 is a silence of more than the mean and 5.6 standard deviations, and that is what is computed here.
+//! The measure of silence is that of phi accrual (Hayashibara et al., "The φ accrual failure detector", 2004) with
+//! normally distributed intervals: φ above 8 is a silence of more than the mean and 5.6 standard deviations, and that
+//! is what is computed here.
 //!
-//! A heartbeat counts if it is newer than the last one of its signer, by incarnation and then by number: replayed and reordered ones are
-//! refused, also those of members that have left. A heartbeat of an older incarnation that was sent *after* the newer incarnation began
-//! means that two hosts hold one key; three of them and [`Output::DuplicateIdentity`] is reported.
+//! A heartbeat counts if it is newer than the last one of its signer, by incarnation and then by number: replayed and
+//! reordered ones are refused, also those of members that have left. A heartbeat of an older incarnation that was sent
+//! *after* the newer incarnation began means that two hosts hold one key; three of them and
+//! [`Output::DuplicateIdentity`] is reported.
 //!
-//! The machine has no clock: whoever drives it should drop heartbeats whose wall time lies far from its own, so that a recording of a
-//! node that is gone cannot play it back to newcomers.
+//! The machine has no clock: whoever drives it should drop heartbeats whose wall time lies far from its own, so that a
+//! recording of a node that is gone cannot play it back to newcomers.
 
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
 
@@ -193,7 +195,8 @@ struct Rival {
 }
 
 impl Rival {
-    /// Notes `other`, refused because the life that began at `current` is newer; whether it shows two holders of one key.
+    /// Notes `other`, refused because the life that began at `current` is newer; whether it shows two holders of one
+    /// key.
     fn note(&mut self, current: u64, other: &Heartbeat) -> bool {
         let lives_on = other.incarnation != current && other.sent_at_ms > current.max(other.incarnation);
         if !lives_on || order(other) <= self.newest {
@@ -276,8 +279,8 @@ impl Membership {
         self.members.keys().copied().chain([self.me]).collect()
     }
 
-    /// The view with what the election needs to know of each; `reputation` is this node's opinion. This node is unwilling until it has
-    /// sent a heartbeat.
+    /// The view with what the election needs to know of each; `reputation` is this node's opinion. This node is
+    /// unwilling until it has sent a heartbeat.
     pub fn standings(&self, reputation: impl Fn(&NodeId) -> u32) -> BTreeMap<NodeId, Standing> {
         let others = self.members.values().map(|member| {
             let alive = member.state == MemberState::Alive;
@@ -291,7 +294,8 @@ impl Membership {
         others.chain([(self.me, mine)]).collect()
     }
 
-    /// A gap in this node's own time is no silence of the others: they get an interval to be heard before they are judged.
+    /// A gap in this node's own time is no silence of the others: they get an interval to be heard before they are
+    /// judged.
     fn excuse_own_sleep(&mut self, now: Millis) {
         let gap = now.since(self.last_input.unwrap_or(now));
         if gap > self.config.heartbeat_interval {

@@ -5,7 +5,8 @@ use std::ops::Add;
 
 use serde::{Deserialize, Serialize};
 
-/// Milliseconds: since an arbitrary start for the `now` of a machine (monotonic, its own for each node), or a length of time.
+/// Milliseconds: since an arbitrary start for the `now` of a machine (monotonic, its own for each node), or a length of
+/// time.
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Debug, Default, Serialize, Deserialize)]
 #[serde(transparent)]
 pub struct Millis(pub u64);

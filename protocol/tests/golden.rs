@@ -1,6 +1,8 @@
-//! The bytes of every wire type, for good. A difference here is a break with every node that runs: give the protocol a new version.
+//! The bytes of every wire type, for good. A difference here is a break with every node that runs: give the protocol a
+//! new version.
 //!
-//! After a change that is meant, `CONSORTIUM_BLESS=1 cargo test -p consortium-protocol --test golden` writes the file anew.
+//! After a change that is meant, `CONSORTIUM_BLESS=1 cargo test -p consortium-protocol --test golden` writes the file
+//! anew.
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 

@@ -16,7 +16,7 @@ fn seeds(default: u64) -> u64 {
 /// Plays the worlds of all seeds on all cores; reports every seed that fails, and returns the longest time to settle.
 fn play_all(count: u64, plan: impl Fn(u64) -> Plan + Sync) -> u64 {
     let next = AtomicU64::new(0);
-    let cores = std::thread::available_parallelism().map_or(2, |n| n.get());
+    let cores = std::thread::available_parallelism().map_or(2, std::num::NonZero::get);
     let work = || {
         let mut slowest = 0;
         let mut failures = Vec::new();

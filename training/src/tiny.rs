@@ -44,16 +44,7 @@ impl TinyOptions {
     /// The settings that made the model in this repository.
     #[must_use]
     pub fn new(out: PathBuf) -> Self {
-        Self {
-            out,
-            checkpoints: None,
-            checkpoint_every: 100,
-            resume: false,
-            seed: 1,
-            steps: 800,
-            batch: 8,
-            threads: 2,
-        }
+        Self { out, checkpoints: None, checkpoint_every: 100, resume: false, seed: 1, steps: 800, batch: 8, threads: 2 }
     }
 
     /// Where checkpoints are kept.
@@ -75,12 +66,7 @@ impl TinyOptions {
             batch: self.batch,
             length: 256,
             long_every: 5,
-            schedule: Schedule {
-                peak,
-                floor: peak / 20.0,
-                warmup: (self.steps / 20).clamp(1, 60),
-                total: self.steps,
-            },
+            schedule: Schedule { peak, floor: peak / 20.0, warmup: (self.steps / 20).clamp(1, 60), total: self.steps },
             adam: AdamWSettings::default(),
             clip: 1.0,
             held_out_rows: 24,

@@ -72,7 +72,8 @@ async fn pair(seed: u8) -> Pair {
     let assign = Assign { cluster: cluster(), term: TERM, model: model.clone(), range };
     assert!(matches!(shards.assign(&assign).await, Response::Loaded { .. }));
 
-    let view = ClusterView { term: TERM, master: Some(key.node_id()), obeyed: Some(key.node_id()), ..Default::default() };
+    let view =
+        ClusterView { term: TERM, master: Some(key.node_id()), obeyed: Some(key.node_id()), ..Default::default() };
     let (_, view) = watch::channel(view);
     let inbox = TokenInbox::default();
     tokio::spawn(inbox.clone().serve(master.me(), tokens));
@@ -195,7 +196,8 @@ async fn sessions_that_break_the_rules_are_refused_and_the_worker_goes_on() {
 async fn bad_frames_end_their_session_alone() {
     let pair = pair(40).await;
     let frame = |seq: u32, pos: u32, tokens: Vec<u32>, hidden: u32, payload: Vec<u8>| {
-        Frame::Step { header: StepHeader { seq, pos, tokens, sample: true, hidden, dtype: Dtype::F32 }, payload }.encode()
+        Frame::Step { header: StepHeader { seq, pos, tokens, sample: true, hidden, dtype: Dtype::F32 }, payload }
+            .encode()
     };
     let damaged = {
         let mut bytes = frame(0, 0, vec![1], 160, vec![0; 640]);

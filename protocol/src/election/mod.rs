@@ -1,52 +1,65 @@
 //! Who is master.
 //!
 //! # Words
-//! A **view** is the set of members a node admits at the moment, itself included. A **term** is a number that goes up; each term has one
-//! master at most in the eyes of any one node. A **certificate** ([`Certificate`]) proves that a node was voted master of a term. A node
-//! **obeys** one certificate at a time, says so in its heartbeats, and **knows** the highest term of which it has seen a certificate. A
-//! **claim** is a node that says in its heartbeat that it obeys itself, is alive and willing, and whose certificate is at hand.
+//! A **view** is the set of members a node admits at the moment, itself included. A **term** is a number that goes up;
+//! each term has one master at most in the eyes of any one node. A **certificate** ([`Certificate`]) proves that a node
+//! was voted master of a term. A node **obeys** one certificate at a time, says so in its heartbeats, and **knows** the
+//! highest term of which it has seen a certificate. A **claim** is a node that says in its heartbeat that it obeys
+//! itself, is alive and willing, and whose certificate is at hand.
 //!
 //! # Rules
-//! *Certificates.* Votes by different members for the same cluster, term, round and candidate; the voters are a strict majority of the
-//! view of each of them; the candidate is among them. Nothing else makes a master. A certificate does not expire.
+//! *Certificates.* Votes by different members for the same cluster, term, round and candidate; the voters are a strict
+//! majority of the view of each of them; the candidate is among them. Nothing else makes a master. A certificate does
+//! not expire.
 //!
-//! *Terms.* A candidate stands for the term that is one above the highest certified term it knows, and shows that certificate to
-//! voters that lack it: no vote without it. Who claims an old term is answered with the newer certificate. What certificates a liar makes
-//! with its own keys binds nobody but those that choose to stand above them. And their numbers are bounded by the **ceiling**, which rises
-//! with wall time, sixteen a second ([`CEILING_MS`]): a liar can use up the numbers below it, and there are always more than honest
-//! elections need. Numbers give no power; a huge one gives nothing at all.
+//! *Terms.* A candidate stands for the term that is one above the highest certified term it knows, and shows that
+//! certificate to voters that lack it: no vote without it. Who claims an old term is answered with the newer
+//! certificate. What certificates a liar makes with its own keys binds nobody but those that choose to stand above
+//! them. And their numbers are bounded by the **ceiling**, which rises with wall time, sixteen a second
+//! ([`CEILING_MS`]): a liar can use up the numbers below it, and there are always more than honest elections need.
+//! Numbers give no power; a huge one gives nothing at all.
 //!
-//! *Votes.* A node votes once in each round of a term; its terms, and its rounds within one term, go up; the vote is durable before it
-//! leaves. Votes that were split heal in the next round. (So a term can have two certificates if one arrives very late; the rule of
-//! obedience keeps that harmless, and the two claims are settled as after a partition.)
+//! *Votes.* A node votes once in each round of a term; its terms, and its rounds within one term, go up; the vote is
+//! durable before it leaves. Votes that were split heal in the next round. (So a term can have two certificates if one
+//! arrives very late; the rule of obedience keeps that harmless, and the two claims are settled as after a partition.)
 //!
-//! *Obedience.* A node obeys a certificate only if its term is higher than any it has obeyed: so it never obeys two masters of one term,
-//! and its term never goes down. And only if a strict majority of *its own* view supports it: by having voted for it, or by saying in
-//! signed heartbeats that they obey that master, in that term or a later one; who says it obeys another by now does not count. The node may count itself to make up
-//! the majority, but then the term may not lie above the ceiling unless it voted for it. So a certificate made by one key and its puppets
-//! moves nobody in a cluster of eight, and a newcomer joins at once.
+//! *Obedience.* A node obeys a certificate only if its term is higher than any it has obeyed: so it never obeys two
+//! masters of one term, and its term never goes down. And only if a strict majority of *its own* view supports it: by
+//! having voted for it, or by saying in signed heartbeats that they obey that master, in that term or a later one; who
+//! says it obeys another by now does not count. The node may count itself to make up the majority, but then the term
+//! may not lie above the ceiling unless it voted for it. So a certificate made by one key and its puppets moves nobody
+//! in a cluster of eight, and a newcomer joins at once.
 //!
-//! *Who leads.* Among the claims, the one that most live members of the view obey, then the higher term, then the smaller id. Ranks are not
-//! used here: they are opinions, and this must come out the same everywhere. As long as there is a claim, nobody but its leader stands,
-//! and nobody votes for another: the incumbent is sticky. A master that is unwilling (it leaves) has no claim.
+//! *Who leads.* Among the claims, the one that most live members of the view obey, then the higher term, then the
+//! smaller id. Ranks are not used here: they are opinions, and this must come out the same everywhere. As long as there
+//! is a claim, nobody but its leader stands, and nobody votes for another: the incumbent is sticky. A master that is
+//! unwilling (it leaves) has no claim.
 //!
-//! *Standing.* Without a claim there is a vacancy: the willing stand in the order of their rank (reputation, uptime by powers of two,
-//! capacity, id), each a step later than the one before, with some chance in it; and voters hold back from a candidate until the better
-//! ones had their time. A node that has just started waits for a while to hear others.
+//! *Standing.* Without a claim there is a vacancy: the willing stand in the order of their rank (reputation, uptime by
+//! powers of two, capacity, id), each a step later than the one before, with some chance in it; and voters hold back
+//! from a candidate until the better ones had their time. A node that has just started waits for a while to hear
+//! others.
 //!
-//! *Renewal.* The leader stands again, for a higher term, if a live member keeps obeying someone else although heartbeats have had
-//! time to settle: after two masters of one term, or when a loner with a higher term joins. The certificate of the stranded member is
-//! what the leader stands above, so the new term lies above all. It changes the number, not the master. A member that is stranded again and
-//! again, as a liar can be at will, is waited for twice as long each time after a few. A leader that no majority obeys and that does not
-//! renew either is passed over for a while: long enough for the next to renew, short enough that two who pass over each other do not stay apart.
+//! *Renewal.* The leader stands again, for a higher term, if a live member keeps obeying someone else although
+//! heartbeats have had time to settle: after two masters of one term, or when a loner with a higher term joins. The
+//! certificate of the stranded member is what the leader stands above, so the new term lies above all. It changes the
+//! number, not the master. A member that is stranded again and again, as a liar can be at will, is waited for twice as
+//! long each time after a few. A leader that no majority obeys and that does not renew either is passed over for a
+//! while: long enough for the next to renew, short enough that two who pass over each other do not stay apart.
 //!
-//! *Partitions.* Members that stay silent leave the view, so each part elects its own master and serves. On heal, the smaller part
-//! obeys the greater part's master if that term is higher; else the greater part's master renews above it.
+//! *Partitions.* Members that stay silent leave the view, so each part elects its own master and serves. On heal, the
+//! smaller part obeys the greater part's master if that term is higher; else the greater part's master renews above it.
 //!
 //! # What a liar can do
-//! It has one vote per round of its own making: double votes make two certificates only if honest majorities voted for both. It can
-//! stand, as any member may. It cannot make certificates of others' votes, nor have its own obeyed by a cluster it is a minority of.
-//! It can make the leader renew a few times. In a cluster of two, nobody outvotes it.
+//! It has one vote per round of its own making: double votes make two certificates only if honest majorities voted for
+//! both. It can stand, as any member may. It cannot make certificates of others' votes, nor have its own obeyed by a
+//! cluster it is a minority of. It can make the leader renew a few times. In a cluster of two, nobody outvotes it.
+//!
+//! # Limits
+//! A node whose view liars are the majority of obeys whom they like, in any term up to [`MAX_TERM`]. If they take it
+//! far above the ceiling, it cannot come back to an honest cluster until what it persisted is removed. Up to the
+//! ceiling it comes back by itself. Clocks that are wrong by more than four seconds delay merging, and that only while
+//! a liar keeps the numbers at the ceiling.
 
 mod candidacy;
 mod claims;
@@ -72,7 +85,8 @@ pub use rank::Standing;
 
 /// The ceiling of terms that lack a majority's support is wall time (since 1970) in units of this many milliseconds.
 pub const CEILING_MS: u64 = 64;
-/// How far above its ceiling a candidate reaches, in terms, and a voter twice as far: four seconds for clocks that disagree.
+/// How far above its ceiling a candidate reaches, in terms, and a voter twice as far: four seconds for clocks that
+/// disagree.
 pub const CEILING_SLACK: u64 = 64;
 /// The ceiling does not lie below that of this wall time (the year 2025), whatever the node's clock says.
 const CEILING_FLOOR_MS: u64 = 1_735_689_600_000;

@@ -41,7 +41,8 @@ impl Standing {
         }
     }
 
-    /// Orders the willing, best first. Uptime counts by powers of two of minutes, so that nodes started together are equals.
+    /// Orders the willing, best first. Uptime counts by powers of two of minutes, so that nodes started together are
+    /// equals.
     pub(super) fn rank(&self, id: NodeId) -> impl Ord + use<> {
         let minutes = self.uptime_s / 60;
         (Reverse(self.reputation), Reverse(u64::BITS - minutes.leading_zeros()), Reverse(self.capacity), id)

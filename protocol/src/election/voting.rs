@@ -44,8 +44,8 @@ impl Election {
         out.push(send(from, ElectionMessage::Refused(refused)));
     }
 
-    /// What entitles a candidate to `term`, which lies above the one obeyed: `None` if nothing does, `Some(None)` if it is the next one,
-    /// else the certificate of the term before.
+    /// What entitles a candidate to `term`, which lies above the one obeyed: `None` if nothing does, `Some(None)` if it
+    /// is the next one, else the certificate of the term before.
     fn basis_for(&self, term: u64, shown: Option<&Certificate>) -> Option<Option<Certificate>> {
         if term == self.term() + 1 {
             return Some(None);
@@ -119,7 +119,8 @@ impl Election {
         heard.max(self.voted_round(term))
     }
 
-    /// Takes note of a round and returns the highest heard of by now. No single message raises it by much: rounds never run out.
+    /// Takes note of a round and returns the highest heard of by now. No single message raises it by much: rounds never
+    /// run out.
     pub(super) fn hear_round(&mut self, term: u64, round: u64) -> u64 {
         let before = self.heard_round(term);
         let limit = before.saturating_add(MAX_ROUND_LEAP).min(MAX_TERM);

@@ -11,8 +11,8 @@ use crate::envelope::{Invalid, Payload, Signed};
 use crate::hash::Hash;
 use crate::identity::NodeId;
 
-/// How many different views the votes of one certificate may have. With a view at 34 bytes a member and a vote at less than 300 bytes
-/// this keeps every certificate below what gossip carries.
+/// How many different views the votes of one certificate may have. With a view at 34 bytes a member and a vote at less
+/// than 300 bytes this keeps every certificate below what gossip carries.
 pub const MAX_VIEWS: usize = 8;
 
 /// A candidate (the signer) asks for votes.
@@ -140,9 +140,9 @@ pub enum CertificateError {
 
 /// Proof that a node is master of a term.
 ///
-/// Valid if the votes are by different members for the same cluster, term, round and candidate; each voter and the candidate are in the
-/// voter's view; the voters are a strict majority of the view of every voter; and the candidate is one of them. A value of this type is
-/// valid but for its cluster, which [`Certificate::verify`] compares.
+/// Valid if the votes are by different members for the same cluster, term, round and candidate; each voter and the
+/// candidate are in the voter's view; the voters are a strict majority of the view of every voter; and the candidate is
+/// one of them. A value of this type is valid but for its cluster, which [`Certificate::verify`] compares.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(try_from = "Parts", deny_unknown_fields)]
 pub struct Certificate {
@@ -170,8 +170,9 @@ impl TryFrom<Parts> for Certificate {
 }
 
 impl Certificate {
-    /// Makes a certificate of as many of `ballots` as support each other: a ballot is left out if the voters do not have a majority in
-    /// its view. `None` if what remains does not certify `candidate`. All ballots must be for the same term and round.
+    /// Makes a certificate of as many of `ballots` as support each other: a ballot is left out if the voters do not
+    /// have a majority in its view. `None` if what remains does not certify `candidate`. All ballots must be for the
+    /// same term and round.
     pub fn assemble(candidate: NodeId, ballots: &BTreeMap<NodeId, Ballot>) -> Option<Self> {
         let mut kept: BTreeMap<NodeId, &Ballot> = ballots.iter().map(|(voter, ballot)| (*voter, ballot)).collect();
         loop {

@@ -176,7 +176,8 @@ impl Message for JobRequest {
     }
 }
 
-/// What the master says on the job's stream. `Accepted`, then any number of `Token`, then `Done`; or `Failed` at any time.
+/// What the master says on the job's stream. `Accepted`, then any number of `Token`, then `Done`; or `Failed` at any
+/// time.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum JobEvent {
     /// Work begins.

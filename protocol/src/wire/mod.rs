@@ -1,8 +1,8 @@
 //! What peers say to each other, byte for byte.
 //!
-//! Every type here has bounds ([`Message::MAX_BYTES`], [`Payload::MAX_BYTES`](crate::envelope::Payload::MAX_BYTES)) that a reader applies
-//! before it reads, rules that it applies before it believes, and golden bytes in `tests/golden.rs`. A change of bytes is a change of the
-//! version in the protocol id.
+//! Every type here has bounds ([`Message::MAX_BYTES`], [`Payload::MAX_BYTES`](crate::envelope::Payload::MAX_BYTES))
+//! that a reader applies before it reads, rules that it applies before it believes, and golden bytes in
+//! `tests/golden.rs`. A change of bytes is a change of the version in the protocol id.
 
 use serde::Serialize;
 use serde::de::DeserializeOwned;
@@ -28,7 +28,8 @@ pub const STAGE: &str = "/consortium/stage/1";
 /// Frames from the last stage back to the driver ([`pipeline`]).
 pub const TOKENS: &str = "/consortium/tokens/1";
 
-/// The gossip topic that carries the facts of a cluster ([`fact::Fact`]): named by the first 16 hexadecimal digits of its id.
+/// The gossip topic that carries the facts of a cluster ([`fact::Fact`]): named by the first 16 hexadecimal digits of
+/// its id.
 pub fn gossip_topic(cluster: ClusterId) -> String {
     format!("/consortium/{}/facts/1", hex_text(&cluster.0.as_bytes()[..8]))
 }

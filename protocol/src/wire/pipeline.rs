@@ -1,8 +1,8 @@
 //! What the stages of a pipeline say to each other.
 //!
 //! A stream begins with a signed [`SessionOpen`] and carries frames from then on. A frame is
-//! `header length (u32 LE) | header (canonical CBOR) | payload`; the header holds the payload's length and its BLAKE3, so a reader knows
-//! how much to read before it reads, and that it read what was sent.
+//! `header length (u32 LE) | header (canonical CBOR) | payload`; the header holds the payload's length and its BLAKE3,
+//! so a reader knows how much to read before it reads, and that it read what was sent.
 
 use serde::{Deserialize, Serialize};
 
@@ -233,10 +233,12 @@ pub struct FrameHeader {
     hash: Hash,
 }
 
-/// Reads the header of a frame: the bytes after the length. The caller refuses a length above [`MAX_HEADER`] before it reads.
+/// Reads the header of a frame: the bytes after the length. The caller refuses a length above [`MAX_HEADER`] before it
+/// reads.
 ///
 /// # Errors
-/// Oversize, not canonical, a payload above [`MAX_PAYLOAD`] or of a length that does not fit the step, too many rows or times.
+/// Oversize, not canonical, a payload above [`MAX_PAYLOAD`] or of a length that does not fit the step, too many rows or
+/// times.
 pub fn parse_header(bytes: &[u8]) -> Result<FrameHeader, DecodeError> {
     let header: FrameHeader = cbor::from_slice(bytes, MAX_HEADER)?;
     header.check()?;

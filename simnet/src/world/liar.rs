@@ -1,5 +1,5 @@
-//! A member that says whatever may hurt. It has its own key and puppets that nobody has admitted, and it hears and repeats what others
-//! say; it cannot sign for others.
+//! A member that says whatever may hurt. It has its own key and puppets that nobody has admitted, and it hears and
+//! repeats what others say; it cannot sign for others.
 
 use std::collections::BTreeMap;
 

@@ -1,9 +1,9 @@
 //! A world of pure machines: thousands of clusters in a minute, each from one seed.
 //!
 //! Every host runs the real [`Membership`](consortium_protocol::membership::Membership) and
-//! [`Election`](consortium_protocol::election::Election) machines. Time, network, disks, crashes and liars are simulated: one queue of
-//! events, one source of randomness, so a seed always plays the same and a failure names the seed to play it again. After every step the
-//! invariants of [`check`] are checked.
+//! [`Election`](consortium_protocol::election::Election) machines. Time, network, disks, crashes and liars are
+//! simulated: one queue of events, one source of randomness, so a seed always plays the same and a failure names the
+//! seed to play it again. After every step the invariants of [`check`] are checked.
 //!
 //! - [`plan`]: what happens to the world, drawn from the seed
 //! - [`network`]: delay, loss, duplication, partitions
@@ -200,7 +200,8 @@ impl World {
         self.hosts.iter().position(|host| host.id() == id)
     }
 
-    /// The master that all live hosts obey, if they obey one and it runs; `strict`: in the same term, too. A liar may be master.
+    /// The master that all live hosts obey, if they obey one and it runs; `strict`: in the same term, too. A liar may
+    /// be master.
     pub fn agreed(&self, strict: bool) -> Option<NodeId> {
         let mut live = self.hosts.iter().filter(|host| host.is_running());
         let first = live.next()?;
