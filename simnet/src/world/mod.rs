@@ -290,7 +290,7 @@ impl World {
                     match to {
                         Some(to) => {
                             if let Some(to) = self.find(to) {
-                                self.post(host, to, packet);
+                                self.post(host, to, &packet);
                             }
                         }
                         None => self.broadcast(host, &packet),
@@ -316,7 +316,7 @@ impl World {
             match to {
                 Some(to) => {
                     if let Some(to) = self.find(to) {
-                        self.post(from, to, packet);
+                        self.post(from, to, &packet);
                     }
                 }
                 None => self.broadcast(from, &packet),
@@ -331,11 +331,11 @@ impl World {
     fn broadcast(&mut self, from: usize, packet: &Packet) {
         let count = self.hosts.len() + usize::from(self.liar.is_some());
         for to in (0..count).filter(|to| *to != from) {
-            self.post(from, to, packet.clone());
+            self.post(from, to, packet);
         }
     }
 
-    fn post(&mut self, from: usize, to: usize, packet: Packet) {
+    fn post(&mut self, from: usize, to: usize, packet: &Packet) {
         for delay in self.network.route(from, to, &mut self.rng) {
             let packet = packet.clone();
             self.queue.push(self.now + delay, Event::Deliver { to, packet });
