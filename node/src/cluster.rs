@@ -28,6 +28,8 @@ use crate::swarm::{Reply, SwarmEvent, SwarmHandle};
 
 const TICK: Duration = Duration::from_millis(100);
 const HEARTBEAT: Duration = Duration::from_millis(500);
+/// Time for the last heartbeat to leave.
+const GOODBYE: Duration = Duration::from_millis(200);
 /// Time for a peer to take an election message.
 const ELECTION_RPC: Duration = Duration::from_secs(3);
 
@@ -139,6 +141,8 @@ impl ClusterTask {
         }
         state.election_input(ElectionInput::StepDown).await;
         state.beat(true).await;
+        // The swarm lives as long as its events are taken: long enough for the goodbye to leave.
+        let _done = tokio::time::timeout(GOODBYE, async { while events.recv().await.is_some() {} }).await;
         Ok(())
     }
 }

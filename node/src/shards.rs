@@ -126,8 +126,9 @@ impl Shards {
                 format!("this node has no copy of {} with digest {}", assign.model.name, assign.model.digest),
             ));
         };
-        self.held.send_modify(|held| held.retain(|shard| shard.lease.model != lease.model));
         let kv_budget_bytes = self.room_for(dir, assign)?;
+        // Only what will fit makes other layers of the model give way: they may be the cluster's only copy.
+        self.held.send_modify(|held| held.retain(|shard| shard.lease.model != lease.model));
         let started = Instant::now();
         let options =
             StageOptions { max_sessions: MAX_SESSIONS, kv_budget_bytes, queue: STEP_QUEUE, ..Default::default() };
@@ -148,6 +149,7 @@ impl Shards {
             .held
             .borrow()
             .iter()
+            .filter(|shard| shard.lease.model != assign.model.digest)
             .filter_map(|shard| Some(self.library.get(&shard.lease.model)?.1.shard_bytes(shard.lease.range)))
             .sum();
         let weights = dir.shard_bytes(assign.range);

@@ -282,7 +282,7 @@ async fn hostile_gossip_is_refused_and_the_node_goes_on() {
 #[tokio::test]
 async fn hostile_rpc_is_refused_and_the_node_goes_on() {
     let mut a = Node::start(12, &[]).await;
-    let mut b = Node::start(13, &[a.address()]).await;
+    let b = Node::start(13, &[a.address()]).await;
     let mut peer = hostile();
     let to = a.address().parse::<Multiaddr>().unwrap();
     let a_peer =

@@ -52,7 +52,8 @@ impl<'a> Trainer<'a> {
         Self::assemble(recipe, tokenizer, model, optimizer, progress)
     }
 
-    /// A run taken up from a checkpoint of the same shape and recipe.
+    /// A run taken up from a checkpoint of the same shape and recipe. Only the schedule may be another: so a run that has
+    /// ended can be made longer.
     ///
     /// # Errors
     /// [`TrainError::Setting`] if the checkpoint is of another recipe or model.
@@ -62,7 +63,7 @@ impl<'a> Trainer<'a> {
         tokenizer: &'a Tokenizer,
         saved: Checkpoint,
     ) -> Result<Self, TrainError> {
-        if saved.progress.recipe != identity(config, &recipe)? {
+        if without_schedule(&saved.progress.recipe)? != without_schedule(&identity(config, &recipe)?)? {
             let reason = "the checkpoint belongs to a run with other settings".into();
             return Err(TrainError::Setting { name: "resume", reason });
         }
@@ -73,7 +74,8 @@ impl<'a> Trainer<'a> {
         }
         let model = Llama::from_values(config, saved.weights)?;
         let optimizer = AdamW::restore(recipe.adam, saved.progress.step, saved.first, saved.second);
-        Self::assemble(recipe, tokenizer, model, optimizer, saved.progress)
+        let progress = Progress { recipe: identity(config, &recipe)?, ..saved.progress };
+        Self::assemble(recipe, tokenizer, model, optimizer, progress)
     }
 
     fn assemble(
@@ -185,6 +187,15 @@ impl<'a> Trainer<'a> {
 /// What a checkpoint must agree with: everything that decides the result.
 fn identity(config: &LlamaConfig, recipe: &Recipe) -> Result<String, TrainError> {
     Ok(serde_json::to_string(&(config, recipe))?)
+}
+
+/// An identity less the schedule.
+fn without_schedule(identity: &str) -> Result<serde_json::Value, TrainError> {
+    let mut value: serde_json::Value = serde_json::from_str(identity)?;
+    if let Some(recipe) = value.get_mut(1).and_then(serde_json::Value::as_object_mut) {
+        recipe.remove("schedule");
+    }
+    Ok(value)
 }
 
 fn loss_sum(model: &Llama, batch: &Batch) -> Result<candle_core::Tensor, TrainError> {
