@@ -41,10 +41,19 @@ pub struct TinyOptions {
 }
 
 impl TinyOptions {
-    /// The settings that made the model in this repository.
+    /// The settings of the model in this repository, which was trained in two stretches: see its card.
     #[must_use]
     pub fn new(out: PathBuf) -> Self {
-        Self { out, checkpoints: None, checkpoint_every: 100, resume: false, seed: 1, steps: 800, batch: 8, threads: 2 }
+        Self {
+            out,
+            checkpoints: None,
+            checkpoint_every: 100,
+            resume: false,
+            seed: 1,
+            steps: 1500,
+            batch: 8,
+            threads: 2,
+        }
     }
 
     /// Where checkpoints are kept.

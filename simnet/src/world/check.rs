@@ -3,7 +3,7 @@
 //! - No host ever obeys two masters of one term, over all its lives.
 //! - No host obeys a term without a valid certificate.
 //! - The term a host obeys never goes down, over all its lives.
-//! - No host votes twice in one round of a term.
+//! - No host votes twice in one round of a term, and no vote leaves before it is on disk.
 
 use std::collections::BTreeMap;
 
@@ -75,28 +75,33 @@ impl Witness {
         Ok(())
     }
 
-    /// Sees what a host sends.
+    /// Sees what a host sends, with its disk as it is at that moment.
     ///
     /// # Errors
     /// What is wrong, in words.
-    pub fn sent(&mut self, index: usize, packet: &Packet) -> Result<(), String> {
-        let (from, vote) = match packet {
-            Packet::Election { from, message: ElectionMessage::Vote(ballot) } => {
+    pub fn sent(&mut self, index: usize, host: &Host, packet: &Packet) -> Result<(), String> {
+        let (term, round, candidate) = match packet {
+            Packet::Election { message: ElectionMessage::Vote(ballot), .. } => {
                 let vote = ballot.vote.payload();
-                (from, (vote.term, vote.round, vote.candidate))
+                (vote.term, vote.round, vote.candidate)
             }
-            Packet::Election { from, message: ElectionMessage::Request(candidacy) } => {
+            Packet::Election { message: ElectionMessage::Request(candidacy), .. } => {
+                // Who asks for votes has given its own.
                 let asked = candidacy.request.payload();
-                (from, (asked.term, asked.round, *from))
+                (asked.term, asked.round, host.id())
             }
             _ => return Ok(()),
         };
-        let (term, round, candidate) = vote;
-        let before = self.records[index].votes.insert((term, round), candidate);
-        match before {
-            Some(before) if before != candidate => {
-                Err(format!("{} voted twice in round {round} of term {term}", from.short()))
-            }
+        let name = host.id().short();
+        let durable = host.disk().voted.as_ref().is_some_and(|ballot| {
+            let vote = ballot.vote.payload();
+            (vote.term, vote.round, vote.candidate) == (term, round, candidate)
+        });
+        if !durable {
+            return Err(format!("{name} sent a vote in round {round} of term {term} that is not on its disk"));
+        }
+        match self.records[index].votes.insert((term, round), candidate) {
+            Some(before) if before != candidate => Err(format!("{name} voted twice in round {round} of term {term}")),
             _ => Ok(()),
         }
     }

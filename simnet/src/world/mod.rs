@@ -286,7 +286,7 @@ impl World {
             match action {
                 Action::Persist(persisted) => self.hosts[host].remember(persisted),
                 Action::Send(to, packet) => {
-                    self.witness.sent(host, &packet).map_err(|what| self.violation(what))?;
+                    self.witness.sent(host, &self.hosts[host], &packet).map_err(|what| self.violation(what))?;
                     match to {
                         Some(to) => {
                             if let Some(to) = self.find(to) {
