@@ -75,7 +75,7 @@ pub fn open(path: &Path) -> Result<Connection, OpenError> {
     let mut connection = Connection::open(path).map_err(database)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(database)?;
     // Looked at before the first write, so that what is not ours stays as it is.
-    check_owner(&connection, path)?;
+    check_owner(&mut connection, path)?;
     enter_wal(&connection).map_err(database)?;
     connection.pragma_update(None, "synchronous", "FULL").map_err(database)?;
     connection.pragma_update(None, "foreign_keys", true).map_err(database)?;
@@ -96,15 +96,18 @@ fn version(connection: &Connection) -> rusqlite::Result<i64> {
     connection.pragma_query_value(None, "user_version", |row| row.get(0))
 }
 
-fn check_owner(connection: &Connection, path: &Path) -> Result<(), OpenError> {
+/// Refuses what is not a ledger, or a newer one. One read transaction: another process may be creating the ledger
+/// right now, and its tables must not be seen without its mark.
+fn check_owner(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
     let database = |source| OpenError::Database { path: path.to_owned(), source };
-    let owner: i32 = connection.pragma_query_value(None, "application_id", |row| row.get(0)).map_err(database)?;
+    let snapshot = connection.transaction().map_err(database)?;
+    let owner: i32 = snapshot.pragma_query_value(None, "application_id", |row| row.get(0)).map_err(database)?;
     let tables: i64 =
-        connection.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(database)?;
+        snapshot.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(database)?;
     if owner != APPLICATION_ID && (owner != 0 || tables != 0) {
         return Err(OpenError::Foreign { path: path.to_owned() });
     }
-    check_version(version(connection).map_err(database)?, path).map(drop)
+    check_version(version(&snapshot).map_err(database)?, path).map(drop)
 }
 
 /// The number of migrations already applied.
