@@ -3,7 +3,7 @@
 
 use std::collections::BTreeMap;
 use std::sync::Arc;
-use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::time::{Duration, Instant};
 
 use consortium_protocol::cluster::ClusterId;
 use consortium_protocol::election::{self, Certificate, Election, ElectionConfig, Input as ElectionInput};
@@ -22,6 +22,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use crate::clock::{Skew, Timeliness, wall_ms};
 use crate::shards::Shards;
 use crate::storage::{Storage, StorageError};
 use crate::swarm::{Reply, SwarmEvent, SwarmHandle};
@@ -105,6 +106,7 @@ impl ClusterTask {
         stop: CancellationToken,
     ) -> Result<(), StorageError> {
         let started = Instant::now();
+        let incarnation = self.storage.next_incarnation(wall_ms()).await?;
         let persisted = self.storage.election(self.cluster).await?.unwrap_or_default();
         let me = self.key.node_id();
         let mut state = Running {
@@ -119,8 +121,9 @@ impl ClusterTask {
             rng: StdRng::from_os_rng(),
             master: None,
             started,
-            incarnation: wall_ms(),
+            incarnation,
             seq: 0,
+            skew: Skew::default(),
             task: self,
             stop: stop.clone(),
         };
@@ -156,6 +159,7 @@ struct Running {
     started: Instant,
     incarnation: u64,
     seq: u64,
+    skew: Skew,
     task: ClusterTask,
     stop: CancellationToken,
 }
@@ -206,13 +210,32 @@ impl Running {
             SwarmEvent::Connected(node) => debug!(%node, "connected"),
             SwarmEvent::Disconnected(node) => self.member_input(membership::Input::Disconnected(node)).await,
             SwarmEvent::Fact { fact: Fact::Heartbeat(heartbeat), .. } => {
-                self.member_input(membership::Input::Heartbeat(heartbeat)).await;
+                if self.timely(&heartbeat) {
+                    self.member_input(membership::Input::Heartbeat(heartbeat)).await;
+                }
             }
             SwarmEvent::Fact { fact: Fact::Certificate(certificate), .. } => {
                 self.election_input(ElectionInput::Certificate(certificate)).await;
             }
             SwarmEvent::Request { from, request, reply } => self.answer(from, request, reply).await,
         }
+    }
+
+    /// Whether a heartbeat was sent about now, by this node's wall clock.
+    fn timely(&mut self, heartbeat: &Signed<Heartbeat>) -> bool {
+        let node = heartbeat.signer();
+        match self.skew.judge(node, heartbeat.payload().sent_at_ms, wall_ms(), Instant::now()) {
+            Timeliness::Timely => return true,
+            Timeliness::Off => {}
+            Timeliness::Tell { by, ahead } => warn!(
+                %node,
+                "its clock is {} s {} of this machine's: one of the two is wrong; until it is set right, this node \
+                 does not count that one as a member",
+                by.as_secs(),
+                if ahead { "ahead" } else { "behind" },
+            ),
+        }
+        false
     }
 
     async fn answer(&mut self, from: NodeId, request: Request, reply: Reply) {
@@ -354,10 +377,4 @@ impl Running {
 
 fn stale(term: u64, node: &NodeId) -> Refusal {
     Refusal::new(RefusalCode::StaleTerm, format!("{node} is not the master of term {term} here"))
-}
-
-/// Wall-clock time in milliseconds since 1970, for signed facts only.
-fn wall_ms() -> u64 {
-    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }

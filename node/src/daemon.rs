@@ -15,6 +15,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::clock;
 use crate::cluster::{ClusterTask, ClusterView, LocalFacts};
 use crate::config::Config;
 use crate::data_dir::{ApiFile, Lock};
@@ -211,8 +212,8 @@ async fn remember_peers(swarm: SwarmHandle, storage: Storage, stop: Cancellation
                 (node.to_string(), info.addresses.into_iter().map(full).collect())
             })
             .collect();
-        let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap_or_default();
-        if let Err(error) = storage.save_peers(seen, i64::try_from(now.as_secs()).unwrap_or(i64::MAX)).await {
+        let now_s = i64::try_from(clock::since_epoch().as_secs()).unwrap_or(i64::MAX);
+        if let Err(error) = storage.save_peers(seen, now_s).await {
             warn!(%error, "could not remember peers");
         }
     }

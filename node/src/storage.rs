@@ -10,9 +10,11 @@ use consortium_protocol::election::Persisted;
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 /// Each entry takes the database from version `i` to `i + 1`.
-const MIGRATIONS: &[&str] =
-    &["CREATE TABLE peers (peer_id TEXT PRIMARY KEY, addresses TEXT NOT NULL, last_seen_s INTEGER NOT NULL) STRICT;
-     CREATE TABLE elections (cluster BLOB PRIMARY KEY, promises BLOB NOT NULL) STRICT;"];
+const MIGRATIONS: &[&str] = &[
+    "CREATE TABLE peers (peer_id TEXT PRIMARY KEY, addresses TEXT NOT NULL, last_seen_s INTEGER NOT NULL) STRICT;
+     CREATE TABLE elections (cluster BLOB PRIMARY KEY, promises BLOB NOT NULL) STRICT;",
+    "CREATE TABLE life (only INTEGER PRIMARY KEY CHECK (only = 0), incarnation INTEGER NOT NULL) STRICT;",
+];
 /// Largest stored promise: a certificate of 64 votes fits many times over.
 const MAX_PROMISES: usize = 4 << 20;
 /// Peers remembered between runs.
@@ -117,6 +119,27 @@ impl Storage {
         .await
     }
 
+    /// The incarnation of a life that begins at `wall_ms`, since 1970: that time, or one more than the last life's if
+    /// the wall clock went back meanwhile, for others take the life with the lower number for a thing of the past.
+    ///
+    /// # Errors
+    /// When the database fails: the life may not begin.
+    pub async fn next_incarnation(&self, wall_ms: u64) -> Result<u64, StorageError> {
+        let now = i64::try_from(wall_ms).unwrap_or(i64::MAX);
+        let next: i64 = self
+            .run(move |db| {
+                db.query_row(
+                    "INSERT INTO life VALUES (0, ?1)
+                     ON CONFLICT DO UPDATE SET incarnation = max(incarnation + 1, excluded.incarnation)
+                     RETURNING incarnation",
+                    [now],
+                    |row| row.get(0),
+                )
+            })
+            .await?;
+        Ok(u64::try_from(next).unwrap_or_default())
+    }
+
     /// Addresses of the peers seen last, newest first.
     ///
     /// # Errors
@@ -180,6 +203,26 @@ mod tests {
         Storage::open(&path).unwrap().save_peers(peers, 5).await.unwrap();
         let again = Storage::open(&path).unwrap().peer_addresses().await.unwrap();
         assert_eq!(again, ["/ip4/127.0.0.1/tcp/1", "/ip4/127.0.0.1/tcp/2"]);
+    }
+
+    #[tokio::test]
+    async fn a_life_outranks_the_last_one_though_the_clock_went_back() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("node.db");
+        for (wall, incarnation) in [(1000, 1000), (400, 1001), (400, 1002), (2000, 2000)] {
+            assert_eq!(Storage::open(&path).unwrap().next_incarnation(wall).await.unwrap(), incarnation);
+        }
+    }
+
+    #[tokio::test]
+    async fn a_database_of_the_first_version_is_brought_up_to_date() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("node.db");
+        let raw = Connection::open(&path).unwrap();
+        raw.execute_batch(MIGRATIONS[0]).unwrap();
+        raw.pragma_update(None, "user_version", 1).unwrap();
+        drop(raw);
+        assert_eq!(Storage::open(&path).unwrap().next_incarnation(7).await.unwrap(), 7);
     }
 
     #[tokio::test]

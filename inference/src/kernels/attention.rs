@@ -184,43 +184,51 @@ impl Group<'_> {
         let mut weights = vec![0.0; self.positions.next_multiple_of(LANES)];
         let capacity = self.keys.len() / self.dim;
         for (query, out) in self.queries.chunks_exact(self.dim).zip(self.out.chunks_exact_mut(self.dim)) {
-            scores::<S, REGS>(simd, query, self.keys, capacity, &mut weights);
+            weigh::<S, REGS>(simd, query, self.keys, capacity, &mut weights);
             let sum = softmax(&mut weights[..self.positions], self.scale);
-            mix::<S, REGS>(simd, &weights[..self.positions], self.values, out);
+            weigh::<S, REGS>(simd, &weights[..self.positions], self.values, self.dim, out);
             out.iter_mut().for_each(|v| *v /= sum);
         }
     }
 }
 
-/// Products of a query with the keys of all positions, sixteen at a time, in the order of the elements.
+/// Sums rows of `stride` elements by weight, in their order. Over keys that are stored element by element it gives the
+/// products of a query with all positions; over values, their mixture.
 #[inline(always)]
-fn scores<S: Simd, const REGS: usize>(simd: S, query: &[f32], keys: &[f32], capacity: usize, out: &mut [f32]) {
+fn weigh<S: Simd, const REGS: usize>(simd: S, weights: &[f32], rows: &[f32], stride: usize, out: &mut [f32]) {
     let blocks = out.len() / LANES;
     let mut block = 0;
     while block + 4 <= blocks {
-        score_blocks::<S, REGS, 4>(simd, query, keys, capacity, block, out);
+        weigh_blocks::<S, REGS, 4>(simd, weights, rows, stride, block, out);
         block += 4;
     }
     while block < blocks {
-        score_blocks::<S, REGS, 1>(simd, query, keys, capacity, block, out);
+        weigh_blocks::<S, REGS, 1>(simd, weights, rows, stride, block, out);
         block += 1;
+    }
+    for element in blocks * LANES..out.len() {
+        out[element] = weights
+            .iter()
+            .zip(rows.chunks_exact(stride))
+            .fold(0.0_f32, |sum, (weight, row)| weight.mul_add(row[element], sum));
     }
 }
 
+/// `N` blocks of that sum from `block` on.
 #[inline(always)]
-fn score_blocks<S: Simd, const REGS: usize, const N: usize>(
+fn weigh_blocks<S: Simd, const REGS: usize, const N: usize>(
     simd: S,
-    query: &[f32],
-    keys: &[f32],
-    capacity: usize,
+    weights: &[f32],
+    rows: &[f32],
+    stride: usize,
     block: usize,
     out: &mut [f32],
 ) {
     let mut sums = [zero::<S, REGS>(simd); N];
-    for (element, keys) in query.iter().zip(keys.chunks_exact(capacity)) {
-        let element: Wide<S, REGS> = [simd.splat_f32s(*element); REGS];
+    for (weight, row) in weights.iter().zip(rows.chunks_exact(stride)) {
+        let weight: Wide<S, REGS> = [simd.splat_f32s(*weight); REGS];
         for (n, sum) in sums.iter_mut().enumerate() {
-            *sum = fused::<S, REGS>(simd, &element, &load::<S, REGS>(keys, block + n), sum);
+            *sum = fused::<S, REGS>(simd, &weight, &load::<S, REGS>(row, block + n), sum);
         }
     }
     for (n, sum) in sums.iter().enumerate() {
@@ -244,49 +252,6 @@ fn softmax(scores: &mut [f32], scale: f32) -> f32 {
         }
     }
     tree_sum(&lanes)
-}
-
-/// The sum of the values by weight, in the order of the positions.
-#[inline(always)]
-fn mix<S: Simd, const REGS: usize>(simd: S, weights: &[f32], values: &[f32], out: &mut [f32]) {
-    let dim = out.len();
-    let blocks = dim / LANES;
-    let mut block = 0;
-    while block + 4 <= blocks {
-        mix_blocks::<S, REGS, 4>(simd, weights, values, dim, block, out);
-        block += 4;
-    }
-    while block < blocks {
-        mix_blocks::<S, REGS, 1>(simd, weights, values, dim, block, out);
-        block += 1;
-    }
-    for element in blocks * LANES..dim {
-        out[element] = weights
-            .iter()
-            .zip(values.chunks_exact(dim))
-            .fold(0.0_f32, |sum, (weight, value)| weight.mul_add(value[element], sum));
-    }
-}
-
-#[inline(always)]
-fn mix_blocks<S: Simd, const REGS: usize, const N: usize>(
-    simd: S,
-    weights: &[f32],
-    values: &[f32],
-    dim: usize,
-    block: usize,
-    out: &mut [f32],
-) {
-    let mut sums = [zero::<S, REGS>(simd); N];
-    for (weight, value) in weights.iter().zip(values.chunks_exact(dim)) {
-        let weight: Wide<S, REGS> = [simd.splat_f32s(*weight); REGS];
-        for (n, sum) in sums.iter_mut().enumerate() {
-            *sum = fused::<S, REGS>(simd, &weight, &load::<S, REGS>(value, block + n), sum);
-        }
-    }
-    for (n, sum) in sums.iter().enumerate() {
-        store::<S, REGS>(sum, out, block + n);
-    }
 }
 
 /// The same with candle's operations.

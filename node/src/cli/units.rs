@@ -1,6 +1,6 @@
 //! Numbers in units that people read.
 
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use crate::clock::since_epoch;
 
 /// Bytes in binary units, such as `4.0 GiB`.
 pub(super) fn bytes(count: u64) -> String {
@@ -32,8 +32,7 @@ pub(super) fn span(seconds: u64) -> String {
 
 /// How long ago a moment was, given in seconds since 1970.
 pub(super) fn ago(then_s: u64) -> String {
-    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO).as_secs();
-    match now.saturating_sub(then_s) {
+    match since_epoch().as_secs().saturating_sub(then_s) {
         0..10 => "just now".to_owned(),
         seconds => format!("{} ago", span(seconds)),
     }

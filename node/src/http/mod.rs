@@ -26,7 +26,6 @@ mod status;
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::{SystemTime, UNIX_EPOCH};
 
 use axum::Router;
 use axum::http::{Method, Uri};
@@ -36,6 +35,7 @@ use consortium_ledger::api_keys::ApiKeys;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::clock;
 use crate::gateway::Gateway;
 use crate::status::NodeStatus;
 use error::ApiError;
@@ -77,7 +77,7 @@ fn router(app: HttpApp, bound: SocketAddr, closing: CancellationToken) -> Router
     let state = Arc::new(Shared {
         app,
         loopback: bound.ip().is_loopback(),
-        started_s: unix_seconds(),
+        started_s: clock::since_epoch().as_secs(),
         jobs: Arc::new(Semaphore::new(MAX_JOBS)),
         closing,
     });
@@ -101,9 +101,4 @@ async fn unknown_path(method: Method, uri: Uri) -> ApiError {
 
 async fn wrong_method(method: Method, uri: Uri) -> ApiError {
     ApiError::wrong_method(&method, uri.path())
-}
-
-/// Seconds since 1970; 0 on a clock before that.
-fn unix_seconds() -> u64 {
-    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs())
 }

@@ -4,7 +4,7 @@ use consortium_protocol::wire::heartbeat::ModelRef;
 use consortium_protocol::wire::job::{FinishReason, JobId, Usage};
 use serde_json::{Value, json};
 
-use super::unix_seconds;
+use crate::clock::since_epoch;
 
 /// Which API an answer belongs to.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -35,7 +35,7 @@ impl Shape {
         Self {
             kind,
             id: format!("{prefix}-{job}"),
-            created: unix_seconds(),
+            created: since_epoch().as_secs(),
             model: model.name.clone(),
             fingerprint: fingerprint(model),
         }
