@@ -9,6 +9,7 @@
 //! hash      Hash                        BLAKE3
 //! cbor      to_vec, from_slice          the one encoding of a value, and a reader that takes no other
 //! envelope  Payload, Signed<T>          statements; holding one means its signature was verified
+//! merkle    root, InclusionProof        trees that grow, and proofs about them
 //! cluster, time, msat                   ClusterId, Millis, Msat
 //! wire/     heartbeat election fact     what is said, byte for byte, with bounds, rules and golden bytes
 //!           rpc job pipeline
@@ -45,6 +46,7 @@ pub mod envelope;
 pub mod hash;
 pub mod identity;
 pub mod membership;
+pub mod merkle;
 pub mod msat;
 pub mod time;
 pub mod wire;
