@@ -12,6 +12,7 @@ use crate::cluster::ClusterId;
 use crate::envelope::Invalid;
 use crate::hash::hex_text;
 
+pub mod audit;
 pub mod election;
 pub mod fact;
 pub mod heartbeat;
