@@ -3,6 +3,7 @@
 use serde::{Deserialize, Serialize};
 
 use super::Message;
+use super::audit::Verdict;
 use super::election::Certificate;
 use super::heartbeat::Heartbeat;
 use crate::envelope::{Invalid, Signed};
@@ -14,6 +15,8 @@ pub enum Fact {
     Heartbeat(Signed<Heartbeat>),
     /// Who is master, and of which term.
     Certificate(Certificate),
+    /// What an auditor found.
+    Verdict(Signed<Verdict>),
 }
 
 impl Message for Fact {
