@@ -3,12 +3,16 @@
 
 pub mod accounts;
 pub mod api_keys;
+pub mod batches;
 pub mod cells;
+pub mod heads;
 pub mod journal;
 pub mod ledger;
 pub mod metering;
 pub mod price;
 pub mod reconcile;
+pub mod reputation;
+pub mod statement;
 pub mod store;
 mod tree;
 

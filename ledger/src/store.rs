@@ -97,11 +97,12 @@ const MIGRATIONS: &[&str] = &[
         head       BLOB    NOT NULL
     ) STRICT;
     CREATE TABLE seen_head (
+        id         INTEGER PRIMARY KEY NOT NULL,
         signer     BLOB    NOT NULL CHECK (length(signer) = 32),
         size       INTEGER NOT NULL,
         head       BLOB    NOT NULL,
-        PRIMARY KEY (signer, size)
-    ) STRICT, WITHOUT ROWID;
+        UNIQUE (signer, size)
+    ) STRICT;
     CREATE TABLE equivocation (
         signer     BLOB    PRIMARY KEY NOT NULL CHECK (length(signer) = 32),
         at_ms      INTEGER NOT NULL,
