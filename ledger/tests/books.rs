@@ -69,9 +69,7 @@ fn held_pay_follows_the_verdict() {
     }
     let balance = || ledger.account(&peer(2)).unwrap().balance;
     assert_eq!((balance().held, balance().free), (4000, 0));
-    let settle = |n, outcome| {
-        ledger.settle_audit(&verdict(9, 2, n, 0, outcome, NOW), &TERMS, NOW).unwrap()
-    };
+    let settle = |n, outcome| ledger.settle_audit(&verdict(9, 2, n, 0, outcome, NOW), &TERMS, NOW).unwrap();
     assert!(matches!(settle(1, Outcome::Pass), Posted::New(_)));
     assert_eq!((balance().held, balance().free, balance().tail), (3000, 800, 200));
     assert!(matches!(settle(1, Outcome::Pass), Posted::Already(_)));
@@ -171,10 +169,7 @@ fn hostile_numbers_are_refused_and_leave_nothing() {
     assert!(matches!(book(vec![]), Err(LedgerError::Invalid(_))));
     assert!(matches!(book(vec![work(0, 2, (3, 2), (0, 1), 1, false)]), Err(LedgerError::Invalid(_))));
     assert!(matches!(book(vec![work(0, 2, (0, 0), (5, 5), 1, false)]), Err(LedgerError::Invalid(_))));
-    assert!(matches!(
-        ledger.deposit(&peer(2), Msat(u64::MAX), Hash::of(b""), NOW),
-        Err(LedgerError::Overflow)
-    ));
+    assert!(matches!(ledger.deposit(&peer(2), Msat(u64::MAX), Hash::of(b""), NOW), Err(LedgerError::Overflow)));
     ledger.deposit(&peer(2), Msat(i64::MAX as u64), Hash::of(b"all"), NOW).unwrap();
     assert!(matches!(ledger.deposit(&peer(2), Msat(1), Hash::of(b"more"), NOW), Err(LedgerError::Overflow)));
     assert_eq!(ledger.length().unwrap(), 1);
@@ -314,7 +309,8 @@ fn accounts_are_listed_in_pages_and_named_in_one_way() {
     assert_eq!(first.iter().map(|view| view.balance.free).collect::<Vec<_>>(), [1, 2]);
     let rest = books.ledger.accounts(Some(&first[1].owner), u32::MAX).unwrap();
     assert_eq!(rest.len(), 4, "three keys and the book of the outside");
-    for text in ["peer/x/free", "own/earned", "own/other/free", "key/0123456789ab/taken", "peer", "", "own/earned/free "]
+    for text in
+        ["peer/x/free", "own/earned", "own/other/free", "key/0123456789ab/taken", "peer", "", "own/earned/free "]
     {
         assert!(text.parse::<Account>().is_err(), "{text}");
     }
