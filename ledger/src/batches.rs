@@ -7,12 +7,12 @@
 
 use consortium_protocol::merkle::{ConsistencyProof, InclusionProof};
 use consortium_protocol::wire::ledger::{LeafProof, TreeHead};
-use consortium_protocol::{Invalid, RootKey, Signed, merkle};
+use consortium_protocol::{Hash, Invalid, NodeId, RootKey, Signed, merkle};
 use rusqlite::{OptionalExtension, Transaction, params};
 use serde::{Deserialize, Serialize};
 
 use crate::journal::{self, Entry};
-use crate::ledger::{Ledger, LedgerError, time};
+use crate::ledger::{Ledger, LedgerError, hex, time};
 use crate::tree;
 
 /// When a batch is closed.
@@ -59,6 +59,48 @@ impl EntryProof {
         Invalid::unless(self.proof.proof.index == self.entry.seq, "index", "not that of the entry")?;
         let leaf = merkle::leaf_hash(self.entry.hash().as_bytes());
         Invalid::unless(self.proof.leaf == leaf, "leaf", "not that of the entry")
+    }
+}
+
+/// A head as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeadView {
+    /// Whose journal it is.
+    pub signer: NodeId,
+    /// Entries covered.
+    pub size: u64,
+    /// Root over them.
+    pub root: Hash,
+    /// Wall time of signing, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// The signed statement, in hexadecimal digits.
+    pub signed: String,
+}
+
+impl From<&Signed<TreeHead>> for HeadView {
+    fn from(head: &Signed<TreeHead>) -> Self {
+        let TreeHead { size, root, at_ms } = *head.payload();
+        Self { signer: head.signer(), size, root, at_ms, signed: hex(head.as_bytes()) }
+    }
+}
+
+/// A proved entry as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntryProofView {
+    /// The entry, whose hash and place give the leaf.
+    pub entry: Entry,
+    /// Its hash.
+    pub hash: Hash,
+    /// The way from the leaf to the head's root.
+    pub proof: InclusionProof,
+    /// The head.
+    pub head: HeadView,
+}
+
+impl From<&EntryProof> for EntryProofView {
+    fn from(proved: &EntryProof) -> Self {
+        let EntryProof { entry, proof } = proved;
+        Self { entry: entry.clone(), hash: entry.hash(), proof: proof.proof.clone(), head: (&proof.head).into() }
     }
 }
 

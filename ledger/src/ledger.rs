@@ -166,3 +166,8 @@ pub(crate) fn signed(amount: Msat) -> Result<i64, LedgerError> {
 pub(crate) fn time(at_ms: u64) -> i64 {
     i64::try_from(at_ms).unwrap_or(i64::MAX)
 }
+
+/// Hexadecimal digits, for those who read JSON.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}

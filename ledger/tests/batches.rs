@@ -4,7 +4,7 @@
 mod fixtures;
 
 use consortium_ledger::LedgerError;
-use consortium_ledger::batches::BatchPolicy;
+use consortium_ledger::batches::{BatchPolicy, EntryProofView};
 use consortium_ledger::heads::{HeadSeen, MAX_HEADS, contradiction, grew};
 use consortium_protocol::merkle::{self, ConsistencyProof, InclusionProof};
 use consortium_protocol::wire::Message;
@@ -90,6 +90,10 @@ fn entries_and_growth_are_proved_to_strangers() {
     let proof = books.ledger.prove_entry(7).unwrap().unwrap();
     proof.check().unwrap();
     assert_eq!(proof.proof.head, new);
+    let view = serde_json::to_value(EntryProofView::from(&proof)).unwrap();
+    assert_eq!(view["head"]["signer"], node(1).to_string());
+    assert_eq!(view["head"]["signed"].as_str().unwrap().len(), 2 * new.as_bytes().len());
+    assert_eq!((&view["proof"]["index"], &view["entry"]["seq"]), (&7.into(), &7.into()));
     let mut other = proof.clone();
     *other.entry.postings.values_mut().next().unwrap() -= 1;
     assert!(other.check().is_err());

@@ -75,7 +75,7 @@ pub use records::NodeRecord;
 pub use score::{Score, score};
 pub use trust::{Trust, trust};
 
-use crate::ledger::{Ledger, LedgerError};
+use crate::ledger::{Ledger, LedgerError, hex};
 
 /// Most nodes on one page.
 pub const MAX_PAGE: u32 = 100;
@@ -315,13 +315,8 @@ impl Ledger {
             let more = found.len() > limit as usize;
             found.truncate(limit as usize);
             let next = found.last().map(|(piece, _)| piece.digest).filter(|_| more);
-            let evidence = found
-                .into_iter()
-                .map(|(evidence, bytes)| {
-                    let signed = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-                    EvidenceView { evidence, signed }
-                })
-                .collect();
+            let evidence =
+                found.into_iter().map(|(evidence, bytes)| EvidenceView { evidence, signed: hex(&bytes) }).collect();
             Ok(EvidencePage { evidence, next })
         })
     }
