@@ -13,7 +13,8 @@
 //! journal     entries that balance, each bound to the one before by its hash; verify()
 //! price       what work costs, fixed or by load; quotes
 //! cells       layers by positions: what is paid once
-//! metering    pay for work: charged, held for an audit, delayed, returned; claims
+//! claims      pay on its way from payer to worker
+//! metering    pay for work: charged, held for an audit, delayed, returned
 //! reconcile   whether everything adds up
 //! statement   what an account was charged and credited over a time
 //! tree        the Merkle tree over the journal (private)
@@ -56,6 +57,7 @@ pub mod accounts;
 pub mod api_keys;
 pub mod batches;
 pub mod cells;
+pub mod claims;
 pub mod heads;
 pub mod journal;
 pub mod ledger;

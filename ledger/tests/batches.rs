@@ -4,7 +4,7 @@
 mod fixtures;
 
 use consortium_ledger::LedgerError;
-use consortium_ledger::batches::{BatchPolicy, EntryProofView};
+use consortium_ledger::batches::{BatchPolicy, EntryProof, EntryProofView};
 use consortium_ledger::heads::{HeadSeen, MAX_HEADS, contradiction, grew};
 use consortium_protocol::merkle::{self, ConsistencyProof, InclusionProof};
 use consortium_protocol::wire::Message;
@@ -103,9 +103,20 @@ fn entries_and_growth_are_proved_to_strangers() {
     let mut other = proof;
     other.proof.head = old.clone();
     assert!(other.check().is_err());
+    // An owner who puts an entry where it does not belong.
+    let entry = books.ledger.entry(7).unwrap().unwrap();
+    let leaf = merkle::leaf_hash(entry.hash().as_bytes());
+    let one = Signed::sign(&key(1), TreeHead { size: 1, root: leaf, at_ms: NOW });
+    let misplaced = LeafProof { head: one, leaf, proof: InclusionProof::of(&[leaf], 0).unwrap() };
+    assert!(misplaced.check().is_ok());
+    assert_eq!(EntryProof { entry, proof: misplaced }.check().unwrap_err().field, "index");
     let growth = books.ledger.prove_growth(5, 12).unwrap();
     assert!(grew(&old, &new, &growth));
     assert!(!grew(&new, &old, &growth));
+    assert!(!grew(&old, &old, &growth));
+    assert!(!grew(&old, &new, &ConsistencyProof { new_size: 11, ..growth.clone() }));
+    let larger = Signed::sign(&key(1), TreeHead { size: 13, ..*new.payload() });
+    assert!(!grew(&old, &larger, &growth), "not the size that was proved");
     assert!(!grew(&old, &head(1, 12, b"rewritten"), &growth));
     assert!(!grew(&old, &Signed::sign(&key(2), *new.payload()), &growth), "another's head");
 }

@@ -9,8 +9,9 @@ use std::time::Duration;
 
 use consortium_ledger::accounts::{AccountView, Owner};
 use consortium_ledger::batches::BatchPolicy;
+use consortium_ledger::claims::ClaimState;
 use consortium_ledger::ledger::{Ledger, LedgerError};
-use consortium_ledger::metering::{ClaimState, Terms};
+use consortium_ledger::metering::Terms;
 use consortium_protocol::wire::audit::Outcome;
 use consortium_protocol::{Hash, Msat};
 use fixtures::*;

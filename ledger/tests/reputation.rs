@@ -146,6 +146,20 @@ fn a_ring_that_first_earned_trust_can_lift_nobody_this_node_has_not_seen_pass() 
 }
 
 #[test]
+fn who_was_caught_vouches_for_nobody() {
+    // 2 has a long record, and was caught once, a while ago: its ban is over and its score is fair.
+    let caught = piece(1, 2, 500, Finding::Fraud, NOW - 30 * DAY);
+    let record = || passes(1, 2, 0..200).chain(passes(2, 3, 0..50)).chain(passes(1, 4, 0..3));
+    let (before, after) = (judge(record()), judge(record().chain([caught])));
+    assert!(before[&node(3)].1 > 0.1, "trusted at second hand");
+    assert!(after[&node(2)].0 > 0.8 && after[&node(2)].1 == 0.0, "{:?}", after[&node(2)]);
+    assert_eq!(after[&node(3)].1, 0.0);
+    // At second hand one counts, and less than at first.
+    assert!(before[&node(3)].1 < before[&node(2)].1 / 2.0);
+    assert_eq!(before[&node(4)], after[&node(4)]);
+}
+
+#[test]
 fn newcomers_start_low_and_earn() {
     let nobody = |_: &NodeId| 0.0;
     let of = |evidence: &[Evidence]| score(evidence, NOW, &node(1), &nobody);
