@@ -112,6 +112,23 @@ fn last_head(tx: &Transaction<'_>) -> Result<Option<Signed<TreeHead>>, LedgerErr
     )
 }
 
+/// Checks the newest `limit` heads that this node signed against the tree.
+pub(crate) fn check_heads(tx: &Transaction<'_>, limit: Option<u32>) -> Result<(), LedgerError> {
+    let length = journal::length(tx)?;
+    let mut statement = tx.prepare_cached("SELECT size, head FROM batch ORDER BY size DESC LIMIT ?1")?;
+    let rows = statement
+        .query_map([limit.map_or(-1, i64::from)], |row| Ok((row.get::<_, u64>(0)?, row.get::<_, Vec<u8>>(1)?)))?;
+    for row in rows {
+        let (signed_size, bytes) = row?;
+        let head = Signed::<TreeHead>::decode(&bytes)?;
+        let TreeHead { size, root, .. } = *head.payload();
+        if size != signed_size || size > length || tree::root(tx, size)? != root {
+            return Err(LedgerError::Corrupt { seq: length.saturating_sub(1), what: "it is not what was signed" });
+        }
+    }
+    Ok(())
+}
+
 fn decode(bytes: Option<Vec<u8>>) -> Result<Option<Signed<TreeHead>>, LedgerError> {
     Ok(bytes.map(|bytes| Signed::decode(&bytes)).transpose()?)
 }

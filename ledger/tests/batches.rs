@@ -3,9 +3,9 @@
 
 mod fixtures;
 
-use consortium_ledger::LedgerError;
 use consortium_ledger::batches::{BatchPolicy, EntryProof, EntryProofView};
 use consortium_ledger::heads::{HeadSeen, MAX_HEADS, contradiction, grew};
+use consortium_ledger::{Ledger, LedgerError};
 use consortium_protocol::merkle::{self, ConsistencyProof, InclusionProof};
 use consortium_protocol::wire::Message;
 use consortium_protocol::wire::ledger::{Equivocation, LeafProof, Rebuttal, TreeHead};
@@ -167,6 +167,48 @@ fn two_leaves_for_one_place_convict_across_sizes() {
     assert!(contradiction(&a, &forged).is_none());
     let of_another = LeafProof { head: Signed::sign(&key(2), *b.head.payload()), ..b };
     assert!(contradiction(&a, &of_another).is_none());
+}
+
+#[test]
+fn an_old_copy_of_the_ledger_is_found_out() {
+    let books = books();
+    fill(&books, 0..5);
+    books.ledger.close_batch(&key(1), &ALWAYS, NOW).unwrap();
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ledger.db");
+    books.sql(&format!("VACUUM INTO '{}'", path.display()));
+    fill(&books, 5..9);
+    let head = books.ledger.close_batch(&key(1), &ALWAYS, NOW).unwrap().unwrap();
+    assert_eq!(books.ledger.note_head(&head, NOW).unwrap(), HeadSeen::Known);
+    let old = Ledger::open(&path, node(1)).unwrap();
+    assert_eq!(old.note_head(&head, NOW).unwrap(), HeadSeen::NotOurs, "it lacks entries");
+    for n in 0..4 {
+        old.deposit(&peer(3), Msat(1), Hash::of(&[n]), NOW).unwrap();
+    }
+    assert_eq!(old.note_head(&head, NOW).unwrap(), HeadSeen::NotOurs, "it has others");
+}
+
+#[test]
+fn a_journal_that_is_not_what_was_signed_is_refused() {
+    let refused = |sql: &str| {
+        let books = books();
+        fill(&books, 0..3);
+        books.ledger.close_batch(&key(1), &ALWAYS, NOW).unwrap();
+        fill(&books, 3..6);
+        books.ledger.close_batch(&key(1), &ALWAYS, NOW).unwrap();
+        books.ledger.verify().unwrap();
+        books.sql("DROP TRIGGER entry_kept; DROP TRIGGER posting_kept");
+        books.sql(sql);
+        assert!(matches!(books.ledger.verify(), Err(LedgerError::Corrupt { .. })), "{sql}");
+        Ledger::open(&books.path(), node(1)).map(drop)
+    };
+    let cut = "DELETE FROM posting WHERE seq = 5; DELETE FROM entry WHERE seq = 5;
+               UPDATE balance SET msat = msat + 6 WHERE owner = 'own/outside';
+               UPDATE balance SET msat = msat - 6 WHERE owner <> 'own/outside'";
+    assert!(matches!(refused(cut), Err(LedgerError::Corrupt { seq: 4, .. })));
+    // What lies further back is looked at by verify() alone.
+    refused("UPDATE batch SET head = (SELECT head FROM batch WHERE size = 6) WHERE size = 3").unwrap();
+    refused("UPDATE node SET hash = zeroblob(32) WHERE level = 1 AND place = 1").unwrap();
 }
 
 #[test]

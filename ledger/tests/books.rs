@@ -318,3 +318,25 @@ fn accounts_are_listed_in_pages_and_named_in_one_way() {
     let text = format!("peer/{}/tail", node(2));
     assert_eq!(text.parse::<Account>().unwrap().to_string(), text);
 }
+
+#[test]
+fn several_writers_make_one_chain() {
+    let books = books();
+    let path = books.path();
+    std::thread::scope(|scope| {
+        for writer in 0..4_u8 {
+            let path = &path;
+            scope.spawn(move || {
+                let ledger = Ledger::open(path, node(1)).unwrap();
+                for n in 0..20_u8 {
+                    // One of a kind, and one that all of them post.
+                    ledger.deposit(&api_key(writer), Msat(3), Hash::of(&[writer, n]), NOW).unwrap();
+                    ledger.deposit(&api_key(9), Msat(7), Hash::of(&[n]), NOW).unwrap();
+                }
+            });
+        }
+    });
+    assert_eq!(books.ledger.length().unwrap(), 4 * 20 + 20);
+    assert_eq!((books.free(&api_key(0)), books.free(&api_key(9))), (60, 140));
+    exact(&books.ledger);
+}
