@@ -283,10 +283,15 @@ fn evidence_is_bounded_deduplicated_and_survives() {
     let second = verdict(2, 3, 1, 0, Outcome::Withheld, NOW + 1);
     assert_eq!(ledger.note_verdict(&second, NOW).unwrap(), Noted::New);
     assert_eq!(ledger.note_verdict(&first, NOW).unwrap(), Noted::Known);
-    let page = ledger.evidence_about(&node(3), None, 10).unwrap();
+    let page = ledger.evidence(Some(&node(3)), None, 10).unwrap();
     assert_eq!(page.evidence.len(), 1);
     assert_eq!(page.evidence[0].evidence, Evidence::from(&second));
-    assert_eq!(ledger.evidence_bytes(&second.digest()).unwrap().unwrap(), second.as_bytes());
+    let one = ledger.evidence_of(&second.digest()).unwrap().unwrap();
+    let bytes: Vec<u8> = (0..one.signed.len() / 2).map(|i| hex::<1>(&one.signed[2 * i..2 * i + 2])[0]).collect();
+    assert_eq!(bytes, second.as_bytes());
+    assert_eq!(ledger.evidence(None, None, 10).unwrap(), page);
+    assert!(ledger.evidence(Some(&node(2)), None, 10).unwrap().evidence.is_empty());
+    assert_eq!(ledger.evidence_of(&first.digest()).unwrap(), None);
     // A flood displaces itself.
     for n in 0..=250_u8 {
         ledger.note_verdict(&verdict(2, 3, n, 1, Outcome::Pass, NOW + u64::from(n)), NOW).unwrap();
@@ -300,7 +305,7 @@ fn evidence_is_bounded_deduplicated_and_survives() {
     // Pages together are the whole, and its root is theirs.
     let (mut after, mut digests) = (None, Vec::new());
     loop {
-        let page = ledger.evidence_about(&node(3), after, 100).unwrap();
+        let page = ledger.evidence(Some(&node(3)), after, 100).unwrap();
         digests.extend(page.evidence.iter().map(|piece| piece.evidence.digest));
         after = page.next;
         if after.is_none() {
@@ -381,6 +386,56 @@ fn lists_are_paged() {
     assert!(seen.len() == 10 && seen.is_sorted());
     assert_eq!(books.ledger.reputations(None, 0, &POLICY, NOW).unwrap().nodes.len(), 1);
     assert_eq!(books.ledger.scores(NOW).unwrap().len(), 10);
+}
+
+/// SQL that makes up `count` rows.
+fn rows(count: u32, insert: &str) -> String {
+    // The common table goes between INSERT INTO and its SELECT.
+    let (into, select) = insert.split_once(" SELECT ").unwrap();
+    format!("{into} WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < {count}) SELECT {select}")
+}
+
+#[test]
+fn a_crowd_of_strangers_displaces_strangers() {
+    let books = books();
+    let ledger = &books.ledger;
+    for n in 2..5 {
+        ledger.observe(&node(n), true, 1000, NOW).unwrap();
+    }
+    let word = verdict(2, 3, 1, 0, Outcome::Pass, NOW);
+    ledger.note_verdict(&word, NOW).unwrap();
+    ledger.note_verdict(&verdict(1, 3, 1, 0, Outcome::Pass, NOW), NOW).unwrap();
+    // A thousand words about node 3, five by each of two hundred signers, and one more.
+    books.sql(&rows(
+        1023,
+        &format!(
+            "INSERT INTO evidence SELECT randomblob(32), x'{}', unhex(printf('%064x', i / 5)), randomblob(32), 'fraud',
+             {NOW}, x'' FROM n",
+            node(3).as_bytes().iter().map(|byte| format!("{byte:02x}")).collect::<String>()
+        ),
+    ));
+    assert_eq!(ledger.reputation(&node(3), &POLICY, NOW).unwrap().evidence, 1025);
+    ledger.note_verdict(&verdict(4, 3, 1, 0, Outcome::Pass, NOW), NOW).unwrap();
+    assert_eq!(ledger.reputation(&node(3), &POLICY, NOW).unwrap().evidence, 1025);
+    assert!(ledger.evidence_of(&word.digest()).unwrap().is_some(), "who says little is not displaced");
+    assert_eq!(ledger.reputation(&node(3), &POLICY, NOW).unwrap().own_successful_audits, 1);
+}
+
+#[test]
+fn records_of_nodes_are_bounded() {
+    let books = books();
+    let ledger = &books.ledger;
+    ledger.observe(&node(2), true, 1000, 5).unwrap();
+    ledger.observe(&node(3), true, 1000, 6).unwrap();
+    ledger.note_verdict(&verdict(1, 2, 1, 0, Outcome::Pass, 5), 5).unwrap();
+    books.sql(&rows(
+        4094,
+        &format!("INSERT INTO node_record SELECT unhex(printf('%064x', i)), {NOW}, {NOW}, 0, 0, NULL, 0 FROM n"),
+    ));
+    ledger.observe(&node(4), true, 1000, NOW).unwrap();
+    assert!(ledger.node_record(&node(2)).unwrap().is_some(), "there is evidence about it");
+    assert!(ledger.node_record(&node(3)).unwrap().is_none(), "not seen for longest");
+    assert!(ledger.node_record(&node(4)).unwrap().is_some());
 }
 
 fn any_piece() -> impl Strategy<Value = Evidence> {
