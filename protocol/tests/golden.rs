@@ -88,6 +88,13 @@ fn all() -> Golden {
     golden.signed("assign", samples::assign());
     golden.signed("release", samples::release());
     golden.signed("session", samples::session());
+    golden.signed("stage-receipt", samples::receipts()[1].payload().clone());
+    golden.signed("verdict", samples::verdict());
+    golden.signed("rebuttal", samples::rebuttal());
+    golden.signed("tree-head", samples::tree_head());
+    golden.message("ledger", "equivocation", &samples::equivocation());
+    golden.message("audit", "order", &samples::audit_order());
+    golden.message("audit", "opening", &samples::opening());
     let persisted = cbor::to_vec(&samples::persisted());
     assert_eq!(cbor::from_slice::<Persisted>(&persisted, MAX_PERSISTED).unwrap(), samples::persisted());
     golden.add("stored", "election", &persisted);

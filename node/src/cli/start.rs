@@ -35,7 +35,7 @@ pub struct StartArgs {
     /// Address of a peer to join by; may be repeated.
     #[arg(long, env = "CONSORTIUM_BOOTSTRAP", value_delimiter = ',', value_name = "MULTIADDR")]
     bootstrap: Vec<String>,
-    /// Cluster to serve in: a name, or name@<PeerId of its founder> [default: home].
+    /// Cluster to serve in: a name, or name@PEER_ID of its founder [default: home].
     #[arg(long, env = "CONSORTIUM_CLUSTER", value_name = "NAME[@FOUNDER]")]
     cluster: Option<String>,
     /// Where the OpenAI-compatible API listens [default: 127.0.0.1:8080].

@@ -3,8 +3,10 @@
 use serde::{Deserialize, Serialize};
 
 use super::Message;
+use super::audit::Verdict;
 use super::election::Certificate;
 use super::heartbeat::Heartbeat;
+use super::ledger::Rebuttal;
 use crate::envelope::{Invalid, Signed};
 
 /// A small signed fact about a cluster: true whoever passes it on.
@@ -14,6 +16,10 @@ pub enum Fact {
     Heartbeat(Signed<Heartbeat>),
     /// Who is master, and of which term.
     Certificate(Certificate),
+    /// What an auditor found.
+    Verdict(Signed<Verdict>),
+    /// That an accusation of fraud does not hold.
+    Rebuttal(Signed<Rebuttal>),
 }
 
 impl Message for Fact {

@@ -5,16 +5,18 @@ use std::str::FromStr;
 
 use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
+use super::audit::StageReceipt;
 use super::heartbeat::ModelRef;
+use super::pipeline::{MAX_STAGES, SessionOpen};
 use super::{MAX_MODEL_NAME, MAX_TEXT, Message, bounded_text, check_text};
-use crate::envelope::Invalid;
-use crate::hash::{ParseHexError, hex_text, parse_hex};
+use crate::envelope::{Invalid, Signed};
+use crate::hash::{Hash, ParseHexError, hex_text, parse_hex};
 use crate::identity::bytes32;
 
 /// The longest [`JobRequest`], in bytes.
 pub const MAX_JOB_REQUEST: usize = 4 * 1024 * 1024;
 /// The longest [`JobEvent`], in bytes.
-pub const MAX_JOB_EVENT: usize = 256 * 1024;
+pub const MAX_JOB_EVENT: usize = 4 * 1024 * 1024;
 /// How many stop strings, and how many bytes each.
 pub const MAX_STOP: (usize, usize) = (4, 256);
 /// How many messages a chat may have.
@@ -153,6 +155,8 @@ pub struct JobRequest {
     pub ignore_eos: bool,
     /// What the client already has: a resubmission goes on after it.
     pub emitted: Vec<u32>,
+    /// The payer's commitment to the nonce of the audit's draw ([`super::audit::Nonce`]).
+    pub challenge: Hash,
 }
 
 impl Message for JobRequest {
@@ -177,7 +181,7 @@ impl Message for JobRequest {
 }
 
 /// What the master says on the job's stream. `Accepted`, then any number of `Token`, then `Done`; or `Failed` at any
-/// time.
+/// time. `Receipts` may follow `Done`: the client need not wait for it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum JobEvent {
     /// Work begins.
@@ -209,6 +213,8 @@ pub enum JobEvent {
         /// The rest of the text.
         text: String,
     },
+    /// What the stages say they did.
+    Receipts(Box<Receipts>),
     /// There will be no more.
     Failed {
         /// Why.
@@ -224,7 +230,29 @@ impl Message for JobEvent {
             Self::Accepted { model, .. } => model.check(),
             Self::Token { .. } | Self::Done { .. } => Ok(()),
             Self::Failed { error } => error.check(),
+            Self::Receipts(receipts) => receipts.check(),
         }
+    }
+}
+
+/// The account of a job's last attempt, for its payer.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Receipts {
+    /// The master's order.
+    pub order: Signed<SessionOpen>,
+    /// One of each stage, in the order of the route.
+    pub chain: Vec<Signed<StageReceipt>>,
+    /// Prompt and answer.
+    pub tokens: Vec<u32>,
+    /// The first position whose token was drawn in this attempt: those before it were given.
+    pub drawn_from: u32,
+}
+
+impl Receipts {
+    fn check(&self) -> Result<(), Invalid> {
+        Invalid::unless(self.chain.len() <= MAX_STAGES, "chain", "more than 64 receipts")?;
+        Invalid::unless(self.drawn_from as usize <= self.tokens.len(), "drawn_from", "beyond the tokens")
     }
 }
 

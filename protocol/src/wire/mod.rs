@@ -30,6 +30,11 @@ pub const STAGE: &str = "/consortium/stage/1";
 /// Frames from the last stage back to the driver ([`pipeline`]).
 pub const TOKENS: &str = "/consortium/tokens/1";
 
+/// A stage's opening of what it committed to ([`audit`]).
+pub const OPENING: &str = "/consortium/opening/1";
+/// Fraud proofs, by their digest ([`audit`]).
+pub const EVIDENCE: &str = "/consortium/evidence/1";
+
 /// The gossip topic that carries the facts of a cluster ([`fact::Fact`]): named by the first 16 hexadecimal digits of
 /// its id.
 pub fn gossip_topic(cluster: ClusterId) -> String {

@@ -6,12 +6,13 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::audit::StageReceipt;
 use super::heartbeat::LayerRange;
 use super::job::{JobId, Sampling};
 use super::{MAX_TEXT, bounded_text, check_text};
 use crate::cbor::{self, DecodeError};
 use crate::cluster::{ClusterId, MAX_MEMBERS};
-use crate::envelope::{Invalid, Payload};
+use crate::envelope::{ENVELOPE_BYTES, Invalid, Payload, Signed};
 use crate::hash::Hash;
 use crate::identity::NodeId;
 
@@ -23,6 +24,8 @@ pub const MAX_PAYLOAD: usize = 64 * 1024 * 1024;
 pub const MAX_ROWS: usize = 512;
 /// How many stages a pipeline has.
 pub const MAX_STAGES: usize = MAX_MEMBERS;
+/// The longest chain of receipts, in bytes.
+pub const MAX_RECEIPTS: usize = MAX_STAGES * (StageReceipt::MAX_BYTES + ENVELOPE_BYTES + 8);
 
 /// One stage of a route: who, and which layers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -58,6 +61,10 @@ pub struct SessionOpen {
     pub prompt_len: u32,
     /// Positions to keep room for; at least `prompt_len`.
     pub max_positions: u32,
+    /// Who pays.
+    pub payer: NodeId,
+    /// The payer's commitment to the nonce of the audit's draw ([`super::audit::Nonce`]).
+    pub challenge: Hash,
 }
 
 impl Payload for SessionOpen {
@@ -189,12 +196,20 @@ pub enum Frame {
     Error(StageFailure),
     /// Received; nothing to draw.
     Ack,
+    /// The work is done: each stage adds its receipt to those before it and passes them on. The driver begins with
+    /// none, and what the last stage adds its own to comes home to the driver.
+    Receipts(Vec<Signed<StageReceipt>>),
 }
 
 impl Frame {
     /// The bytes on the stream: length, header, payload.
     pub fn encode(&self) -> Vec<u8> {
+        let receipts;
         let (body, payload) = match self {
+            Self::Receipts(chain) => {
+                receipts = cbor::to_vec(chain);
+                (Body::Receipts, receipts.as_slice())
+            }
             Self::Step { header, payload } => (Body::Step(header.clone()), payload.as_slice()),
             Self::Token { seq, pos, id, micros } => {
                 (Body::Token { seq: *seq, pos: *pos, id: *id, micros: micros.clone() }, &[][..])
@@ -222,6 +237,7 @@ enum Body {
     Token { seq: u32, pos: u32, id: u32, micros: Vec<u32> },
     Error(StageFailure),
     Ack,
+    Receipts,
 }
 
 /// A frame whose payload is still to be read.
@@ -270,6 +286,7 @@ impl FrameHeader {
                 Invalid::unless(len == 0, "payload", "steps alone have one")
             }
             Body::Ack => Invalid::unless(len == 0, "payload", "steps alone have one"),
+            Body::Receipts => Invalid::unless(len <= MAX_RECEIPTS, "payload", "above 64 receipts"),
         }
     }
 
@@ -286,6 +303,11 @@ impl FrameHeader {
             Body::Token { seq, pos, id, micros } => Frame::Token { seq, pos, id, micros },
             Body::Error(failure) => Frame::Error(failure),
             Body::Ack => Frame::Ack,
+            Body::Receipts => {
+                let chain: Vec<Signed<StageReceipt>> = cbor::from_slice(&payload, MAX_RECEIPTS)?;
+                Invalid::unless(chain.len() <= MAX_STAGES, "receipts", "more than 64")?;
+                Frame::Receipts(chain)
+            }
         })
     }
 }

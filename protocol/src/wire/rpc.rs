@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::audit::AuditOrder;
 use super::election::{Certificate, ElectionMessage};
 use super::heartbeat::{LayerRange, Lease, ModelRef};
 use super::{MAX_TEXT, Message, bounded_text, check_text};
@@ -25,6 +26,8 @@ pub enum Request {
     Release(Signed<Release>),
     /// Asks for the newest certificate; answered by [`Response::Certificate`].
     Certificate,
+    /// A payer has the receiver audit a stage; answered by [`Response::Ack`] at once, and by a verdict when it is done.
+    Audit(Box<AuditOrder>),
 }
 
 impl Message for Request {
@@ -33,6 +36,7 @@ impl Message for Request {
     fn check(&self) -> Result<(), Invalid> {
         match self {
             Self::Election(message) => message.check(),
+            Self::Audit(order) => order.check(),
             // Checked with their signatures.
             Self::Assign(_) | Self::Release(_) | Self::Certificate => Ok(()),
         }

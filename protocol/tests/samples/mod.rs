@@ -8,11 +8,15 @@ use std::collections::BTreeMap;
 use consortium_protocol::election::{
     Ballot, Candidacy, Certificate, ElectionMessage, Persisted, Refused, RefusedReason, Vote, VoteRequest, view_digest,
 };
+use consortium_protocol::wire::audit::{
+    AuditOrder, Compute, KernelFamily, NOT_DRAWN, Nonce, NumericClass, Opening, Outcome, StageReceipt, Verdict,
+};
 use consortium_protocol::wire::fact::Fact;
 use consortium_protocol::wire::heartbeat::{Heartbeat, LayerRange, Lease, ModelRef};
 use consortium_protocol::wire::job::{
-    ChatMessage, FinishReason, JobError, JobErrorCode, JobEvent, JobId, JobRequest, Prompt, Sampling, Usage,
+    ChatMessage, FinishReason, JobError, JobErrorCode, JobEvent, JobId, JobRequest, Prompt, Receipts, Sampling, Usage,
 };
+use consortium_protocol::wire::ledger::{Equivocation, Rebuttal, TreeHead};
 use consortium_protocol::wire::pipeline::{Dtype, Frame, Hop, SessionOpen, StageFailure, StageFailureCode, StepHeader};
 use consortium_protocol::wire::rpc::{Assign, Refusal, RefusalCode, Release, Request, Response};
 use consortium_protocol::{ClusterId, Hash, Msat, NodeId, RootKey, Signed};
@@ -104,6 +108,8 @@ pub(crate) fn facts() -> Vec<(&'static str, Fact)> {
     vec![
         ("heartbeat", Fact::Heartbeat(Signed::sign(&key(1), heartbeat()))),
         ("certificate", Fact::Certificate(certificate())),
+        ("verdict", Fact::Verdict(Signed::sign(&key(4), verdict()))),
+        ("rebuttal", Fact::Rebuttal(Signed::sign(&key(5), rebuttal()))),
     ]
 }
 
@@ -122,6 +128,7 @@ pub(crate) fn requests() -> Vec<(&'static str, Request)> {
             ("assign", Request::Assign(Signed::sign(&key(2), assign()))),
             ("release", Request::Release(Signed::sign(&key(2), release()))),
             ("newest", Request::Certificate),
+            ("audit", Request::Audit(Box::new(audit_order()))),
         ])
         .collect()
 }
@@ -151,6 +158,7 @@ pub(crate) fn job_requests() -> Vec<(&'static str, JobRequest)> {
         stop: vec!["\n\n".into()],
         ignore_eos: false,
         emitted: vec![5, 70_000],
+        challenge: nonce().commitment(),
     };
     let text = JobRequest { prompt: Prompt::Text("once".into()), max_tokens: None, ..chat.clone() };
     let tokens = JobRequest { prompt: Prompt::Tokens(vec![1, 300]), stop: Vec::new(), ..chat.clone() };
@@ -165,6 +173,15 @@ pub(crate) fn job_events() -> Vec<(&'static str, JobEvent)> {
         ("accepted", JobEvent::Accepted { model: model(), term: 3, prompt_tokens: 11, seed: 42 }),
         ("token", JobEvent::Token { index: 0, id: 5, text: "Hé".into() }),
         ("done", JobEvent::Done { finish: FinishReason::Length, usage, text: String::new() }),
+        (
+            "receipts",
+            JobEvent::Receipts(Box::new(Receipts {
+                order: Signed::sign(&key(2), session()),
+                chain: receipts(),
+                tokens: (0..40).collect(),
+                drawn_from: 11,
+            })),
+        ),
         ("failed", JobEvent::Failed { error }),
     ]
 }
@@ -184,7 +201,95 @@ pub(crate) fn session() -> SessionOpen {
         sampling: sampling(),
         prompt_len: 11,
         max_positions: 75,
+        payer: key(4).node_id(),
+        challenge: nonce().commitment(),
     }
+}
+
+pub(crate) fn nonce() -> Nonce {
+    Nonce([5; 32])
+}
+
+/// The receipts of [`session`].
+pub(crate) fn receipts() -> Vec<Signed<StageReceipt>> {
+    let order = Signed::sign(&key(2), session());
+    let open = order.payload();
+    let first = StageReceipt {
+        cluster: open.cluster,
+        term: open.term,
+        job: open.job,
+        attempt: open.attempt,
+        order: order.digest(),
+        model: open.model,
+        range: open.route[0].range,
+        stage: 0,
+        class: NumericClass { compute: Compute::F32, kernels: KernelFamily::Invariant, engine: 1 },
+        positions: 39,
+        inputs: Hash::of(b"tokens"),
+        outputs: Hash::of(b"hidden"),
+        grid: Hash::of(b"grid"),
+        upstream: None,
+        challenge: open.challenge,
+    };
+    let class = NumericClass { compute: Compute::Bf16, kernels: KernelFamily::CandleCpu, engine: 1 };
+    let signed = Signed::sign(&key(1), first.clone());
+    let second = StageReceipt {
+        range: open.route[1].range,
+        stage: 1,
+        class,
+        inputs: first.outputs,
+        outputs: Hash::of(b"drawn"),
+        upstream: Some(signed.digest()),
+        ..first
+    };
+    vec![signed, Signed::sign(&key(3), second)]
+}
+
+pub(crate) fn verdict() -> Verdict {
+    let receipt = &receipts()[1];
+    let said = receipt.payload();
+    Verdict {
+        cluster: said.cluster,
+        auditee: receipt.signer(),
+        job: said.job,
+        attempt: said.attempt,
+        stage: said.stage,
+        receipt: receipt.digest(),
+        outcome: Outcome::Fraud,
+        blocks: 2,
+        exact: 1,
+        class: said.class,
+        proof: Some(Hash::of(b"proof")),
+        at_ms: 1_800_000_060_000,
+    }
+}
+
+pub(crate) fn rebuttal() -> Rebuttal {
+    let verdict = Signed::sign(&key(4), verdict());
+    Rebuttal {
+        cluster: cluster(),
+        accuser: verdict.signer(),
+        verdict: verdict.digest(),
+        proof: Hash::of(b"proof"),
+        at_ms: 1_800_000_070_000,
+    }
+}
+
+pub(crate) fn tree_head() -> TreeHead {
+    TreeHead { size: 3, root: Hash::of(b"root"), at_ms: 1_800_000_060_000 }
+}
+
+pub(crate) fn equivocation() -> Equivocation {
+    let other = TreeHead { root: Hash::of(b"other root"), ..tree_head() };
+    Equivocation::Roots { a: Signed::sign(&key(1), tree_head()), b: Signed::sign(&key(1), other) }
+}
+
+pub(crate) fn audit_order() -> AuditOrder {
+    AuditOrder { order: Signed::sign(&key(2), session()), chain: receipts(), nonce: nonce() }
+}
+
+pub(crate) fn opening() -> Opening {
+    Opening { tokens: vec![1, 300], drawn: vec![NOT_DRAWN, 7], width: 160 }
 }
 
 pub(crate) fn frames() -> Vec<(&'static str, Frame)> {
@@ -205,5 +310,7 @@ pub(crate) fn frames() -> Vec<(&'static str, Frame)> {
             )),
         ),
         ("ack", Frame::Ack),
+        ("seal", Frame::Receipts(Vec::new())),
+        ("receipts", Frame::Receipts(receipts())),
     ]
 }
