@@ -142,6 +142,9 @@ fn a_ring_that_first_earned_trust_can_lift_nobody_this_node_has_not_seen_pass() 
     let (few, many) =
         (judge(earned.iter().copied().chain(accuse(5))), judge(earned.iter().copied().chain(accuse(500))));
     assert_eq!(few[&node(2)].0, many[&node(2)].0);
+    let smear = (10..13).flat_map(|a| (0..9).map(move |n| piece(a, 20, n, Finding::Withheld, NOW)));
+    let smeared = judge(earned.iter().copied().chain(smear))[&node(20)].0;
+    assert_eq!(smeared, 1.0 / 6.0, "a newcomer loses no more than the alarm");
     assert!(many[&node(2)].0 > 0.6 && many[&node(2)].0 < alone[&node(2)].0, "{}", many[&node(2)].0);
 }
 
