@@ -373,9 +373,10 @@ fn local_observations_stay_out_of_the_score() {
 #[test]
 fn lists_are_paged() {
     let books = books();
-    for n in 2..12 {
-        books.ledger.observe(&node(n), true, 1000, NOW).unwrap();
-    }
+    let members: Vec<(NodeId, bool)> = (2..12).map(|n| (node(n), n % 2 == 0)).collect();
+    books.ledger.observe_all(&members, 1000, NOW).unwrap();
+    let ratio = |n| books.ledger.node_record(&node(n)).unwrap().unwrap().uptime_ratio();
+    assert_eq!((ratio(2), ratio(3)), (1.0, 0.0));
     let (mut after, mut seen) = (None, Vec::new());
     loop {
         let page = books.ledger.reputations(after, 3, &POLICY, NOW).unwrap();
