@@ -142,6 +142,9 @@ fn a_ring_that_first_earned_trust_can_lift_nobody_this_node_has_not_seen_pass() 
     let (few, many) =
         (judge(earned.iter().copied().chain(accuse(5))), judge(earned.iter().copied().chain(accuse(500))));
     assert_eq!(few[&node(2)].0, many[&node(2)].0);
+    let smear = (10..13).flat_map(|a| (0..9).map(move |n| piece(a, 20, n, Finding::Withheld, NOW)));
+    let smeared = judge(earned.iter().copied().chain(smear))[&node(20)].0;
+    assert_eq!(smeared, 1.0 / 6.0, "a newcomer loses no more than the alarm");
     assert!(many[&node(2)].0 > 0.6 && many[&node(2)].0 < alone[&node(2)].0, "{}", many[&node(2)].0);
 }
 
@@ -370,9 +373,10 @@ fn local_observations_stay_out_of_the_score() {
 #[test]
 fn lists_are_paged() {
     let books = books();
-    for n in 2..12 {
-        books.ledger.observe(&node(n), true, 1000, NOW).unwrap();
-    }
+    let members: Vec<(NodeId, bool)> = (2..12).map(|n| (node(n), n % 2 == 0)).collect();
+    books.ledger.observe_all(&members, 1000, NOW).unwrap();
+    let ratio = |n| books.ledger.node_record(&node(n)).unwrap().unwrap().uptime_ratio();
+    assert_eq!((ratio(2), ratio(3)), (1.0, 0.0));
     let (mut after, mut seen) = (None, Vec::new());
     loop {
         let page = books.ledger.reputations(after, 3, &POLICY, NOW).unwrap();
