@@ -75,19 +75,21 @@ impl Standings {
     pub async fn worked(&self, chain: &[Signed<StageReceipt>]) {
         let work: Vec<(NodeId, u64)> =
             chain.iter().map(|receipt| (receipt.signer(), u64::from(receipt.payload().positions))).collect();
-        self.write(move |ledger| {
+        let written = self.run(move |ledger| {
             work.iter().try_for_each(|(node, tokens)| ledger.observe_tokens(node, *tokens, wall_ms()))
-        })
-        .await;
+        });
+        written.await;
     }
 
     /// Takes a verdict into account: this node's own, or another's.
     pub async fn judged(&self, verdict: &Signed<Verdict>) {
-        let verdict = verdict.clone();
+        let (verdict, me) = (verdict.clone(), self.key.node_id());
         self.write(move |ledger| {
             let now = wall_ms();
-            // Evidence is kept of those who have a record.
-            ledger.observe(&verdict.payload().auditee, true, 0, now)?;
+            // Evidence is kept of those who have a record: of members, and of whoever worked for this node.
+            if verdict.signer() == me {
+                ledger.observe(&verdict.payload().auditee, true, 0, now)?;
+            }
             ledger.note_verdict(&verdict, now).map(drop)
         })
         .await;
@@ -131,9 +133,7 @@ impl Standings {
                 tidied = Instant::now();
             }
             self.write(move |ledger| {
-                for (node, alive) in &members {
-                    ledger.observe(node, *alive, elapsed, wall_ms())?;
-                }
+                ledger.observe_all(&members, elapsed, wall_ms())?;
                 if tidy { ledger.expire_evidence(wall_ms()).map(drop) } else { Ok(()) }
             })
             .await;
@@ -146,26 +146,25 @@ impl Standings {
         &self,
         work: impl FnOnce(&Ledger) -> Result<T, LedgerError> + Send + 'static,
     ) -> Option<T> {
+        let value = self.run(work).await?;
+        let scores = self.run(|ledger| ledger.scores(wall_ms())).await?;
+        self.scores.send_replace(Arc::new(scores));
+        Some(value)
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Ledger) -> Result<T, LedgerError> + Send + 'static,
+    ) -> Option<T> {
         let ledger = self.ledger.clone();
-        let done = tokio::task::spawn_blocking(move || {
-            let result = work(&ledger);
-            (result, ledger.scores(wall_ms()))
-        });
-        let (result, scores) = done.await.ok()?;
-        match scores {
-            Ok(scores) => {
-                self.scores.send_replace(Arc::new(scores));
-            }
-            Err(error) => warn!(%error, "the scores cannot be read"),
-        }
-        match result {
+        match tokio::task::spawn_blocking(move || work(&ledger)).await.ok()? {
             Ok(value) => Some(value),
-            Err(LedgerError::Refused(reason)) => {
-                debug!(%reason, "the ledger did not take a piece of evidence");
+            Err(error @ (LedgerError::Refused(_) | LedgerError::UnknownNode { .. })) => {
+                debug!(%error, "the ledger did not take a piece of evidence");
                 None
             }
             Err(error) => {
-                warn!(%error, "the ledger could not be written");
+                warn!(%error, "the ledger cannot be used");
                 None
             }
         }

@@ -257,7 +257,7 @@ async fn sealed(pair: &Pair, job: u8) -> Proof {
     let chain = Chain::open(&pair.master, &pair.inbox, &open, &events).unwrap();
     let mut next = async || tokio::time::timeout(PATIENCE, queue.recv()).await.unwrap().unwrap();
     assert!(matches!(next().await, ChainEvent::Opened { .. }));
-    let (mut tokens, mut pos) = ((5..45).collect::<Vec<u32>>(), 0);
+    let (mut tokens, mut pos) = ((5..45).map(|token| token + u32::from(job)).collect::<Vec<u32>>(), 0);
     for seq in 0..3 {
         let rows = u32::try_from(tokens.len()).unwrap();
         assert!(chain.step(ChainStep { seq, pos, tokens, sample: true }));
