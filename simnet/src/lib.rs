@@ -28,4 +28,5 @@
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
+pub mod cheat;
 pub mod world;

@@ -3,6 +3,7 @@
 mod bench;
 mod callers;
 mod chat;
+pub(crate) mod cheating_node;
 mod detach;
 mod exec;
 mod logs;
@@ -38,6 +39,7 @@ pub(crate) async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Unpause(node) => orders::run(&dir, Order::Unpause { node: node.node }).await,
         Command::Down => orders::down(&dir).await,
         Command::Bench(arguments) => bench::run(arguments).await,
+        Command::CheatingNode(arguments) => cheating_node::run(*arguments).await,
         Command::Run { command } => run_command::run(&command).await,
     }
 }
