@@ -20,6 +20,7 @@
 //! No tensor is sent from here, and nothing here knows libp2p: the node moves [`stage::HiddenStates`] between stages.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
+pub mod audit;
 pub mod chat_template;
 pub mod config;
 mod error;

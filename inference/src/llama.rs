@@ -36,6 +36,16 @@ pub enum StageOutput {
     Nothing,
 }
 
+/// What leaves a stage, and the hidden states that an audit looks at.
+#[derive(Debug)]
+pub struct Forwarded {
+    /// What leaves the stage.
+    pub output: StageOutput,
+    /// `[rows, hidden]`, f32, behind the last layer of the stage; on the last stage before the final norm and the head.
+    /// On other stages the same tensor as `output`.
+    pub hidden: Tensor,
+}
+
 /// Of which rows the last stage computes logits. The head is the most expensive matrix of a small model.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum HeadRows {
@@ -76,7 +86,7 @@ impl Shard {
         Self::load_with(dir, range, device, Kernels::for_device(device))
     }
 
-    fn load_with(
+    pub(crate) fn load_with(
         dir: &ModelDir,
         range: LayerRange,
         device: &Device,
@@ -167,6 +177,20 @@ impl Shard {
         pos: usize,
         rows_of_head: HeadRows,
     ) -> Result<StageOutput> {
+        self.forward_keeping(cache, input, pos, rows_of_head).map(|forwarded| forwarded.output)
+    }
+
+    /// As [`Shard::forward_rows`], with the hidden states that the last stage does not send.
+    ///
+    /// # Errors
+    /// As [`Shard::forward_rows`].
+    pub fn forward_keeping(
+        &self,
+        cache: &mut KvCache,
+        input: StageInput<'_>,
+        pos: usize,
+        rows_of_head: HeadRows,
+    ) -> Result<Forwarded> {
         if pos != cache.length() {
             candle_core::bail!("rows for position {pos} and a cache of {} positions", cache.length());
         }
@@ -174,15 +198,28 @@ impl Shard {
         let rows = x.dim(0)?;
         cache.reserve(rows)?;
         let (cos, sin) = self.rotary.rows(pos, rows, &self.device)?;
+        let (cos, sin) = (self.kernels.round(cos)?, self.kernels.round(sin)?);
         for (index, layer) in self.layers.iter().enumerate() {
             x = self.run_layer(layer, index, &x, cache, (&cos, &sin))?;
         }
         cache.advance(rows);
-        match (&self.head, rows_of_head) {
-            (None, _) => Ok(StageOutput::Hidden(x)),
-            (Some(_), HeadRows::None) => Ok(StageOutput::Nothing),
-            (Some(head), HeadRows::Last) => self.logits(head, &x.narrow(0, rows - 1, 1)?),
-            (Some(head), HeadRows::All) => self.logits(head, &x),
+        let output = match (&self.head, rows_of_head) {
+            (None, _) => StageOutput::Hidden(x.clone()),
+            (Some(_), HeadRows::None) => StageOutput::Nothing,
+            (Some(head), HeadRows::Last) => StageOutput::Logits(self.logits(head, &x.narrow(0, rows - 1, 1)?)?),
+            (Some(head), HeadRows::All) => StageOutput::Logits(self.logits(head, &x)?),
+        };
+        Ok(Forwarded { output, hidden: x })
+    }
+
+    /// The logits `[rows, vocab]` of hidden states `[rows, hidden]` of the last stage, both f32.
+    ///
+    /// # Errors
+    /// When this is not the last stage, or the tensor has another shape or type.
+    pub fn head_logits(&self, hidden: &Tensor) -> Result<Tensor> {
+        match &self.head {
+            Some(head) => self.logits(head, hidden),
+            None => candle_core::bail!("logits from a stage without a head"),
         }
     }
 
@@ -204,16 +241,16 @@ impl Shard {
                         self.config.hidden_size
                     );
                 }
-                hidden.contiguous()
+                self.kernels.round(hidden.contiguous()?)
             }
             (StageInput::Tokens(_), None) => candle_core::bail!("tokens for a stage that does not embed"),
             (StageInput::Hidden(_), Some(_)) => candle_core::bail!("hidden states for the first stage"),
         }
     }
 
-    fn logits(&self, head: &Head, x: &Tensor) -> Result<StageOutput> {
+    fn logits(&self, head: &Head, x: &Tensor) -> Result<Tensor> {
         let x = rms_norm(&x.contiguous()?, &head.norm, self.config.rms_norm_eps, self.kernels)?;
-        Ok(StageOutput::Logits(head.weight.apply(&x)?))
+        head.weight.apply(&x)
     }
 
     fn run_layer(
@@ -229,11 +266,11 @@ impl Shard {
         let normed = rms_norm(x, &layer.attention_norm, c.rms_norm_eps, self.kernels)?;
         let qkv = layer.qkv.apply(&normed)?;
         let mixed = attend(&qkv, rotation, heads, cache, index, self.kernels)?;
-        let x = (x + layer.output.apply(&mixed)?)?;
+        let x = self.kernels.round((x + layer.output.apply(&mixed)?)?)?;
         let normed = rms_norm(&x, &layer.feed_forward_norm, c.rms_norm_eps, self.kernels)?;
         let gate_up = layer.gate_up.apply(&normed)?;
         let inner = swiglu(&gate_up, c.intermediate_size, self.kernels)?;
-        x + layer.down.apply(&inner)?
+        self.kernels.round((x + layer.down.apply(&inner)?)?)
     }
 }
 
@@ -294,7 +331,7 @@ impl Reader<'_> {
     fn vector(&self, name: &str) -> std::result::Result<Tensor, ModelError> {
         let width = self.dir.config().hidden_size;
         let values = self.dir.weights().read(name, &[width])?;
-        Ok(Tensor::from_vec(values, width, self.device)?)
+        Ok(self.kernels.round(Tensor::from_vec(values, width, self.device)?)?)
     }
 
     /// Embedding or head.

@@ -1,3 +1,4 @@
+use consortium_protocol::wire::audit::Compute;
 use safetensors::tensor::Dtype;
 
 use super::*;
@@ -62,7 +63,7 @@ fn both_implementations_agree() {
     ] {
         let tokens = tokens(70, tiny.vocab, 1);
         let own = logits(&load(&tiny, Kernels::Own), &tokens, &[30, 1]);
-        let candle = logits(&load(&tiny, Kernels::Candle), &tokens, &[30, 1]);
+        let candle = logits(&load(&tiny, Kernels::Candle(Compute::F32)), &tokens, &[30, 1]);
         let largest = own.iter().fold(0.0_f32, |m, v| m.max(v.abs()));
         let worst = own.iter().zip(&candle).fold(0.0_f32, |m, (a, b)| m.max((a - b).abs()));
         assert!(worst < 3e-5 * largest, "{worst} of {largest}");

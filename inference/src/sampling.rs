@@ -4,6 +4,8 @@
 //! Gumbel noise is distributed as the softmax. The noise of a token is a function of (seed, position, token id) alone,
 //! so a pipeline that takes over draws what the old one would have drawn, and an auditor can draw again.
 
+mod margin;
+
 use consortium_protocol::wire::job::Sampling;
 
 use crate::kernels::exp;

@@ -1,5 +1,8 @@
 use proptest::prelude::*;
 
+use rand::{Rng, SeedableRng};
+use rand_chacha::ChaCha8Rng;
+
 use super::*;
 
 fn sampler(sampling: Sampling) -> Sampler {
@@ -217,4 +220,77 @@ proptest! {
         let winner = scores.iter().position(|s| *s == best).unwrap() as u32;
         prop_assert_eq!(sampler.sample(&mut logits.clone(), &[], 3), Ok(winner));
     }
+}
+
+/// Logits of 60 tokens, roughly as a model gives them.
+fn spread(rng: &mut ChaCha8Rng) -> Vec<f32> {
+    (0..60).map(|_| rng.random_range(-4.0..4.0_f32)).collect()
+}
+
+#[test]
+fn a_margin_is_zero_for_the_drawn_token_alone() {
+    let mut rng = ChaCha8Rng::seed_from_u64(9);
+    for sampling in filters() {
+        let sampler = Sampler::new(sampling.clone(), 2);
+        for position in 0..60 {
+            let logits = spread(&mut rng);
+            let context = [1, 2, 3, 3];
+            let drawn = sampler.sample(&mut logits.clone(), &context, position).unwrap();
+            for token in 0..60 {
+                let margin = sampler.margin(&mut logits.clone(), &context, position, token).unwrap();
+                assert_eq!(margin == 0.0, token == drawn, "{sampling:?} {position} {token} {margin}");
+            }
+            assert_eq!(sampler.margin(&mut logits.clone(), &context, position, 60).unwrap(), f64::INFINITY);
+        }
+    }
+}
+
+#[test]
+fn drift_of_logits_bounds_the_margin_of_an_honest_draw() {
+    let mut rng = ChaCha8Rng::seed_from_u64(10);
+    let mut lost = 0;
+    for sampling in filters() {
+        let sampler = Sampler::new(sampling.clone(), 2);
+        let penalty = f64::from(sampling.repetition_penalty.max(1.0));
+        for position in 0..1500 {
+            let logits = spread(&mut rng);
+            let drift = 0.05;
+            let mut theirs: Vec<f32> = logits.iter().map(|l| l + rng.random_range(-drift..drift)).collect();
+            let drawn = sampler.sample(&mut theirs, &[1, 2, 3, 3], position).unwrap();
+            let margin = sampler.margin(&mut logits.clone(), &[1, 2, 3, 3], position, drawn).unwrap();
+            assert!(margin <= 2.0 * f64::from(drift) * penalty * 1.001, "{sampling:?} {position}: {margin}");
+            lost += usize::from(margin > 0.0);
+        }
+    }
+    assert!(lost > 100, "drift changed only {lost} draws");
+}
+
+#[test]
+fn another_seed_loses_by_a_lot() {
+    let mut rng = ChaCha8Rng::seed_from_u64(11);
+    let theirs = Sampler::new(Sampling { seed: 2, ..Sampling::default() }, 0);
+    let ours = Sampler::new(Sampling { seed: 1, ..Sampling::default() }, 0);
+    let far = (0..500)
+        .filter(|position| {
+            let logits = spread(&mut rng);
+            let drawn = theirs.sample(&mut logits.clone(), &[], *position).unwrap();
+            ours.margin(&mut logits.clone(), &[], *position, drawn).unwrap() > 0.5
+        })
+        .count();
+    assert!(far > 350, "{far} of 500");
+}
+
+fn filters() -> Vec<Sampling> {
+    let base = Sampling { seed: 5, ..Sampling::default() };
+    vec![
+        base.clone(),
+        Sampling { temperature: 0.0, ..base.clone() },
+        Sampling { temperature: 0.6, ..base.clone() },
+        Sampling { top_k: 1, ..base.clone() },
+        Sampling { top_k: 7, ..base.clone() },
+        Sampling { top_p: 0.8, ..base.clone() },
+        Sampling { min_p: 0.1, ..base.clone() },
+        Sampling { temperature: 0.7, top_p: 0.9, top_k: 20, min_p: 0.02, ..base.clone() },
+        Sampling { repetition_penalty: 1.3, frequency_penalty: 0.5, presence_penalty: 0.2, ..base },
+    ]
 }

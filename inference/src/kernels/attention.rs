@@ -52,7 +52,7 @@ pub(crate) fn attend(
 ) -> Result<Tensor> {
     match kernels {
         Kernels::Own => attend_own(qkv, (cos, sin), heads, cache, layer),
-        Kernels::Candle => attend_candle(qkv, (cos, sin), heads, cache, layer),
+        Kernels::Candle(_) => attend_candle(qkv, (cos, sin), heads, cache, layer, kernels),
     }
 }
 
@@ -261,6 +261,7 @@ fn attend_candle(
     heads: Heads,
     cache: &KvCache,
     layer: usize,
+    kernels: Kernels,
 ) -> Result<Tensor> {
     let rows = qkv.dim(0)?;
     let past = cache.length();
@@ -271,7 +272,7 @@ fn attend_candle(
             .transpose(0, 1)?
             .contiguous()
     };
-    let rotate = |t: Tensor| candle_nn::rotary_emb::rope(&t.unsqueeze(0)?, cos, sin)?.squeeze(0);
+    let rotate = |t: Tensor| kernels.round(candle_nn::rotary_emb::rope(&t.unsqueeze(0)?, cos, sin)?.squeeze(0)?);
     let queries = rotate(heads_first(0, heads.queries)?)?;
     let keys = rotate(heads_first(heads.queries, heads.keys)?)?.transpose(1, 2)?.contiguous()?;
     let values = heads_first(heads.queries + heads.keys, heads.keys)?;
@@ -288,11 +289,12 @@ fn attend_candle(
             .broadcast_add(&causal_mask(rows, past, qkv.device())?)?
             .reshape((heads.keys, heads.group() * rows, total))?,
     };
-    candle_nn::ops::softmax_last_dim(&scores)?
+    let mixed = candle_nn::ops::softmax_last_dim(&scores)?
         .matmul(&values)?
         .reshape((heads.queries, rows, heads.dim))?
         .transpose(0, 1)?
-        .reshape((rows, heads.queries * heads.dim))
+        .reshape((rows, heads.queries * heads.dim))?;
+    kernels.round(mixed)
 }
 
 /// `[rows, past + rows]`: zero where a row may look, minus infinity where it may not.

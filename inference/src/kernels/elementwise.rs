@@ -11,8 +11,8 @@ const SEQUENTIAL: usize = 1 << 14;
 
 /// `x` divided by the root of its mean square, times `weight`, for every row.
 pub(crate) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32, kernels: Kernels) -> Result<Tensor> {
-    if kernels == Kernels::Candle {
-        return candle_nn::ops::rms_norm(x, weight, eps);
+    if kernels != Kernels::Own {
+        return kernels.round(candle_nn::ops::rms_norm(x, weight, eps)?);
     }
     let (input, weights) = (elements(x), elements(weight));
     let (values, weights) = (input.as_slice()?, weights.as_slice()?);
@@ -32,9 +32,9 @@ pub(crate) fn rms_norm(x: &Tensor, weight: &Tensor, eps: f32, kernels: Kernels) 
 
 /// `silu(gate) * up` for rows that hold the gate, then the up projection, `width` elements each.
 pub(crate) fn swiglu(gate_up: &Tensor, width: usize, kernels: Kernels) -> Result<Tensor> {
-    if kernels == Kernels::Candle {
-        let gate = candle_nn::ops::silu(&gate_up.narrow(D::Minus1, 0, width)?.contiguous()?)?;
-        return gate * gate_up.narrow(D::Minus1, width, width)?;
+    if kernels != Kernels::Own {
+        let gate = kernels.round(candle_nn::ops::silu(&gate_up.narrow(D::Minus1, 0, width)?.contiguous()?)?)?;
+        return kernels.round((gate * gate_up.narrow(D::Minus1, width, width)?)?);
     }
     let input = elements(gate_up);
     let values = input.as_slice()?;

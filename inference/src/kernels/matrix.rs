@@ -15,6 +15,7 @@ pub(crate) struct Matrix {
     rows: usize,
     columns: usize,
     cells: Cells,
+    kernels: Kernels,
 }
 
 #[derive(Debug)]
@@ -57,12 +58,12 @@ impl Matrix {
         }
         let stride = columns.next_multiple_of(STEP);
         let cells = match kernels {
-            Kernels::Candle => {
+            Kernels::Candle(_) => {
                 let mut data = Vec::with_capacity(rows * columns);
                 for (name, rows) in parts {
                     weights.read_rows(name, &[*rows, columns], |dtype, row| dtype.widen(row, &mut data))?;
                 }
-                Cells::Tensor(Tensor::from_vec(data, (rows, columns), device)?)
+                Cells::Tensor(kernels.round(Tensor::from_vec(data, (rows, columns), device)?)?)
             }
             Kernels::Own if all_bf16 => {
                 let mut cells = Vec::with_capacity(rows * stride / 2);
@@ -82,14 +83,14 @@ impl Matrix {
                 Cells::F32(F32Rows { stride, cells })
             }
         };
-        Ok(Self { rows, columns, cells })
+        Ok(Self { rows, columns, cells, kernels })
     }
 
     /// `x` `[n, columns]` times the transpose of the matrix: `[n, rows]`.
     pub(crate) fn apply(&self, x: &Tensor) -> Result<Tensor> {
         let n = x.dim(0)?;
         let product = match &self.cells {
-            Cells::Tensor(weight) => return x.matmul(&weight.t()?),
+            Cells::Tensor(weight) => return self.kernels.round(x.matmul(&weight.t()?)?),
             Cells::F32(weights) => {
                 let input = elements(x);
                 let x = input.as_slice()?;

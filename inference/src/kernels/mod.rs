@@ -9,7 +9,9 @@
 //! come from the system's sine and cosine in f64, rounded to f32.)
 //!
 //! On other devices, and with the features `accelerate` and `mkl`, candle's operations are used; they round differently
-//! for different numbers of rows.
+//! for different numbers of rows. Computing in bf16 or f16 is done as graphics processors do it: weights and rotary angles are rounded
+//! to the type, every operation takes rounded numbers, sums in f32 and rounds its result (attention counts as one
+//! operation behind the rotation, as in fused kernels). candle's own CPU products in those types are not used: for bf16 there is none.
 
 mod attention;
 mod elementwise;
@@ -19,7 +21,8 @@ mod simd;
 
 use std::ops::Deref;
 
-use candle_core::{Layout, Result, Storage, Tensor};
+use candle_core::{DType, Layout, Result, Storage, Tensor};
+use consortium_protocol::wire::audit::Compute;
 
 pub(crate) use attention::{Heads, attend};
 pub(crate) use elementwise::{exp, rms_norm, swiglu};
@@ -30,15 +33,25 @@ pub(crate) use matrix::Matrix;
 pub(crate) enum Kernels {
     /// The kernels of this crate, on the CPU.
     Own,
-    /// candle's operations, on any device.
-    Candle,
+    /// candle's operations, on any device, with results rounded to a type.
+    Candle(Compute),
 }
 
 impl Kernels {
     /// The implementation for a device.
     pub(crate) fn for_device(device: &candle_core::Device) -> Self {
         let blas = cfg!(any(feature = "accelerate", feature = "mkl"));
-        if device.is_cpu() && !blas { Self::Own } else { Self::Candle }
+        if device.is_cpu() && !blas { Self::Own } else { Self::Candle(Compute::F32) }
+    }
+
+    /// Rounds the result of an operation to the type that is computed in. The elements stay f32.
+    pub(crate) fn round(self, x: Tensor) -> Result<Tensor> {
+        let dtype = match self {
+            Self::Own | Self::Candle(Compute::F32) => return Ok(x),
+            Self::Candle(Compute::Bf16) => DType::BF16,
+            Self::Candle(Compute::F16) => DType::F16,
+        };
+        x.to_dtype(dtype)?.to_dtype(DType::F32)
     }
 }
 

@@ -81,6 +81,9 @@ pub struct StepOutput {
     pub kind: StepResult,
     /// Time of the computation, microseconds.
     pub micros: u32,
+    /// On the last stage, when they were asked for: the hidden states of the step's rows before the final norm and the head.
+    /// On other stages they are the result.
+    pub hidden: Option<HiddenStates>,
 }
 
 /// The result of a step.
@@ -109,7 +112,8 @@ pub struct StageInfo {
 
 enum Command {
     Open(SessionId, SessionParams, oneshot::Sender<Result<(), StageError>>),
-    Step(SessionId, Step, oneshot::Sender<Result<StepOutput, StageError>>),
+    /// With whether to give the hidden states.
+    Step(SessionId, Step, bool, oneshot::Sender<Result<StepOutput, StageError>>),
     Measure(oneshot::Sender<Result<u32, StageError>>),
     /// Look at what shall be closed.
     Wake,
@@ -184,7 +188,15 @@ impl StageHandle {
     /// # Errors
     /// An error about the step itself leaves the session as it was; a failed computation closes it.
     pub async fn step(&self, session: SessionId, step: Step) -> Result<StepOutput, StageError> {
-        self.ask(|reply| Command::Step(session, step, reply)).await
+        self.ask(|reply| Command::Step(session, step, false, reply)).await
+    }
+
+    /// As [`StageHandle::step`]; the last stage also gives the hidden states that it does not send, which it commits to.
+    ///
+    /// # Errors
+    /// As [`StageHandle::step`].
+    pub async fn step_keeping(&self, session: SessionId, step: Step) -> Result<StepOutput, StageError> {
+        self.ask(|reply| Command::Step(session, step, true, reply)).await
     }
 
     /// Time of one decode token through one layer of this stage, microseconds.
@@ -231,6 +243,14 @@ impl SessionGuard {
     /// As [`StageHandle::step`].
     pub async fn step(&self, step: Step) -> Result<StepOutput, StageError> {
         self.stage.step(self.session, step).await
+    }
+
+    /// Computes one step of the session; the last stage gives its hidden states too.
+    ///
+    /// # Errors
+    /// As [`StageHandle::step`].
+    pub async fn step_keeping(&self, step: Step) -> Result<StepOutput, StageError> {
+        self.stage.step_keeping(self.session, step).await
     }
 }
 

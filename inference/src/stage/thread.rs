@@ -14,7 +14,7 @@ use super::{
     StepOutput, StepResult,
 };
 use crate::kv_cache::KvCache;
-use crate::llama::{HeadRows, Shard, StageInput, StageOutput};
+use crate::llama::{Forwarded, HeadRows, Shard, StageInput, StageOutput};
 use crate::measure::layer_micros;
 use crate::model_dir::ModelDir;
 use crate::sampling::Sampler;
@@ -104,10 +104,10 @@ impl Stage {
                     self.remove(&session);
                 }
             }
-            Command::Step(session, step, reply) => {
+            Command::Step(session, step, keep, reply) => {
                 // Nobody waits for the result: do not compute it. The session's next step will be refused as a gap.
                 if !reply.is_closed() {
-                    drop(reply.send(self.step(&session, &step)));
+                    drop(reply.send(self.step(&session, &step, keep)));
                 }
             }
             Command::Measure(reply) => {
@@ -174,7 +174,7 @@ impl Stage {
         Ok(())
     }
 
-    fn step(&mut self, id: &SessionId, step: &Step) -> Result<StepOutput, StageError> {
+    fn step(&mut self, id: &SessionId, step: &Step, keep: bool) -> Result<StepOutput, StageError> {
         let Some(session) = self.sessions.get_mut(id) else {
             return Err(StageError::UnknownSession);
         };
@@ -182,11 +182,12 @@ impl Stage {
         check_step(&self.shard, session, step)?;
         let started = Instant::now();
         let shard = &self.shard;
-        let computed = guarded(|| compute(shard, session, step));
+        let computed = guarded(|| compute(shard, session, step, keep));
         session.used = Instant::now();
         match computed {
-            Ok(kind) => {
-                Ok(StepOutput { kind, micros: u32::try_from(started.elapsed().as_micros()).unwrap_or(u32::MAX) })
+            Ok((kind, hidden)) => {
+                let micros = u32::try_from(started.elapsed().as_micros()).unwrap_or(u32::MAX);
+                Ok(StepOutput { kind, micros, hidden })
             }
             Err(error) => {
                 self.remove(id);
@@ -237,28 +238,38 @@ fn check_step(shard: &Shard, session: &Session, step: &Step) -> Result<(), Stage
     }
 }
 
-fn compute(shard: &Shard, session: &mut Session, step: &Step) -> Result<StepResult, StageError> {
+/// The result of a step, and the hidden states of the last stage if they shall be kept.
+fn compute(
+    shard: &Shard,
+    session: &mut Session,
+    step: &Step,
+    keep: bool,
+) -> Result<(StepResult, Option<HiddenStates>), StageError> {
     let input = match &step.hidden {
         None => StageInput::Tokens(&step.tokens),
         Some(hidden) => StageInput::Hidden(hidden.to_tensor(shard.device())?),
     };
     let head = if step.sample { HeadRows::Last } else { HeadRows::None };
-    let output = shard.forward_rows(&mut session.cache, input, step.pos as usize, head)?;
+    let Forwarded { output, hidden } = shard.forward_keeping(&mut session.cache, input, step.pos as usize, head)?;
     session.next_seq += 1;
-    match output {
-        StageOutput::Hidden(hidden) => Ok(StepResult::Hidden(HiddenStates::from_tensor(&hidden)?)),
+    let kept = match keep && shard.is_last() {
+        true => Some(HiddenStates::from_tensor(&hidden)?),
+        false => None,
+    };
+    let result = match output {
+        StageOutput::Hidden(hidden) => StepResult::Hidden(HiddenStates::from_tensor(&hidden)?),
         StageOutput::Nothing => {
             session.context.extend_from_slice(&step.tokens);
-            Ok(StepResult::Nothing)
+            StepResult::Nothing
         }
         StageOutput::Logits(logits) => {
             session.context.extend_from_slice(&step.tokens);
             let mut logits = logits.flatten_all()?.to_vec1::<f32>()?;
             let position = step.pos + step.tokens.len() as u32;
-            let token = session.sampler.sample(&mut logits, &session.context, position)?;
-            Ok(StepResult::Token(token))
+            StepResult::Token(session.sampler.sample(&mut logits, &session.context, position)?)
         }
-    }
+    };
+    Ok((result, kept))
 }
 
 #[cfg(test)]
