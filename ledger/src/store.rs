@@ -17,7 +17,8 @@ pub const BUSY_TIMEOUT: Duration = Duration::from_secs(5);
 const APPLICATION_ID: i32 = 0x434c_4447;
 
 /// The schema's history: entry `n` leads from version `n` to `n + 1`. Entries are never changed, only added.
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE api_key (
         id         TEXT    PRIMARY KEY NOT NULL,
         label      TEXT    NOT NULL,
@@ -25,7 +26,116 @@ const MIGRATIONS: &[&str] = &["
         created_s  INTEGER NOT NULL,
         revoked_s  INTEGER
     ) STRICT;
-"];
+",
+    "
+    CREATE TABLE entry (
+        seq        INTEGER PRIMARY KEY NOT NULL CHECK (seq >= 0),
+        at_ms      INTEGER NOT NULL,
+        kind       TEXT    NOT NULL,
+        reference  BLOB    NOT NULL CHECK (length(reference) = 32),
+        hash       BLOB    NOT NULL CHECK (length(hash) = 32),
+        UNIQUE (kind, reference)
+    ) STRICT;
+    CREATE TABLE posting (
+        seq        INTEGER NOT NULL REFERENCES entry (seq),
+        owner      TEXT    NOT NULL,
+        part       TEXT    NOT NULL,
+        msat       INTEGER NOT NULL CHECK (msat <> 0),
+        PRIMARY KEY (seq, owner, part)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX posting_of_owner ON posting (owner, seq);
+    CREATE TABLE node (
+        level      INTEGER NOT NULL CHECK (level > 0),
+        place      INTEGER NOT NULL,
+        hash       BLOB    NOT NULL CHECK (length(hash) = 32),
+        PRIMARY KEY (level, place)
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TRIGGER entry_stays BEFORE UPDATE ON entry BEGIN SELECT raise(ABORT, 'the journal only grows'); END;
+    CREATE TRIGGER entry_kept BEFORE DELETE ON entry BEGIN SELECT raise(ABORT, 'the journal only grows'); END;
+    CREATE TRIGGER posting_stays BEFORE UPDATE ON posting BEGIN SELECT raise(ABORT, 'the journal only grows'); END;
+    CREATE TRIGGER posting_kept BEFORE DELETE ON posting BEGIN SELECT raise(ABORT, 'the journal only grows'); END;
+
+    CREATE TABLE balance (
+        owner      TEXT    NOT NULL,
+        part       TEXT    NOT NULL,
+        msat       INTEGER NOT NULL,
+        PRIMARY KEY (owner, part)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE turnover (
+        owner      TEXT    PRIMARY KEY NOT NULL,
+        earned     INTEGER NOT NULL,
+        spent      INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE claim (
+        id         INTEGER PRIMARY KEY NOT NULL,
+        seq        INTEGER NOT NULL REFERENCES entry (seq),
+        job        BLOB    NOT NULL CHECK (length(job) = 16),
+        attempt    INTEGER NOT NULL,
+        stage      INTEGER NOT NULL,
+        receipt    BLOB    NOT NULL CHECK (length(receipt) = 32),
+        first      INTEGER NOT NULL,
+        last       INTEGER NOT NULL,
+        start      INTEGER NOT NULL,
+        stop       INTEGER NOT NULL,
+        worker     TEXT    NOT NULL,
+        payer      TEXT    NOT NULL,
+        pay        INTEGER NOT NULL CHECK (pay >= 0),
+        fee        INTEGER NOT NULL CHECK (fee >= 0),
+        tail       INTEGER NOT NULL CHECK (tail BETWEEN 0 AND pay),
+        state      TEXT    NOT NULL CHECK (state IN ('held', 'tail', 'paid', 'returned', 'forfeited')),
+        due_ms     INTEGER NOT NULL
+    ) STRICT;
+    CREATE INDEX claim_of_job ON claim (job, attempt, stage);
+    CREATE INDEX claim_due ON claim (due_ms) WHERE state IN ('held', 'tail');
+    CREATE INDEX claim_of_worker ON claim (worker) WHERE state IN ('held', 'tail');
+
+    CREATE TABLE batch (
+        size       INTEGER PRIMARY KEY NOT NULL CHECK (size > 0),
+        at_ms      INTEGER NOT NULL,
+        head       BLOB    NOT NULL
+    ) STRICT;
+    CREATE TABLE seen_head (
+        id         INTEGER PRIMARY KEY NOT NULL,
+        signer     BLOB    NOT NULL CHECK (length(signer) = 32),
+        size       INTEGER NOT NULL,
+        head       BLOB    NOT NULL,
+        UNIQUE (signer, size)
+    ) STRICT;
+    CREATE TABLE equivocation (
+        signer     BLOB    PRIMARY KEY NOT NULL CHECK (length(signer) = 32),
+        at_ms      INTEGER NOT NULL,
+        proof      BLOB    NOT NULL
+    ) STRICT, WITHOUT ROWID;
+
+    CREATE TABLE node_record (
+        node       BLOB    PRIMARY KEY NOT NULL CHECK (length(node) = 32),
+        first_seen_ms  INTEGER NOT NULL,
+        last_seen_ms   INTEGER NOT NULL,
+        watched_ms     INTEGER NOT NULL,
+        up_ms          INTEGER NOT NULL,
+        latency_us     INTEGER,
+        tokens         INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE evidence (
+        digest     BLOB    PRIMARY KEY NOT NULL CHECK (length(digest) = 32),
+        subject    BLOB    NOT NULL CHECK (length(subject) = 32),
+        signer     BLOB    NOT NULL CHECK (length(signer) = 32),
+        topic      BLOB    NOT NULL CHECK (length(topic) = 32),
+        finding    TEXT    NOT NULL,
+        at_ms      INTEGER NOT NULL,
+        bytes      BLOB    NOT NULL,
+        UNIQUE (signer, subject, topic)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX evidence_about ON evidence (subject, digest);
+    CREATE INDEX evidence_age ON evidence (at_ms);
+    CREATE TABLE rebutted (
+        verdict    BLOB    PRIMARY KEY NOT NULL CHECK (length(verdict) = 32),
+        at_ms      INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+",
+];
 
 /// Why the ledger could not be opened.
 #[derive(Debug, thiserror::Error)]

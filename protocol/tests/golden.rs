@@ -90,6 +90,9 @@ fn all() -> Golden {
     golden.signed("session", samples::session());
     golden.signed("stage-receipt", samples::receipts()[1].payload().clone());
     golden.signed("verdict", samples::verdict());
+    golden.signed("rebuttal", samples::rebuttal());
+    golden.signed("tree-head", samples::tree_head());
+    golden.message("ledger", "equivocation", &samples::equivocation());
     golden.message("audit", "order", &samples::audit_order());
     golden.message("audit", "opening", &samples::opening());
     let persisted = cbor::to_vec(&samples::persisted());

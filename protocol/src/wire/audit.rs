@@ -87,6 +87,11 @@ pub fn grid_key(job: JobId, attempt: u32, model: &Hash, range: LayerRange, class
     blake3::derive_key("consortium audit grid 1", &material)
 }
 
+/// The digests of the blocks of a boundary, given all its bytes and the bytes of a row.
+pub fn block_digests(key: &[u8; 32], bytes: &[u8], row: usize) -> Vec<Hash> {
+    bytes.chunks(BLOCK * row.max(1)).map(|block| Hash::from_bytes(*blake3::keyed_hash(key, block).as_bytes())).collect()
+}
+
 /// The root of a boundary, or of a grid, over the digests of its blocks.
 pub fn blocks_root(digests: &[Hash]) -> Hash {
     let leaves: Vec<Hash> = digests.iter().map(|digest| merkle::leaf_hash(digest.as_bytes())).collect();

@@ -6,6 +6,7 @@ use super::Message;
 use super::audit::Verdict;
 use super::election::Certificate;
 use super::heartbeat::Heartbeat;
+use super::ledger::Rebuttal;
 use crate::envelope::{Invalid, Signed};
 
 /// A small signed fact about a cluster: true whoever passes it on.
@@ -17,6 +18,8 @@ pub enum Fact {
     Certificate(Certificate),
     /// What an auditor found.
     Verdict(Signed<Verdict>),
+    /// That an accusation of fraud does not hold.
+    Rebuttal(Signed<Rebuttal>),
 }
 
 impl Message for Fact {

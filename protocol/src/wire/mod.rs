@@ -17,6 +17,7 @@ pub mod election;
 pub mod fact;
 pub mod heartbeat;
 pub mod job;
+pub mod ledger;
 pub mod pipeline;
 pub mod rpc;
 

@@ -16,6 +16,7 @@ use consortium_protocol::wire::heartbeat::{Heartbeat, LayerRange, Lease, ModelRe
 use consortium_protocol::wire::job::{
     ChatMessage, FinishReason, JobError, JobErrorCode, JobEvent, JobId, JobRequest, Prompt, Receipts, Sampling, Usage,
 };
+use consortium_protocol::wire::ledger::{Equivocation, Rebuttal, TreeHead};
 use consortium_protocol::wire::pipeline::{Dtype, Frame, Hop, SessionOpen, StageFailure, StageFailureCode, StepHeader};
 use consortium_protocol::wire::rpc::{Assign, Refusal, RefusalCode, Release, Request, Response};
 use consortium_protocol::{ClusterId, Hash, Msat, NodeId, RootKey, Signed};
@@ -108,6 +109,7 @@ pub(crate) fn facts() -> Vec<(&'static str, Fact)> {
         ("heartbeat", Fact::Heartbeat(Signed::sign(&key(1), heartbeat()))),
         ("certificate", Fact::Certificate(certificate())),
         ("verdict", Fact::Verdict(Signed::sign(&key(4), verdict()))),
+        ("rebuttal", Fact::Rebuttal(Signed::sign(&key(5), rebuttal()))),
     ]
 }
 
@@ -260,6 +262,26 @@ pub(crate) fn verdict() -> Verdict {
         proof: Some(Hash::of(b"proof")),
         at_ms: 1_800_000_060_000,
     }
+}
+
+pub(crate) fn rebuttal() -> Rebuttal {
+    let verdict = Signed::sign(&key(4), verdict());
+    Rebuttal {
+        cluster: cluster(),
+        accuser: verdict.signer(),
+        verdict: verdict.digest(),
+        proof: Hash::of(b"proof"),
+        at_ms: 1_800_000_070_000,
+    }
+}
+
+pub(crate) fn tree_head() -> TreeHead {
+    TreeHead { size: 3, root: Hash::of(b"root"), at_ms: 1_800_000_060_000 }
+}
+
+pub(crate) fn equivocation() -> Equivocation {
+    let other = TreeHead { root: Hash::of(b"other root"), ..tree_head() };
+    Equivocation::Roots { a: Signed::sign(&key(1), tree_head()), b: Signed::sign(&key(1), other) }
 }
 
 pub(crate) fn audit_order() -> AuditOrder {

@@ -1,0 +1,525 @@
+//! Pay for work: each cell of a job once, held while an audit is open, its tail delayed.
+//!
+//! A record says which cells ([`Cells`]: layers by positions) each stage computed and at which price. A cell that an
+//! earlier record of the job covers is not paid again, whoever computed it and in whatever attempt or stage: a job that
+//! was taken over costs its payer what one attempt costs. Pay that was returned frees its cells for others, never for
+//! the worker that lost it.
+//!
+//! Pay takes this way:
+//!
+//! ```text
+//!              drawn for audit                   Pass, Inconclusive, or hold_ms without a verdict
+//! payer/free ------------------> worker/held ----------------------------+
+//!     |  ^                           |                                   |
+//!     |  +---------------------------+ Withheld, Fraud                   v
+//!     |       not drawn              (with its fee)      worker/free + worker/tail --tail_ms--> worker/free
+//!     +----------------------------------------------->                      |
+//!        ^                                                                   |
+//!        +-------------------------------------------------------------------+ Fraud, in any job of this worker
+//! ```
+//!
+//! The tail is `floor(pay * tail / 1000)`. On proof of fraud all tails of the worker that are not yet due go back to
+//! those who paid them. With audits at rate `r` a cheat that gains `g` a job loses on average when
+//! `r * tails > (1 - r) * g`: at 20 % its open tails must be worth more than four of its jobs, so a tail of 20 % over a
+//! day deters whoever does more than twenty jobs a day, and of newcomers every job is held.
+
+use consortium_protocol::wire::audit::{Outcome, StageReceipt, Verdict};
+use consortium_protocol::wire::heartbeat::LayerRange;
+use consortium_protocol::wire::job::JobId;
+use consortium_protocol::wire::pipeline::MAX_STAGES;
+use consortium_protocol::{Hash, Invalid, Msat, NodeId, Signed, cbor};
+use rusqlite::{Row, Transaction, params};
+use serde::{Deserialize, Serialize};
+
+use crate::accounts::{Account, Book, Owner, Part};
+use crate::cells::Cells;
+use crate::journal::{self, Kind, Posted, Postings};
+use crate::ledger::{Ledger, LedgerError, hash_at, signed, text_at, time};
+use crate::price::share;
+
+/// How many claims [`Ledger::release_due`] ends in one call.
+pub const MAX_RELEASE: u32 = 500;
+
+/// How long pay waits.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Terms {
+    /// The part of pay that is delayed, in thousandths; at most 1000.
+    pub tail: u16,
+    /// How long it is delayed, in milliseconds.
+    pub tail_ms: u64,
+    /// How long drawn pay waits for a verdict before it is paid without one, in milliseconds.
+    pub hold_ms: u64,
+}
+
+impl Default for Terms {
+    /// A fifth for a day; a day for the verdict.
+    fn default() -> Self {
+        let day = 24 * 3600 * 1000;
+        Self { tail: 200, tail_ms: day, hold_ms: day }
+    }
+}
+
+/// What one stage did.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StageWork {
+    /// Place in the route.
+    pub stage: u16,
+    /// Who computed.
+    pub worker: NodeId,
+    /// What was computed.
+    pub cells: Cells,
+    /// The price of a cell, pinned when the job began.
+    pub price: Msat,
+    /// Digest of the receipt that both sides signed.
+    pub receipt: Hash,
+    /// Whether it was drawn for an audit, or may yet be: its pay waits.
+    pub drawn: bool,
+}
+
+impl StageWork {
+    /// All that a stage's receipt accounts for.
+    #[must_use]
+    pub fn of(receipt: &Signed<StageReceipt>, price: Msat, drawn: bool) -> Self {
+        let work = receipt.payload();
+        Self {
+            stage: work.stage,
+            worker: receipt.signer(),
+            cells: Cells { layers: work.range, start: 0, stop: work.positions },
+            price,
+            receipt: receipt.digest(),
+            drawn,
+        }
+    }
+}
+
+/// What was done in one attempt of a job, from receipts that both sides signed: their signatures are the caller's to
+/// check.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobRecord {
+    /// The job.
+    pub job: JobId,
+    /// The attempt.
+    pub attempt: u32,
+    /// Who pays: an API key of this node, this node, or the peer for which this node works.
+    pub payer: Owner,
+    /// What this node takes from the payer on top, in thousandths; at most 1000.
+    pub fee: u16,
+    /// The stages: 1 to 64.
+    pub stages: Vec<StageWork>,
+}
+
+impl JobRecord {
+    /// What the record's entry refers to: BLAKE3 in `derive_key` mode under `consortium ledger job record 1` over its
+    /// canonical CBOR.
+    #[must_use]
+    pub fn digest(&self) -> Hash {
+        Hash::from_bytes(blake3::derive_key("consortium ledger job record 1", &cbor::to_vec(self)))
+    }
+
+    fn check(&self) -> Result<(), Invalid> {
+        Invalid::unless((1..=MAX_STAGES).contains(&self.stages.len()), "stages", "1 to 64")?;
+        Invalid::unless(self.fee <= 1000, "fee", "more than 1000 thousandths")?;
+        for work in &self.stages {
+            work.cells.layers.check()?;
+            Invalid::unless(work.cells.start < work.cells.stop, "cells", "no positions")?;
+        }
+        Ok(())
+    }
+}
+
+/// Pay for work, and what became of it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Claim {
+    /// Its entry in the journal.
+    pub seq: u64,
+    /// The job.
+    pub job: JobId,
+    /// The attempt.
+    pub attempt: u32,
+    /// Place in the route.
+    pub stage: u16,
+    /// Digest of the receipt.
+    pub receipt: Hash,
+    /// What was computed; some of it may have been paid by earlier claims.
+    pub cells: Cells,
+    /// Who is paid.
+    pub worker: Owner,
+    /// Who pays.
+    pub payer: Owner,
+    /// How much, without fee.
+    pub pay: Msat,
+    /// The fee on it.
+    pub fee: Msat,
+    /// How much of the pay is delayed.
+    pub tail: Msat,
+    /// Where the pay is.
+    pub state: ClaimState,
+    /// When the wait ends, in milliseconds since 1970.
+    pub due_ms: u64,
+}
+
+/// Where the pay of a claim is.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum ClaimState {
+    /// Waits for a verdict.
+    Held,
+    /// Paid but for the tail.
+    Tail,
+    /// Paid.
+    Paid,
+    /// Went back to the payer, with the fee.
+    Returned,
+    /// Paid, and the tail went back to the payer.
+    Forfeited,
+}
+
+impl ClaimState {
+    const ALL: [(Self, &'static str); 5] = [
+        (Self::Held, "held"),
+        (Self::Tail, "tail"),
+        (Self::Paid, "paid"),
+        (Self::Returned, "returned"),
+        (Self::Forfeited, "forfeited"),
+    ];
+
+    fn as_str(self) -> &'static str {
+        Self::ALL.iter().find(|(state, _)| *state == self).map_or("", |(_, name)| name)
+    }
+}
+
+impl std::str::FromStr for ClaimState {
+    type Err = ();
+
+    fn from_str(text: &str) -> Result<Self, ()> {
+        Self::ALL.iter().find(|(_, name)| *name == text).map(|(state, _)| *state).ok_or(())
+    }
+}
+
+const COLUMNS: &str =
+    "id, seq, job, attempt, stage, receipt, first, last, start, stop, worker, payer, pay, fee, tail, state, due_ms";
+
+fn read(row: &Row<'_>) -> rusqlite::Result<(i64, Claim)> {
+    let claim = Claim {
+        seq: row.get(1)?,
+        job: JobId(row.get(2)?),
+        attempt: row.get(3)?,
+        stage: row.get(4)?,
+        receipt: hash_at(row, 5)?,
+        cells: Cells {
+            layers: LayerRange { first: row.get(6)?, last: row.get(7)? },
+            start: row.get(8)?,
+            stop: row.get(9)?,
+        },
+        worker: text_at(row, 10)?,
+        payer: text_at(row, 11)?,
+        pay: Msat(row.get(12)?),
+        fee: Msat(row.get(13)?),
+        tail: Msat(row.get(14)?),
+        state: text_at(row, 15)?,
+        due_ms: row.get(16)?,
+    };
+    Ok((row.get(0)?, claim))
+}
+
+fn claims(
+    tx: &Transaction<'_>,
+    condition: &str,
+    values: impl rusqlite::Params,
+) -> Result<Vec<(i64, Claim)>, LedgerError> {
+    let mut statement = tx.prepare_cached(&format!("SELECT {COLUMNS} FROM claim WHERE {condition} ORDER BY id"))?;
+    let rows = statement.query_map(values, read)?;
+    Ok(rows.collect::<Result<_, _>>()?)
+}
+
+fn insert(tx: &Transaction<'_>, claim: &Claim) -> Result<(), LedgerError> {
+    tx.prepare_cached(&format!(
+        "INSERT INTO claim ({COLUMNS})
+         VALUES (NULL, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)"
+    ))?
+    .execute(params![
+        claim.seq,
+        claim.job.0,
+        claim.attempt,
+        claim.stage,
+        claim.receipt.as_bytes(),
+        claim.cells.layers.first,
+        claim.cells.layers.last,
+        claim.cells.start,
+        claim.cells.stop,
+        claim.worker.to_string(),
+        claim.payer.to_string(),
+        claim.pay.0,
+        claim.fee.0,
+        claim.tail.0,
+        claim.state.as_str(),
+        time(claim.due_ms),
+    ])?;
+    Ok(())
+}
+
+fn turn(tx: &Transaction<'_>, id: i64, state: ClaimState, due_ms: u64) -> Result<(), LedgerError> {
+    tx.prepare_cached("UPDATE claim SET state = ?2, due_ms = ?3 WHERE id = ?1")?.execute(params![
+        id,
+        state.as_str(),
+        time(due_ms)
+    ])?;
+    Ok(())
+}
+
+/// Adds to what an entry moves.
+fn add(postings: &mut Postings, owner: &Owner, part: Part, msat: i64) -> Result<(), LedgerError> {
+    let sum = postings.entry(Account::new(owner.clone(), part)).or_default();
+    *sum = sum.checked_add(msat).ok_or(LedgerError::Overflow)?;
+    Ok(())
+}
+
+const FEES: Owner = Owner::Own(Book::Fees);
+
+impl Claim {
+    /// The pay of this work leaves its payer.
+    fn begin(&self, postings: &mut Postings) -> Result<(), LedgerError> {
+        let (pay, fee, tail) = (signed(self.pay)?, signed(self.fee)?, signed(self.tail)?);
+        add(postings, &self.payer, Part::Free, -pay.checked_add(fee).ok_or(LedgerError::Overflow)?)?;
+        add(postings, &FEES, Part::Free, fee)?;
+        if self.state == ClaimState::Held {
+            return add(postings, &self.worker, Part::Held, pay);
+        }
+        add(postings, &self.worker, Part::Free, pay - tail)?;
+        add(postings, &self.worker, Part::Tail, tail)
+    }
+
+    /// What was held becomes pay.
+    fn pay_out(&self, postings: &mut Postings) -> Result<(), LedgerError> {
+        let (pay, tail) = (signed(self.pay)?, signed(self.tail)?);
+        add(postings, &self.worker, Part::Held, -pay)?;
+        add(postings, &self.worker, Part::Free, pay - tail)?;
+        add(postings, &self.worker, Part::Tail, tail)
+    }
+
+    /// The tail becomes free.
+    fn mature(&self, postings: &mut Postings) -> Result<(), LedgerError> {
+        let tail = signed(self.tail)?;
+        add(postings, &self.worker, Part::Tail, -tail)?;
+        add(postings, &self.worker, Part::Free, tail)
+    }
+
+    /// What was held, with its fee, or the tail goes back to the payer.
+    fn give_back(&self, postings: &mut Postings) -> Result<ClaimState, LedgerError> {
+        let (pay, fee, tail) = (signed(self.pay)?, signed(self.fee)?, signed(self.tail)?);
+        if self.state != ClaimState::Held {
+            add(postings, &self.worker, Part::Tail, -tail)?;
+            add(postings, &self.payer, Part::Free, tail)?;
+            return Ok(ClaimState::Forfeited);
+        }
+        add(postings, &self.worker, Part::Held, -pay)?;
+        add(postings, &FEES, Part::Free, -fee)?;
+        add(postings, &self.payer, Part::Free, pay.checked_add(fee).ok_or(LedgerError::Overflow)?)?;
+        Ok(ClaimState::Returned)
+    }
+}
+
+/// Where pay goes that has left the payer or the hold, and until when it waits there.
+fn after_hold(tail: Msat, terms: &Terms, now_ms: u64) -> (ClaimState, u64) {
+    match tail {
+        Msat::ZERO => (ClaimState::Paid, now_ms),
+        _ => (ClaimState::Tail, now_ms.saturating_add(terms.tail_ms)),
+    }
+}
+
+/// The reference of an entry that ends the waits of these claims.
+fn reference_of(claims: &[(i64, Claim)]) -> Hash {
+    let ids: Vec<i64> = claims.iter().map(|(id, _)| *id).collect();
+    Hash::from_bytes(blake3::derive_key("consortium ledger claims 1", &cbor::to_vec(&ids)))
+}
+
+impl Ledger {
+    /// Books the work of a job: its payer is charged and its workers are credited, each cell once. A record that was
+    /// booked before changes nothing, and so does one that says nothing new. What was done is booked whatever the
+    /// payer has left: see [`Ledger::bond`] for making sure beforehand.
+    ///
+    /// # Errors
+    /// [`LedgerError::NotAParty`] when neither payer nor worker is this node or a key of it, [`LedgerError::Invalid`],
+    /// [`LedgerError::Overflow`], [`LedgerError::Database`].
+    pub fn record_job(&self, record: &JobRecord, terms: &Terms, now_ms: u64) -> Result<Posted, LedgerError> {
+        record.check()?;
+        Invalid::unless(terms.tail <= 1000, "tail", "more than 1000 thousandths")?;
+        let payer = self.payer(&record.payer)?;
+        let reference = record.digest();
+        self.write(|tx| {
+            if let Some(seq) = journal::find(tx, Kind::Work, &reference)? {
+                return Ok(Posted::Already(seq));
+            }
+            let mut known: Vec<Claim> =
+                claims(tx, "job = ?1", [record.job.0])?.into_iter().map(|(_, claim)| claim).collect();
+            let before = known.len();
+            for work in &record.stages {
+                let worker = self.worker(&work.worker, &payer)?;
+                known.extend(claim(record, work, worker, &payer, &known, terms, now_ms)?);
+            }
+            let mut new = known.split_off(before);
+            if new.is_empty() {
+                return Ok(Posted::Nothing);
+            }
+            let mut postings = Postings::new();
+            for claim in &new {
+                claim.begin(&mut postings)?;
+            }
+            let seq = journal::append(tx, &self.owner(), Kind::Work, reference, now_ms, postings)?;
+            for claim in &mut new {
+                claim.seq = seq;
+                insert(tx, claim)?;
+            }
+            Ok(Posted::New(seq))
+        })
+    }
+
+    /// Applies an audit's verdict to the pay of the stage it is about: `Pass` and `Inconclusive` pay what is held,
+    /// `Withheld` and `Fraud` return it, and `Fraud` returns all tails of the worker besides. Whose verdicts decide
+    /// is the caller's choice. A verdict on pay that is settled already changes nothing, except for tails.
+    ///
+    /// # Errors
+    /// [`LedgerError::Overflow`], [`LedgerError::Database`].
+    pub fn settle_audit(&self, verdict: &Signed<Verdict>, terms: &Terms, now_ms: u64) -> Result<Posted, LedgerError> {
+        let (word, reference) = (verdict.payload(), verdict.digest());
+        let pays = matches!(word.outcome, Outcome::Pass | Outcome::Inconclusive);
+        let kind = if pays { Kind::Paid } else { Kind::Returned };
+        let worker = self.peer(&word.auditee).to_string();
+        self.write(|tx| {
+            if let Some(seq) = journal::find(tx, kind, &reference)? {
+                return Ok(Posted::Already(seq));
+            }
+            let mut found = claims(
+                tx,
+                "job = ?1 AND attempt = ?2 AND stage = ?3 AND worker = ?4 AND state = 'held'",
+                params![word.job.0, word.attempt, word.stage, worker],
+            )?;
+            if word.outcome == Outcome::Fraud {
+                found.extend(claims(tx, "worker = ?1 AND state = 'tail' AND state IN ('held', 'tail')", [&worker])?);
+            }
+            if found.is_empty() {
+                return Ok(Posted::Nothing);
+            }
+            let mut postings = Postings::new();
+            for (id, claim) in &found {
+                let (state, due_ms) = if pays {
+                    claim.pay_out(&mut postings)?;
+                    after_hold(claim.tail, terms, now_ms)
+                } else {
+                    (claim.give_back(&mut postings)?, now_ms)
+                };
+                turn(tx, *id, state, due_ms)?;
+            }
+            journal::append(tx, &self.owner(), kind, reference, now_ms, postings).map(Posted::New)
+        })
+    }
+
+    /// Ends the waits that are over: tails become free, and what was held without a verdict for
+    /// [`Terms::hold_ms`] is paid. At most [`MAX_RELEASE`] of each kind; returns how many, so that a caller who gets as
+    /// many as that calls again.
+    ///
+    /// # Errors
+    /// [`LedgerError::Overflow`], [`LedgerError::Database`].
+    pub fn release_due(&self, terms: &Terms, now_ms: u64) -> Result<usize, LedgerError> {
+        self.write(|tx| {
+            let due = |state: &str| {
+                let condition = "id IN (SELECT id FROM claim WHERE state = ?1 AND state IN ('held', 'tail')
+                                 AND due_ms <= ?2 ORDER BY due_ms, id LIMIT ?3)";
+                claims(tx, condition, params![state, time(now_ms), MAX_RELEASE])
+            };
+            let (tails, held) = (due("tail")?, due("held")?);
+            for (kind, found) in [(Kind::Matured, &tails), (Kind::Paid, &held)] {
+                if found.is_empty() {
+                    continue;
+                }
+                let mut postings = Postings::new();
+                for (id, claim) in found {
+                    if kind == Kind::Matured {
+                        claim.mature(&mut postings)?;
+                        turn(tx, *id, ClaimState::Paid, now_ms)?;
+                    } else {
+                        claim.pay_out(&mut postings)?;
+                        let (state, due_ms) = after_hold(claim.tail, terms, now_ms);
+                        turn(tx, *id, state, due_ms)?;
+                    }
+                }
+                journal::append(tx, &self.owner(), kind, reference_of(found), now_ms, postings)?;
+            }
+            Ok(tails.len() + held.len())
+        })
+    }
+
+    /// What was claimed for a job, in the order of booking.
+    ///
+    /// # Errors
+    /// [`LedgerError::Database`].
+    pub fn claims(&self, job: JobId) -> Result<Vec<Claim>, LedgerError> {
+        self.read(|tx| Ok(claims(tx, "job = ?1", [job.0])?.into_iter().map(|(_, claim)| claim).collect()))
+    }
+
+    /// The account of a node for which, or which, works: the node's own earnings for itself.
+    fn peer(&self, node: &NodeId) -> Owner {
+        if *node == self.owner() { Owner::Own(Book::Earned) } else { Owner::Peer(*node) }
+    }
+
+    fn payer(&self, payer: &Owner) -> Result<Owner, LedgerError> {
+        match payer {
+            Owner::Peer(node) if *node == self.owner() => Ok(Owner::Own(Book::Spent)),
+            Owner::Peer(_) | Owner::Key(_) | Owner::Own(Book::Spent) => Ok(payer.clone()),
+            Owner::Own(_) => Err(LedgerError::NotAParty),
+        }
+    }
+
+    /// Between two other nodes there is nothing to book here.
+    fn worker(&self, worker: &NodeId, payer: &Owner) -> Result<Owner, LedgerError> {
+        match payer {
+            Owner::Peer(_) if *worker != self.owner() => Err(LedgerError::NotAParty),
+            _ => Ok(self.peer(worker)),
+        }
+    }
+}
+
+/// The claim of one stage, unless all its cells are covered by what is `known` of the job.
+fn claim(
+    record: &JobRecord,
+    work: &StageWork,
+    worker: Owner,
+    payer: &Owner,
+    known: &[Claim],
+    terms: &Terms,
+    now_ms: u64,
+) -> Result<Option<Claim>, LedgerError> {
+    let covered: Vec<Cells> = known
+        .iter()
+        .filter(|claim| claim.state != ClaimState::Returned || claim.worker == worker)
+        .map(|claim| claim.cells)
+        .collect();
+    let cells = work.cells.outside(&covered);
+    if cells == 0 {
+        return Ok(None);
+    }
+    let pay = work.price.checked_mul(cells).ok_or(LedgerError::Overflow)?;
+    let fee = share(pay, u32::from(record.fee)).ok_or(LedgerError::Overflow)?;
+    let tail = share(pay, u32::from(terms.tail)).ok_or(LedgerError::Overflow)?;
+    let (state, due_ms) = match work.drawn {
+        true => (ClaimState::Held, now_ms.saturating_add(terms.hold_ms)),
+        false => after_hold(tail, terms, now_ms),
+    };
+    Ok(Some(Claim {
+        seq: 0,
+        job: record.job,
+        attempt: record.attempt,
+        stage: work.stage,
+        receipt: work.receipt,
+        cells: work.cells,
+        worker,
+        payer: payer.clone(),
+        pay,
+        fee,
+        tail,
+        state,
+        due_ms,
+    }))
+}
