@@ -57,6 +57,8 @@ pub(crate) enum Command {
     Down,
     /// Compare the speed of a pipeline over several nodes with that of one.
     Bench(Bench),
+    /// Measure what audits catch: honest work of every numeric class and every cheat, judged as a node would.
+    AuditBench(AuditBench),
     /// Run a node whose worker is dishonest: what `up --cheat` starts.
     #[command(hide = true)]
     CheatingNode(Box<CheatingNode>),
@@ -114,6 +116,32 @@ pub(crate) struct Up {
     pub(crate) in_background: bool,
     #[command(flatten)]
     pub(crate) parts: Parts,
+}
+
+/// `simnet audit-bench`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct AuditBench {
+    /// Directory of a model; may be repeated [default: the project's own consortium-tiny].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: Vec<PathBuf>,
+    /// Judgements of honest blocks, at least, over all pairs of auditor's and auditee's class.
+    #[arg(long, default_value_t = 10_000, value_name = "N")]
+    pub(crate) blocks: usize,
+    /// Decides prompts, seeds, and in which blocks selective cheats cheat.
+    #[arg(long, default_value_t = 1, value_name = "S")]
+    pub(crate) seed: u64,
+    /// Judge by the thresholds in FILE [default: those compiled in].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) thresholds: Option<PathBuf>,
+    /// Also write the results to FILE as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Also draw the curves of detection against false positives into FILE.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
+    /// Also write activations into DIR, for other schemes (scripts/compare_toploc).
+    #[arg(long, value_name = "DIR")]
+    pub(crate) activations: Option<PathBuf>,
 }
 
 /// `simnet cheating-node`.

@@ -77,6 +77,23 @@ impl Kind {
         }
     }
 
+    /// What whoever gets away with it gains.
+    pub fn gain(self) -> &'static str {
+        match self {
+            Self::Int8 => "half of the memory and bandwidth of the weights, up to twice the tokens per second",
+            Self::Int4 => "three quarters of the memory and bandwidth of the weights",
+            Self::SkipLayer => "the work of one layer",
+            Self::SkipAttention => "the attention of one layer, and its cache",
+            Self::ShortContext => "most of the cache, and attention that does not grow with the context",
+            Self::Stale => "an update of the weights not fetched",
+            Self::Smaller => "half of the work and memory",
+            Self::Zeros | Self::Noise | Self::Copy | Self::Replay => "all of the work",
+            Self::Tokens => "a say in the text",
+            Self::Inputs => "independence of the stages before",
+            Self::WrongShard => "the loading of another shard",
+        }
+    }
+
     /// Whether a stage can cheat so: the first has no rows to copy, only the last draws tokens.
     pub fn possible(self, first: bool, last: bool) -> bool {
         match self {

@@ -21,6 +21,13 @@ pub const STALE: f32 = 0.01;
 pub enum Tampering {
     /// Projections rounded to this many bits, with the largest magnitude of each row as the scale.
     Quantise(u32),
+    /// The same with a scale for each group of columns, as llama.cpp's Q8_0 and Q4_0 have it.
+    QuantiseGroups {
+        /// Bits of a weight.
+        bits: u32,
+        /// Columns of a group.
+        group: usize,
+    },
     /// The middle layer adds nothing: neither its attention nor its feed-forward part.
     SkipLayer,
     /// The attention of the middle layer adds nothing.
@@ -123,7 +130,7 @@ fn change(
     if tampering.silences(range, layer, part) {
         return Ok(vec![0; view.data().len()]);
     }
-    if !part.contains("_proj") || !matches!(tampering, Tampering::Quantise(_) | Tampering::Stale(_)) {
+    if !part.contains("_proj") {
         return Ok(view.data().to_vec());
     }
     let mut values = widen(view).with_context(|| name.to_owned())?;
@@ -132,8 +139,9 @@ fn change(
             let row = view.shape().last().copied().unwrap_or(1).max(1);
             values.chunks_mut(row).for_each(|row| quantise(row, bits));
         }
+        Tampering::QuantiseGroups { bits, group } => values.chunks_mut(group).for_each(|group| quantise(group, bits)),
         Tampering::Stale(size) => perturb(&mut values, size, u64::from(layer) << 8 | part.len() as u64),
-        _ => {}
+        _ => return Ok(view.data().to_vec()),
     }
     narrow(&values, view.dtype())
 }
