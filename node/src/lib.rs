@@ -39,3 +39,5 @@ pub mod shards;
 pub mod status;
 pub mod storage;
 pub mod swarm;
+
+pub use consortium_inference as inference;

@@ -4,6 +4,8 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use clap::{Args, Parser, Subcommand};
+use consortium_node::cli::start::StartArgs;
+use consortium_simnet::cheat::{Assignment, Cheat};
 
 /// A local swarm of real nodes, for people and for CI.
 #[derive(Debug, Parser)]
@@ -55,6 +57,11 @@ pub(crate) enum Command {
     Down,
     /// Compare the speed of a pipeline over several nodes with that of one.
     Bench(Bench),
+    /// Measure what audits catch: honest work of every numeric class and every cheat, judged as a node would.
+    AuditBench(AuditBench),
+    /// Run a node whose worker is dishonest: what `up --cheat` starts.
+    #[command(hide = true)]
+    CheatingNode(Box<CheatingNode>),
     /// Run the command of `up --exec`, and end whatever it leaves behind.
     #[command(hide = true, name = "run-command")]
     Run { command: String },
@@ -96,6 +103,11 @@ pub(crate) struct Up {
     /// Start the swarm again that --dir held before: same nodes, same data.
     #[arg(long)]
     pub(crate) resume: bool,
+    /// Make a node dishonest, as in node3=int8,node5=zeros@0.1: after @ the share of blocks of 32 positions in which it
+    /// cheats. There are int8, int4, skip-layer, skip-attention, short-context, stale, smaller, zeros, noise, tokens, replay,
+    /// inputs, copy, wrong-shard.
+    #[arg(long, value_delimiter = ',', value_name = "NODE=CHEAT[@SHARE],...", conflicts_with = "resume")]
+    pub(crate) cheat: Vec<Assignment>,
     /// Return once the swarm is ready, and leave it running until `simnet down`.
     #[arg(long, conflicts_with = "exec")]
     pub(crate) detach: bool,
@@ -104,6 +116,45 @@ pub(crate) struct Up {
     pub(crate) in_background: bool,
     #[command(flatten)]
     pub(crate) parts: Parts,
+}
+
+/// `simnet audit-bench`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct AuditBench {
+    /// Directory of a model; may be repeated [default: the project's own consortium-tiny].
+    #[arg(long, value_name = "DIR")]
+    pub(crate) model: Vec<PathBuf>,
+    /// Judgements of honest blocks, at least, over all pairs of auditor's and auditee's class.
+    #[arg(long, default_value_t = 10_000, value_name = "N")]
+    pub(crate) blocks: usize,
+    /// Decides prompts, seeds, and in which blocks selective cheats cheat.
+    #[arg(long, default_value_t = 1, value_name = "S")]
+    pub(crate) seed: u64,
+    /// Judge by the thresholds in FILE [default: those compiled in].
+    #[arg(long, value_name = "FILE")]
+    pub(crate) thresholds: Option<PathBuf>,
+    /// Also write the results to FILE as JSON.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) json: Option<PathBuf>,
+    /// Also draw the curves of detection against false positives into FILE.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
+    /// Also write activations into DIR, for other schemes (scripts/compare_toploc).
+    #[arg(long, value_name = "DIR")]
+    pub(crate) activations: Option<PathBuf>,
+}
+
+/// `simnet cheating-node`.
+#[derive(Debug, Args)]
+pub(crate) struct CheatingNode {
+    /// How it cheats.
+    #[arg(long)]
+    pub(crate) cheat: Cheat,
+    /// As for `consortium-node`.
+    #[arg(long)]
+    pub(crate) data_dir: PathBuf,
+    #[command(flatten)]
+    pub(crate) start: StartArgs,
 }
 
 /// `simnet bench`.
@@ -154,7 +205,16 @@ mod tests {
         let Command::Up(up) = cli.command else { panic!("not up") };
         assert_eq!((up.nodes, up.exec.as_deref()), (Some(4), Some("true")));
         assert_eq!(up.parts.timeout, Duration::from_secs(9));
-        for wrong in [&["simnet", "up", "--detach", "--exec", "x"][..], &["simnet", "up", "--timeout", "0"]] {
+        let cli =
+            Cli::parse_from(["simnet", "up", "8", "--cheat", "node3=int8,node5=zeros@0.1", "--cheat", "node6=copy"]);
+        let Command::Up(up) = cli.command else { panic!("not up") };
+        let cheats: Vec<String> = up.cheat.iter().map(ToString::to_string).collect();
+        assert_eq!(cheats, ["node3=int8", "node5=zeros@0.1", "node6=copy"]);
+        for wrong in [
+            &["simnet", "up", "--cheat", "node3=int9"][..],
+            &["simnet", "up", "--detach", "--exec", "x"],
+            &["simnet", "up", "--timeout", "0"],
+        ] {
             assert!(Cli::try_parse_from(wrong).is_err());
         }
     }

@@ -13,8 +13,12 @@ use clap::Parser;
 
 fn main() -> ExitCode {
     let cli = cli::Cli::parse();
-    // One thread: children die with the thread that spawned them (see `swarm::parent_death`), so it must be the main one.
-    let runtime = match tokio::runtime::Builder::new_current_thread().enable_all().build() {
+    let runtime = match cli.command {
+        cli::Command::CheatingNode(_) => tokio::runtime::Builder::new_multi_thread().enable_all().build(),
+        // One thread: children die with the thread that spawned them (see `swarm::parent_death`), so it must be the main one.
+        _ => tokio::runtime::Builder::new_current_thread().enable_all().build(),
+    };
+    let runtime = match runtime {
         Ok(runtime) => runtime,
         Err(error) => {
             eprintln!("simnet: cannot start: {error}");

@@ -3,6 +3,7 @@
 use std::io::{IsTerminal as _, Write as _};
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 
 use anyhow::{Context as _, Result};
 use clap::{Args, ValueEnum};
@@ -10,8 +11,9 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
-use crate::config::Settings;
+use crate::config::{Config, Settings};
 use crate::daemon;
+use crate::pipeline::Tamper;
 
 /// Runs a node: joins its cluster, takes the layers it is given, and serves the API.
 ///
@@ -73,6 +75,18 @@ enum LogFormat {
 /// # Errors
 /// When the settings make no sense or the node cannot start.
 pub async fn run(args: StartArgs, data_dir: &Path) -> Result<()> {
+    run_tampered(args, data_dir, |_| Ok(None)).await
+}
+
+/// As [`run`], with the worker that an experiment makes dishonest, given the settings. `consortium-node` never does.
+///
+/// # Errors
+/// As [`run`], and those of `tamper`.
+pub async fn run_tampered(
+    args: StartArgs,
+    data_dir: &Path,
+    tamper: impl FnOnce(&Config) -> Result<Option<Arc<dyn Tamper>>>,
+) -> Result<()> {
     log_to_stderr(args.log_format);
     let file = match &args.config {
         Some(path) => Settings::read(path)?,
@@ -94,7 +108,8 @@ pub async fn run(args: StartArgs, data_dir: &Path) -> Result<()> {
     let config = flags.or(file).resolve(data_dir.to_owned())?;
     let stop = CancellationToken::new();
     stop_on_signal(stop.clone())?;
-    daemon::run(config, stop, |api| {
+    let tamper = tamper(&config)?;
+    daemon::run_tampered(config, tamper, stop, |api| {
         let mut out = std::io::stdout();
         // Whoever started the node may have closed its end; the node runs on.
         let _closed = writeln!(out, "ready: api {} peer {}", api.api_base, api.peer_id).and_then(|()| out.flush());

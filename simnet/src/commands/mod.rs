@@ -1,8 +1,10 @@
 //! One file for each thing that simnet can be told.
 
+mod audit_bench;
 mod bench;
 mod callers;
 mod chat;
+pub(crate) mod cheating_node;
 mod detach;
 mod exec;
 mod logs;
@@ -38,6 +40,8 @@ pub(crate) async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Unpause(node) => orders::run(&dir, Order::Unpause { node: node.node }).await,
         Command::Down => orders::down(&dir).await,
         Command::Bench(arguments) => bench::run(arguments).await,
+        Command::AuditBench(arguments) => audit_bench::run(&arguments),
+        Command::CheatingNode(arguments) => cheating_node::run(*arguments).await,
         Command::Run { command } => run_command::run(&command).await,
     }
 }

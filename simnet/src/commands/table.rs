@@ -11,7 +11,7 @@ pub(crate) fn nodes(records: &[NodeRecord]) -> String {
     rows.extend(records.iter().map(|node| {
         [
             node.name.clone(),
-            node.role.clone(),
+            node.cheat.as_ref().map_or_else(|| node.role.clone(), |cheat| format!("{}, cheats: {cheat}", node.role)),
             node.layers.clone().unwrap_or_else(|| "-".to_owned()),
             mebibytes(node.memory_bytes),
             node.api_base.strip_suffix("/v1").unwrap_or("-").to_owned(),

@@ -80,7 +80,8 @@ async fn plan(dir: &SwarmDir, lock: &DirLock, arguments: &cli::Up, steps: &Steps
         let model = model.clone().map_or_else(default_model, Ok)?;
         let binary = binary::find(node_binary.as_deref(), steps).await?;
         let nodes = arguments.nodes.unwrap_or(NODES);
-        let plan = Plan::new(dir, nodes, arguments.seed.unwrap_or(1), &model, &binary)?;
+        let plan =
+            Plan::new(dir, nodes, arguments.seed.unwrap_or(1), &model, &binary)?.with_cheats(&arguments.cheat)?;
         dir.clear(lock)?;
         return Ok(plan);
     }
@@ -90,7 +91,9 @@ async fn plan(dir: &SwarmDir, lock: &DirLock, arguments: &cli::Up, steps: &Steps
     }
     let binary = binary::find(node_binary.as_deref(), steps).await?;
     let model = model.as_ref().unwrap_or(&before.model);
-    Plan::new(dir, before.nodes(), before.seed, model, &binary)
+    let mut plan = Plan::new(dir, before.nodes(), before.seed, model, &binary)?;
+    plan.cheats = before.cheats;
+    Ok(plan)
 }
 
 /// Runs the swarm to its end and stops its nodes. None when it failed, which has been said by then.

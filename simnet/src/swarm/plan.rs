@@ -1,9 +1,11 @@
 //! What a swarm was meant to be, written down so that `--resume` can start the same one again.
 
+use std::collections::BTreeMap;
 use std::hash::{DefaultHasher, Hash, Hasher};
 use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result, bail};
+use consortium_simnet::cheat::Assignment;
 use serde::{Deserialize, Serialize};
 
 use super::capacity::budgets;
@@ -34,6 +36,9 @@ pub(crate) struct Plan {
     pub(crate) stages: usize,
     /// Memory that each node offers, in bytes; its length is the number of nodes.
     pub(crate) memory: Vec<u64>,
+    /// How dishonest nodes cheat, by their number from 1.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub(crate) cheats: BTreeMap<usize, String>,
 }
 
 impl Plan {
@@ -58,7 +63,24 @@ impl Plan {
             memory: budgets(&demand, nodes, seed),
             model,
             binary: binary.to_owned(),
+            cheats: BTreeMap::new(),
         })
+    }
+
+    /// The same plan with dishonest nodes.
+    ///
+    /// # Errors
+    /// When one is beyond the swarm, or is told twice.
+    pub(crate) fn with_cheats(mut self, cheats: &[Assignment]) -> Result<Self> {
+        for assignment in cheats {
+            if assignment.node > self.nodes() {
+                bail!("--cheat {assignment}: the swarm has nodes 1 to {}", self.nodes());
+            }
+            if self.cheats.insert(assignment.node, assignment.cheat.to_string()).is_some() {
+                bail!("--cheat {assignment}: node-{} cheats in another way already", assignment.node);
+            }
+        }
+        Ok(self)
     }
 
     /// Reads the plan of an earlier swarm.
@@ -131,6 +153,23 @@ mod tests {
         assert_eq!((read.memory, read.cluster, read.seed), (plan.memory, plan.cluster, 9));
         std::fs::write(dir.plan_file(), r#"{"version":2}"#).unwrap();
         assert!(Plan::read(&dir).is_err());
+    }
+
+    #[test]
+    fn cheats_belong_to_nodes() {
+        let temp = tempfile::tempdir().unwrap();
+        write_model(temp.path(), 4);
+        let dir = SwarmDir::at(&temp.path().join("swarm")).unwrap();
+        std::fs::create_dir(dir.root()).unwrap();
+        let with = |cheats: &[&str]| {
+            let cheats: Vec<Assignment> = cheats.iter().map(|text| text.parse().unwrap()).collect();
+            Plan::new(&dir, 6, 9, temp.path(), Path::new("/node")).unwrap().with_cheats(&cheats)
+        };
+        with(&["node3=int8", "node5=zeros@0.1"]).unwrap().write(&dir).unwrap();
+        let cheats = Plan::read(&dir).unwrap().cheats;
+        assert_eq!(cheats, BTreeMap::from([(3, "int8".to_owned()), (5, "zeros@0.1".to_owned())]));
+        assert!(with(&["node7=int8"]).unwrap_err().to_string().contains("nodes 1 to 6"));
+        assert!(with(&["node3=int8", "node3=zeros"]).unwrap_err().to_string().contains("already"));
     }
 
     #[test]

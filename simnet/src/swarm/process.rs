@@ -74,6 +74,8 @@ pub(crate) struct NodeProcess {
     data_dir: PathBuf,
     log: PathBuf,
     memory_bytes: u64,
+    /// How it cheats; none for an honest node.
+    cheat: Option<String>,
     child: Option<Child>,
     state: State,
     /// The last that the node said of itself.
@@ -82,12 +84,13 @@ pub(crate) struct NodeProcess {
 
 impl NodeProcess {
     /// A node that has not been started.
-    pub(crate) fn new(dir: &SwarmDir, name: String, memory_bytes: u64) -> Self {
+    pub(crate) fn new(dir: &SwarmDir, name: String, memory_bytes: u64, cheat: Option<String>) -> Self {
         Self {
             data_dir: dir.data_dir(&name),
             log: dir.node_log(&name),
             name,
             memory_bytes,
+            cheat,
             child: None,
             state: State::Planned,
             status: None,
@@ -102,6 +105,11 @@ impl NodeProcess {
     /// Memory it offers, in bytes.
     pub(crate) fn memory_bytes(&self) -> u64 {
         self.memory_bytes
+    }
+
+    /// How it cheats; none for an honest node.
+    pub(crate) fn cheat(&self) -> Option<&str> {
+        self.cheat.as_deref()
     }
 
     /// Its data directory.
@@ -154,9 +162,18 @@ impl NodeProcess {
             .append(true)
             .open(&self.log)
             .with_context(|| format!("cannot open {}", self.log.display()))?;
-        let mut command = node_command(launch.binary);
+        // `consortium-node` cannot cheat: a dishonest node is simnet itself, on the node's library.
+        let simnet;
+        let (binary, first_arguments) = match &self.cheat {
+            None => (launch.binary, vec!["start"]),
+            Some(cheat) => {
+                simnet = std::env::current_exe().context("cannot tell where simnet itself is")?;
+                (simnet.as_path(), vec!["cheating-node", "--cheat", cheat])
+            }
+        };
+        let mut command = node_command(binary);
         command
-            .arg("start")
+            .args(first_arguments)
             .arg("--data-dir")
             .arg(&self.data_dir)
             .args(["--cluster", launch.cluster])
@@ -174,7 +191,7 @@ impl NodeProcess {
             // A Ctrl-C is for simnet, which stops its nodes in order.
             .process_group(0);
         die_with_parent(&mut command, Signal::SIGKILL);
-        let child = command.spawn().with_context(|| format!("cannot run {}", launch.binary.display()))?;
+        let child = command.spawn().with_context(|| format!("cannot run {}", binary.display()))?;
         self.child = Some(child);
         self.state = State::Running;
         Ok(())

@@ -29,6 +29,9 @@ pub(crate) struct NodeRecord {
     pub(crate) layers: Option<String>,
     /// Memory it offers, in bytes.
     pub(crate) memory_bytes: u64,
+    /// How it cheats; none for an honest node.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) cheat: Option<String>,
     /// `running`, `paused`, `killed`, or how it ended.
     pub(crate) state: String,
     /// Addresses it listens on.
@@ -61,6 +64,7 @@ impl NodeRecord {
             role,
             layers: (!held.is_empty()).then(|| held.join(",")),
             memory_bytes: node.memory_bytes(),
+            cheat: node.cheat().map(str::to_owned),
             state: node.state().to_string(),
             listen: status.map(|status| status.listen.clone()).unwrap_or_default(),
             data_dir: node.data_dir().to_owned(),

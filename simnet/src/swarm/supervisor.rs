@@ -58,7 +58,10 @@ impl Swarm {
             .memory
             .iter()
             .enumerate()
-            .map(|(index, memory)| NodeProcess::new(&dir, format!("node-{}", index + 1), *memory))
+            .map(|(index, memory)| {
+                let number = index + 1;
+                NodeProcess::new(&dir, format!("node-{number}"), *memory, plan.cheats.get(&number).cloned())
+            })
             .collect();
         Ok(Self {
             dir,
