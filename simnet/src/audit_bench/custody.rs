@@ -289,8 +289,12 @@ impl<'a> Custody<'a> {
                 roots[0][0] = self.tokens_root(0, &invented);
             }
             Scheme::OtherTokens => {
-                let other: Vec<u32> =
-                    self.work.drawn.iter().map(|token| if *token == NOT_DRAWN { NOT_DRAWN } else { token ^ 1 }).collect();
+                let other: Vec<u32> = self
+                    .work
+                    .drawn
+                    .iter()
+                    .map(|token| if *token == NOT_DRAWN { NOT_DRAWN } else { token ^ 1 })
+                    .collect();
                 roots[place][1] = self.tokens_root(stages, &other);
             }
             Scheme::ConvenientOpening => {

@@ -48,7 +48,8 @@ pub(crate) fn run(arguments: &cli::AuditBench) -> Result<ExitCode> {
                 _ => dir.join(number.to_string()),
             }),
         };
-        let bar = ProgressBar::new(1).with_style(ProgressStyle::with_template("{wide_bar} {pos}/{len} jobs, {eta} left")?);
+        let bar =
+            ProgressBar::new(1).with_style(ProgressStyle::with_template("{wide_bar} {pos}/{len} jobs, {eta} left")?);
         let report = measure(&options, &mut |done, total| {
             bar.set_length(total as u64);
             bar.set_position(done as u64);
@@ -109,8 +110,17 @@ fn text(report: &Report) -> String {
 
 fn honest(report: &Report) -> String {
     let head = [
-        "auditor checks auditee", "blocks", "fraud", "not passed", "jobs", "fraud", "not passed", "equal bits",
-        "largest/limit", "grid 64: equal", "within a step",
+        "auditor checks auditee",
+        "blocks",
+        "fraud",
+        "not passed",
+        "jobs",
+        "fraud",
+        "not passed",
+        "equal bits",
+        "largest/limit",
+        "grid 64: equal",
+        "within a step",
     ];
     let mut rows = vec![head.map(str::to_owned)];
     rows.extend(report.honest.iter().chain([&report.honest_total]).map(|row| {
@@ -133,8 +143,17 @@ fn honest(report: &Report) -> String {
 
 fn cheats(report: &Report) -> String {
     let head = [
-        "cheat", "blocks", "fraud", "not passed", "worst pair", "jobs", "fraud", "not passed", "worst pair",
-        "honest blocks beside it called fraud", "grid 64: within a step",
+        "cheat",
+        "blocks",
+        "fraud",
+        "not passed",
+        "worst pair",
+        "jobs",
+        "fraud",
+        "not passed",
+        "worst pair",
+        "honest blocks beside it called fraud",
+        "grid 64: within a step",
     ];
     let mut rows = vec![head.map(str::to_owned)];
     rows.extend(report.cheats.iter().map(|cheat| {
