@@ -84,6 +84,7 @@ pub async fn run_tampered(
         models: library.iter().map(|(model, _)| model.clone()).collect(),
         memory_bytes: config.memory_bytes,
         layer_micros: 0,
+        price: config.price,
         willing: !serving.is_empty(),
     });
 
@@ -144,6 +145,7 @@ pub async fn run_tampered(
         view: view.subscribe(),
         key: Arc::clone(&key),
         spool: spool.clone(),
+        price: config.price,
         tamper,
     };
     let api_file = ApiFile { api_base, pid: std::process::id(), peer_id: me.to_string() };

@@ -12,6 +12,7 @@ use consortium_protocol::identity::{NodeId, RootKey};
 use consortium_protocol::wire::audit::{AuditOrder, Outcome, Verdict};
 use consortium_protocol::wire::fact::Fact;
 use consortium_protocol::wire::ledger::Rebuttal;
+use consortium_protocol::wire::pipeline::SessionOpen;
 use consortium_protocol::wire::rpc::Request;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -164,22 +165,34 @@ impl Running {
             return;
         }
         let Settlement { nonce, receipts, .. } = settlement;
+        if let Some(node) = self.overcharging(receipts.order.payload()) {
+            warn!(%job, %node, "the master's order pays more than the node asks: nobody is paid for the job");
+            return;
+        }
         let drawn = receipts.chain.iter().enumerate().filter(|(_, receipt)| {
             let node = receipt.signer();
             node != me && nonce.draw(&receipt.digest()) < self.task.standings.audit_rate(&node)
         });
-        let orders: Vec<AuditOrder> = drawn
-            .map(|(stage, _)| AuditOrder {
-                order: receipts.order.clone(),
-                chain: receipts.chain[..=stage].to_vec(),
-                nonce,
-            })
-            .collect();
+        let drawn: BTreeSet<usize> = drawn.map(|(stage, _)| stage).collect();
+        let audit = |stage: &usize| AuditOrder {
+            order: receipts.order.clone(),
+            chain: receipts.chain[..=*stage].to_vec(),
+            nonce,
+        };
+        let orders: Vec<AuditOrder> = drawn.iter().map(audit).collect();
         debug!(%job, stages = receipts.chain.len(), audits = orders.len(), "receipts accepted");
-        self.task.standings.worked(&receipts.chain).await;
+        self.task.standings.worked(receipts.order.payload(), &receipts.chain, &drawn).await;
         for order in orders {
             self.audits.order(order);
         }
+    }
+
+    /// The first node of a route that is to be paid more than it says it asks.
+    fn overcharging(&self, open: &SessionOpen) -> Option<NodeId> {
+        let view = self.task.view.borrow();
+        let asks = |node: &NodeId| Some(view.members.get(node)?.heartbeat.price_per_layer_token);
+        let mut paid = open.route.iter().map(|hop| hop.node).zip(&open.prices);
+        paid.find(|(node, price)| asks(node).is_some_and(|asked| **price > asked)).map(|(node, _)| node)
     }
 
     /// Audits a stage, or has another do it if this node has not the model.

@@ -198,6 +198,7 @@ pub(crate) fn session() -> SessionOpen {
             Hop { node: key(1).node_id(), range: range(0, 3) },
             Hop { node: key(3).node_id(), range: range(4, 7) },
         ],
+        prices: vec![Msat(5), Msat(7)],
         sampling: sampling(),
         prompt_len: 11,
         max_positions: 75,
