@@ -227,6 +227,8 @@ impl Running {
             }
             SwarmEvent::Fact { fact: Fact::Verdict(verdict), .. } => self.task.audits.heard(verdict),
             SwarmEvent::Fact { fact: Fact::Rebuttal(rebuttal), .. } => self.task.audits.rebutted(rebuttal),
+            SwarmEvent::Fact { fact: Fact::TreeHead(head), .. } => self.task.audits.head(head),
+            SwarmEvent::Fact { fact: Fact::Equivocation(proof), .. } => self.task.audits.equivocated(proof),
             SwarmEvent::Request { from, request, reply } => self.answer(from, request, reply).await,
         }
     }

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use consortium_ledger::accounts::{Book, Owner};
+use consortium_ledger::heads::HeadSeen;
 use consortium_ledger::ledger::{Ledger, LedgerError};
 use consortium_ledger::metering::{JobRecord, StageWork, Terms};
 use consortium_ledger::reputation::AuditPolicy;
@@ -12,11 +13,11 @@ use consortium_ledger::reputation::score::Score;
 use consortium_protocol::envelope::Signed;
 use consortium_protocol::identity::{NodeId, RootKey};
 use consortium_protocol::wire::audit::{StageReceipt, Verdict};
-use consortium_protocol::wire::ledger::Rebuttal;
+use consortium_protocol::wire::ledger::{Equivocation, Rebuttal, TreeHead};
 use consortium_protocol::wire::pipeline::SessionOpen;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use crate::clock::wall_ms;
 use crate::cluster::ClusterView;
@@ -132,6 +133,32 @@ impl Standings {
     /// Takes another's rebuttal into account.
     pub async fn rebutted(&self, rebuttal: Signed<Rebuttal>) {
         self.write(move |ledger| ledger.note_rebuttal(&rebuttal, wall_ms()).map(drop)).await;
+    }
+
+    /// Takes note of a head of another's journal; the proof, if it contradicts one that was known.
+    pub async fn head(&self, head: Signed<TreeHead>) -> Option<Box<Equivocation>> {
+        let signer = head.signer();
+        match self.run(move |ledger| ledger.note_head(&head, wall_ms())).await? {
+            HeadSeen::New | HeadSeen::Known => None,
+            HeadSeen::NotOurs => {
+                error!(
+                    "another journal is signed with this node's key: the key is in use elsewhere, or this ledger is an \
+                     old copy"
+                );
+                None
+            }
+            HeadSeen::Equivocation(proof) => {
+                warn!(node = %signer, "signed two journals of one length");
+                Some(proof)
+            }
+        }
+    }
+
+    /// Keeps a proof that a node signed two journals.
+    pub async fn equivocated(&self, proof: Box<Equivocation>) {
+        if let Some(node) = self.run(move |ledger| ledger.note_equivocation(&proof, wall_ms())).await {
+            warn!(%node, "is proved to have signed two journals");
+        }
     }
 
     /// Watches how long the members are up, until `stop`.

@@ -11,7 +11,7 @@ use consortium_protocol::hash::Hash;
 use consortium_protocol::identity::{NodeId, RootKey};
 use consortium_protocol::wire::audit::{AuditOrder, Outcome, Verdict};
 use consortium_protocol::wire::fact::Fact;
-use consortium_protocol::wire::ledger::Rebuttal;
+use consortium_protocol::wire::ledger::{Equivocation, Rebuttal, TreeHead};
 use consortium_protocol::wire::pipeline::SessionOpen;
 use consortium_protocol::wire::rpc::Request;
 use tokio::sync::{mpsc, watch};
@@ -45,6 +45,8 @@ enum Work {
     Audit(AuditOrder),
     Heard(Signed<Verdict>),
     Rebutted(Signed<Rebuttal>),
+    Head(Signed<TreeHead>),
+    Equivocated(Box<Equivocation>),
 }
 
 /// Cloneable handle to the auditor.
@@ -72,6 +74,16 @@ impl Audits {
     /// Takes the word that an accusation does not hold.
     pub fn rebutted(&self, rebuttal: Signed<Rebuttal>) {
         self.put(Work::Rebutted(rebuttal), "a rebuttal");
+    }
+
+    /// Takes a head of another's journal.
+    pub fn head(&self, head: Signed<TreeHead>) {
+        self.put(Work::Head(head), "a head");
+    }
+
+    /// Takes a proof that a node said two things about its journal.
+    pub fn equivocated(&self, proof: Box<Equivocation>) {
+        self.put(Work::Equivocated(proof), "an equivocation");
     }
 
     fn put(&self, work: Work, what: &str) -> bool {
@@ -141,6 +153,12 @@ impl Running {
                     Work::Audit(order) => self.audit(order).await,
                     Work::Heard(verdict) => self.heard(verdict).await,
                     Work::Rebutted(rebuttal) => self.task.standings.rebutted(rebuttal).await,
+                    Work::Head(head) => {
+                        if let Some(proof) = self.task.standings.head(head).await {
+                            self.spread(Fact::Equivocation(proof)).await;
+                        }
+                    }
+                    Work::Equivocated(proof) => self.task.standings.equivocated(proof).await,
                 }
             };
             tokio::select! {

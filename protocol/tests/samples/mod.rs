@@ -110,6 +110,8 @@ pub(crate) fn facts() -> Vec<(&'static str, Fact)> {
         ("certificate", Fact::Certificate(certificate())),
         ("verdict", Fact::Verdict(Signed::sign(&key(4), verdict()))),
         ("rebuttal", Fact::Rebuttal(Signed::sign(&key(5), rebuttal()))),
+        ("tree-head", Fact::TreeHead(Signed::sign(&key(1), tree_head()))),
+        ("equivocation", Fact::Equivocation(Box::new(equivocation()))),
     ]
 }
 
