@@ -2,7 +2,7 @@
 
 use std::cmp::Reverse;
 
-use consortium_ledger::reputation::{Finding, MAX_EVIDENCE_PAGE};
+use consortium_ledger::reputation::{EvidenceView, Finding, MAX_EVIDENCE_PAGE};
 use consortium_protocol::envelope::Signed;
 use consortium_protocol::hash::Hash;
 use consortium_protocol::identity::NodeId;
@@ -40,8 +40,9 @@ fn view(verdict: &Signed<Verdict>) -> Value {
     })
 }
 
-/// All verdicts kept, about one node or about all.
-fn verdicts(sources: &Sources, about: Option<NodeId>) -> Result<Vec<Signed<Verdict>>, Fault> {
+/// The evidence that verdicts are, about one node or about all. Signatures are not looked at: the ledger keeps what
+/// was verified, and checking thousands again would cost a second.
+fn verdicts(sources: &Sources, about: Option<NodeId>) -> Result<Vec<EvidenceView>, Fault> {
     let subjects = match about {
         Some(node) => vec![node],
         None => {
@@ -49,38 +50,41 @@ fn verdicts(sources: &Sources, about: Option<NodeId>) -> Result<Vec<Signed<Verdi
             scores.into_iter().filter(|(_, score)| score.evidence > 0).map(|(node, _)| node).collect()
         }
     };
-    let mut verdicts: Vec<Signed<Verdict>> = Vec::new();
+    let mut verdicts = Vec::new();
     for subject in subjects {
         let mut after = None;
         loop {
             let page = sources.ledger.evidence_about(&subject, after, MAX_EVIDENCE_PAGE)?;
-            for piece in page.evidence.iter().filter(|piece| piece.evidence.finding != Finding::FalseWord) {
-                verdicts.extend(hex::decode(&piece.signed).ok().and_then(|bytes| Signed::decode(&bytes).ok()));
-            }
+            verdicts.extend(page.evidence.into_iter().filter(|piece| piece.evidence.finding != Finding::FalseWord));
             match page.next {
                 Some(next) => after = Some(next),
                 None => break,
             }
         }
     }
-    verdicts.sort_by_key(|verdict| Reverse((verdict.payload().at_ms, verdict.digest())));
     Ok(verdicts)
+}
+
+fn opened(piece: &EvidenceView) -> Option<Signed<Verdict>> {
+    Signed::decode(&hex::decode(&piece.signed).ok()?).ok()
 }
 
 /// A page of verdicts, the newest first.
 pub(super) fn list(sources: &Sources, _: Asked, wanted: Audits) -> Result<Value, Fault> {
     let limit = params::page(wanted.limit, MAX_VERDICTS)? as usize;
-    let all = verdicts(sources, wanted.peer_id)?;
+    let mut all = verdicts(sources, wanted.peer_id)?;
+    all.sort_by_key(|piece| Reverse((piece.evidence.at_ms, piece.evidence.digest)));
     let from = match wanted.after {
         None => 0,
         Some(after) => {
-            let found = all.iter().position(|verdict| verdict.digest() == after);
+            let found = all.iter().position(|piece| piece.evidence.digest == after);
             found.ok_or_else(|| Fault::NotFound(format!("the verdict {after} is not among these; begin again")))? + 1
         }
     };
     let page = &all[from..all.len().min(from + limit)];
-    let next = page.last().filter(|_| from + page.len() < all.len()).map(Signed::digest);
-    Ok(json!({"audits": page.iter().map(view).collect::<Vec<_>>(), "next": next}))
+    let next = page.last().filter(|_| from + page.len() < all.len()).map(|piece| piece.evidence.digest);
+    let audits: Vec<Value> = page.iter().filter_map(opened).map(|verdict| view(&verdict)).collect();
+    Ok(json!({"audits": audits, "next": next}))
 }
 
 /// One verdict, with the statement as it was signed.
@@ -101,9 +105,10 @@ pub(super) fn get(sources: &Sources, asked: Asked, wanted: Digest) -> Result<Val
 
 /// Where a fraud proof is kept. The bytes are streamed between nodes, and not through here.
 pub(super) fn fraud_proof(sources: &Sources, asked: Asked, wanted: Digest) -> Result<Value, Fault> {
-    let accusations = verdicts(sources, None)?;
-    let accusing = accusations.iter().filter(|verdict| verdict.payload().proof == Some(wanted.digest));
-    let accusers: Vec<NodeId> = accusing.map(Signed::signer).collect();
+    let evidence = verdicts(sources, None)?;
+    let accusations = evidence.iter().filter(|piece| piece.evidence.finding == Finding::Fraud).filter_map(opened);
+    let accusing = accusations.filter(|verdict| verdict.payload().proof == Some(wanted.digest));
+    let accusers: Vec<NodeId> = accusing.map(|verdict| verdict.signer()).collect();
     let shown = whereabouts(sources, asked, &wanted.digest, accusers.clone());
     if accusers.is_empty() && shown["kept"] == false {
         return Err(Fault::NotFound(format!("no fraud proof {} is known here", wanted.digest)));
