@@ -14,6 +14,7 @@ use consortium_ledger::ledger::Ledger;
 use consortium_ledger::reputation::AuditPolicy;
 use consortium_protocol::identity::RootKey;
 use consortium_protocol::wire;
+use consortium_protocol::wire::fact::Fact;
 use consortium_protocol::wire::heartbeat::LayerRange;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
@@ -139,6 +140,7 @@ pub async fn run_tampered(
         serving: serving.clone(),
         shards: shards.clone(),
         view: view.subscribe(),
+        storage: storage.clone(),
         proofs: proofs.clone(),
         standings: standings.clone(),
         thresholds: Arc::new(Thresholds::compiled_in()),
@@ -176,7 +178,7 @@ pub async fn run_tampered(
     tokio::spawn(dispatch.serve_gateway(submissions));
     tokio::spawn(remember_peers(swarm.clone(), storage.clone(), stop.clone()));
     tokio::spawn(measure(serving, facts.clone()));
-    tokio::spawn(close_batches(standings.ledger().clone(), Arc::clone(&key), stop.clone()));
+    tokio::spawn(close_batches(standings.ledger().clone(), Arc::clone(&key), swarm.clone(), stop.clone()));
     let status = observer.spawn(stop.clone());
     let rpc = Rpc::new(Sources {
         ledger: standings.ledger().clone(),
@@ -296,7 +298,7 @@ async fn remember_peers(swarm: SwarmHandle, storage: Storage, stop: Cancellation
 }
 
 /// Signs a head over the journal whenever a batch is due.
-async fn close_batches(ledger: Ledger, key: Arc<RootKey>, stop: CancellationToken) {
+async fn close_batches(ledger: Ledger, key: Arc<RootKey>, swarm: SwarmHandle, stop: CancellationToken) {
     let policy = BatchPolicy::default();
     let mut every = tokio::time::interval(BATCHES);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
@@ -310,7 +312,10 @@ async fn close_batches(ledger: Ledger, key: Arc<RootKey>, stop: CancellationToke
         match closing.await {
             Ok(Ok(None)) => {}
             Ok(Ok(Some(head))) => {
-                info!(entries = head.payload().size, root = %head.payload().root, "a batch is closed")
+                info!(entries = head.payload().size, root = %head.payload().root, "a batch is closed");
+                if swarm.publish(Fact::TreeHead(head)).await.is_err() {
+                    return;
+                }
             }
             Ok(Err(error)) => warn!(%error, "a batch of the journal could not be closed"),
             Err(error) => warn!(%error, "closing a batch of the journal broke off"),

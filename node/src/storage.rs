@@ -267,6 +267,7 @@ impl Storage {
 mod tests {
     use consortium_protocol::hash::Hash;
     use consortium_protocol::identity::RootKey;
+    use consortium_protocol::msat::Msat;
     use consortium_protocol::wire::heartbeat::LayerRange;
     use consortium_protocol::wire::job::Sampling;
     use consortium_protocol::wire::pipeline::Hop;
@@ -307,6 +308,7 @@ mod tests {
                 model: Hash::of(b"model"),
                 driver: key.node_id(),
                 route: vec![Hop { node: key.node_id(), range: LayerRange { first: 0, last: 3 } }],
+                prices: vec![Msat(1)],
                 sampling: Sampling::default(),
                 prompt_len: 1,
                 max_positions: 8,

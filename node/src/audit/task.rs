@@ -28,6 +28,7 @@ use crate::cluster::ClusterView;
 use crate::library::Library;
 use crate::serving::Serving;
 use crate::shards::Shards;
+use crate::storage::{JobReceipts, Storage};
 use crate::swarm::SwarmHandle;
 
 /// Audits, settlements and verdicts that may wait.
@@ -111,6 +112,8 @@ pub struct AuditTask {
     pub shards: Shards,
     /// The cluster as seen here.
     pub view: watch::Receiver<ClusterView>,
+    /// Where receipts are kept.
+    pub storage: Storage,
     /// Where fraud proofs are kept.
     pub proofs: Proofs,
     /// What is thought of the others.
@@ -199,6 +202,10 @@ impl Running {
         };
         let orders: Vec<AuditOrder> = drawn.iter().map(audit).collect();
         debug!(%job, stages = receipts.chain.len(), audits = orders.len(), "receipts accepted");
+        let kept = JobReceipts { at_ms: wall_ms(), order: receipts.order.clone(), chain: receipts.chain.clone() };
+        if let Err(error) = self.task.storage.save_receipts(&kept).await {
+            warn!(%error, "receipts could not be kept");
+        }
         self.task.standings.worked(receipts.order.payload(), &receipts.chain, &drawn).await;
         for order in orders {
             self.audits.order(order);

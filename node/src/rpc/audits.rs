@@ -14,7 +14,6 @@ use super::Sources;
 use super::fault::Fault;
 use super::methods::Asked;
 use super::params::{self, Audits, Digest, Job};
-use crate::clock::wall_ms;
 use crate::storage::Storage;
 
 /// Verdicts on a page at most.
@@ -43,23 +42,14 @@ fn view(verdict: &Signed<Verdict>) -> Value {
 /// The evidence that verdicts are, about one node or about all. Signatures are not looked at: the ledger keeps what
 /// was verified, and checking thousands again would cost a second.
 fn verdicts(sources: &Sources, about: Option<NodeId>) -> Result<Vec<EvidenceView>, Fault> {
-    let subjects = match about {
-        Some(node) => vec![node],
-        None => {
-            let scores = sources.ledger.scores(wall_ms())?;
-            scores.into_iter().filter(|(_, score)| score.evidence > 0).map(|(node, _)| node).collect()
-        }
-    };
     let mut verdicts = Vec::new();
-    for subject in subjects {
-        let mut after = None;
-        loop {
-            let page = sources.ledger.evidence_about(&subject, after, MAX_EVIDENCE_PAGE)?;
-            verdicts.extend(page.evidence.into_iter().filter(|piece| piece.evidence.finding != Finding::FalseWord));
-            match page.next {
-                Some(next) => after = Some(next),
-                None => break,
-            }
+    let mut after = None;
+    loop {
+        let page = sources.ledger.evidence(about.as_ref(), after, MAX_EVIDENCE_PAGE)?;
+        verdicts.extend(page.evidence.into_iter().filter(|piece| piece.evidence.finding != Finding::FalseWord));
+        match page.next {
+            Some(next) => after = Some(next),
+            None => break,
         }
     }
     Ok(verdicts)
@@ -89,9 +79,9 @@ pub(super) fn list(sources: &Sources, _: Asked, wanted: Audits) -> Result<Value,
 
 /// One verdict, with the statement as it was signed.
 pub(super) fn get(sources: &Sources, asked: Asked, wanted: Digest) -> Result<Value, Fault> {
-    let bytes = sources.ledger.evidence_bytes(&wanted.digest)?;
+    let piece = sources.ledger.evidence_of(&wanted.digest)?;
     let not_kept = || Fault::NotFound(format!("no verdict {} is kept here", wanted.digest));
-    let verdict: Signed<Verdict> = bytes.and_then(|bytes| Signed::decode(&bytes).ok()).ok_or_else(not_kept)?;
+    let verdict = piece.as_ref().and_then(opened).ok_or_else(not_kept)?;
     let mut shown = view(&verdict);
     if let Some(fields) = shown.as_object_mut() {
         fields.insert("cluster".to_owned(), json!(verdict.payload().cluster));

@@ -32,5 +32,5 @@ pub(super) fn get(sources: &Sources, _: Asked, wanted: OneNode) -> Result<Value,
 /// A page of the signed evidence about a node.
 pub(super) fn evidence(sources: &Sources, _: Asked, wanted: Evidence) -> Result<Value, Fault> {
     let limit = params::page(wanted.limit, MAX_EVIDENCE_PAGE)?;
-    methods::json(sources.ledger.evidence_about(&wanted.peer_id, wanted.after, limit)?)
+    methods::json(sources.ledger.evidence(Some(&wanted.peer_id), wanted.after, limit)?)
 }

@@ -10,6 +10,7 @@ use consortium_protocol::envelope::Signed;
 use consortium_protocol::hash::Hash;
 use consortium_protocol::merkle;
 use consortium_protocol::merkle::{ConsistencyProof, InclusionProof};
+use consortium_protocol::msat::Msat;
 use consortium_protocol::wire::audit::{Outcome, StageReceipt, Verdict};
 use consortium_protocol::wire::heartbeat::LayerRange;
 use consortium_protocol::wire::job::{JobId, Sampling};
@@ -120,6 +121,7 @@ async fn receipts_of_a_job() {
         model: Hash::of(b"model"),
         driver: master.node_id(),
         route: vec![Hop { node: worker.node_id(), range: LayerRange { first: 0, last: 3 } }],
+        prices: vec![Msat(1)],
         sampling: Sampling::default(),
         prompt_len: 1,
         max_positions: 8,

@@ -109,7 +109,7 @@ async fn an_auditor_from_outside_sees_another_number() {
     fill(&node, now);
     // A statement whose row in the database was changed, so that the score is another than what was signed makes it.
     let digest = {
-        let page = node.ledger.evidence_about(&other(12).node_id(), None, 200).unwrap();
+        let page = node.ledger.evidence(Some(&other(12).node_id()), None, 200).unwrap();
         let own = page.evidence.iter().find(|piece| piece.evidence.signer == node.key.node_id()).unwrap();
         own.evidence.digest
     };
