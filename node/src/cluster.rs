@@ -320,8 +320,15 @@ impl Running {
     }
 
     fn standings(&self) -> BTreeMap<NodeId, election::Standing> {
-        // What is proved of a node, all come to see; finer opinions would only divide the voters.
-        self.membership.standings(|node| u32::from(!self.task.standings.is_banned(node)))
+        // Finer opinions than what is proved would only divide the voters.
+        let mut standings = self.membership.standings(|_| 1);
+        for (node, standing) in &mut standings {
+            // As if it were silent: nobody obeys it, and nobody elects it.
+            if self.task.standings.is_banned(node) {
+                *standing = election::Standing { alive: false, reputation: 0, willing: false, ..*standing };
+            }
+        }
+        standings
     }
 
     async fn election_input(&mut self, input: ElectionInput) {
