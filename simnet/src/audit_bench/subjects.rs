@@ -102,7 +102,8 @@ pub fn forge(
         width: width as u32,
         data: bytes(&values[first * width..end * width]),
     };
-    let mut forged = Forged { outputs: Vec::with_capacity(honest.len()), drawn: work.drawn.clone(), changed: Vec::new() };
+    let mut forged =
+        Forged { outputs: Vec::with_capacity(honest.len()), drawn: work.drawn.clone(), changed: Vec::new() };
     for (seq, chunk) in (0..).zip(job.chunks()) {
         let step = Step {
             seq,
