@@ -2,7 +2,7 @@
 //!
 //! # Architecture
 //!
-//! Three layers, each of which knows only those above it in this list:
+//! Four layers, each of which knows only those above it in this list:
 //!
 //! - **The model.** [`config`] and [`model_dir`] read a directory in the layout of the Hugging Face hub and refuse, by file
 //!   and tensor, what cannot be served; `weights` finds and reads single tensors. [`llama`] is the decoder, cut into
@@ -13,6 +13,8 @@
 //! - **A model in one process.** [`local`] runs stages behind each other; [`generate`] and [`logits`] are the references
 //!   that every pipeline must agree with. [`stage`] puts a shard on a thread of its own and serves sessions over a
 //!   bounded queue: what a worker runs.
+//! - **Checking others.** [`audit`] hashes what a stage took and gave, recomputes a stage of another from its inputs, and
+//!   tells honest rounding from dishonest work.
 //! - **A pipeline over many.** [`placement`] is a pure function from what nodes offer to who holds what. [`session`] is the pure
 //!   machine that drives one job over a pipeline and takes it to another when a stage fails. Neither has a clock, a
 //!   socket or a model: the node drives them, and tests drive them through thousands of faults.

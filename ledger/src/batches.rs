@@ -7,12 +7,12 @@
 
 use consortium_protocol::merkle::{ConsistencyProof, InclusionProof};
 use consortium_protocol::wire::ledger::{LeafProof, TreeHead};
-use consortium_protocol::{Invalid, RootKey, Signed, merkle};
+use consortium_protocol::{Hash, Invalid, NodeId, RootKey, Signed, merkle};
 use rusqlite::{OptionalExtension, Transaction, params};
 use serde::{Deserialize, Serialize};
 
 use crate::journal::{self, Entry};
-use crate::ledger::{Ledger, LedgerError, time};
+use crate::ledger::{Ledger, LedgerError, hex, time};
 use crate::tree;
 
 /// When a batch is closed.
@@ -62,12 +62,71 @@ impl EntryProof {
     }
 }
 
+/// A head as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct HeadView {
+    /// Whose journal it is.
+    pub signer: NodeId,
+    /// Entries covered.
+    pub size: u64,
+    /// Root over them.
+    pub root: Hash,
+    /// Wall time of signing, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// The signed statement, in hexadecimal digits.
+    pub signed: String,
+}
+
+impl From<&Signed<TreeHead>> for HeadView {
+    fn from(head: &Signed<TreeHead>) -> Self {
+        let TreeHead { size, root, at_ms } = *head.payload();
+        Self { signer: head.signer(), size, root, at_ms, signed: hex(head.as_bytes()) }
+    }
+}
+
+/// A proved entry as it is shown.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EntryProofView {
+    /// The entry, whose hash and place give the leaf.
+    pub entry: Entry,
+    /// Its hash.
+    pub hash: Hash,
+    /// The way from the leaf to the head's root.
+    pub proof: InclusionProof,
+    /// The head.
+    pub head: HeadView,
+}
+
+impl From<&EntryProof> for EntryProofView {
+    fn from(proved: &EntryProof) -> Self {
+        let EntryProof { entry, proof } = proved;
+        Self { entry: entry.clone(), hash: entry.hash(), proof: proof.proof.clone(), head: (&proof.head).into() }
+    }
+}
+
 fn last_head(tx: &Transaction<'_>) -> Result<Option<Signed<TreeHead>>, LedgerError> {
     decode(
         tx.prepare_cached("SELECT head FROM batch ORDER BY size DESC LIMIT 1")?
             .query_row([], |row| row.get::<_, Vec<u8>>(0))
             .optional()?,
     )
+}
+
+/// Checks the newest `limit` heads that this node signed against the tree.
+pub(crate) fn check_heads(tx: &Transaction<'_>, limit: Option<u32>) -> Result<(), LedgerError> {
+    let length = journal::length(tx)?;
+    let mut statement = tx.prepare_cached("SELECT size, head FROM batch ORDER BY size DESC LIMIT ?1")?;
+    let rows = statement
+        .query_map([limit.map_or(-1, i64::from)], |row| Ok((row.get::<_, u64>(0)?, row.get::<_, Vec<u8>>(1)?)))?;
+    for row in rows {
+        let (signed_size, bytes) = row?;
+        let head = Signed::<TreeHead>::decode(&bytes)?;
+        let TreeHead { size, root, .. } = *head.payload();
+        if size != signed_size || size > length || tree::root(tx, size)? != root {
+            return Err(LedgerError::Corrupt { seq: length.saturating_sub(1), what: "it is not what was signed" });
+        }
+    }
+    Ok(())
 }
 
 fn decode(bytes: Option<Vec<u8>>) -> Result<Option<Signed<TreeHead>>, LedgerError> {

@@ -9,7 +9,9 @@ use consortium_protocol::wire::ledger::{Equivocation, LeafProof, TreeHead};
 use consortium_protocol::{NodeId, Signed};
 use rusqlite::{OptionalExtension, Transaction, params};
 
+use crate::journal;
 use crate::ledger::{Ledger, LedgerError, time};
+use crate::tree;
 
 /// Heads kept of one signer.
 pub const MAX_HEADS: u32 = 64;
@@ -25,6 +27,9 @@ pub enum HeadSeen {
     Known,
     /// It contradicts an earlier one: the proof, which is stored too.
     Equivocation(Box<Equivocation>),
+    /// It bears this node's own signature, over a journal that is not this one: the key is in use elsewhere, or this
+    /// ledger is an old copy. No batch must be closed before that is understood.
+    NotOurs,
 }
 
 /// Whether `proof` shows that the journal under `old` grew into that under `new`. That it does not is no proof of
@@ -71,6 +76,10 @@ impl Ledger {
     pub fn note_head(&self, head: &Signed<TreeHead>, now_ms: u64) -> Result<HeadSeen, LedgerError> {
         let (signer, size) = (head.signer(), head.payload().size);
         self.write(|tx| {
+            if signer == self.owner() {
+                let ours = size <= journal::length(tx)? && tree::root(tx, size)? == head.payload().root;
+                return Ok(if ours { HeadSeen::Known } else { HeadSeen::NotOurs });
+            }
             if let Some(known) = known(tx, &signer, size)? {
                 let proof = Equivocation::Roots { a: known, b: head.clone() };
                 if proof.verify().is_err() {

@@ -13,6 +13,7 @@ use rusqlite::{OptionalExtension, Row, Transaction, params};
 use serde::{Deserialize, Serialize};
 
 use crate::accounts::{Account, ParseAccountError};
+use crate::batches;
 use crate::ledger::{Ledger, LedgerError, hash_at, text_at, time};
 use crate::tree;
 
@@ -326,7 +327,8 @@ impl Ledger {
         self.read(length)
     }
 
-    /// Checks every entry from the first on: hashes, chain, sums, and the tree over them. Returns how many there are.
+    /// Checks every entry from the first on: hashes, chain, sums, the tree over them and
+    /// the heads that were signed. Returns how many there are.
     ///
     /// # Errors
     /// [`LedgerError::Corrupt`] at the first that does not hold, [`LedgerError::Database`].
@@ -337,16 +339,16 @@ impl Ledger {
             let mut peaks: Vec<Hash> = Vec::new();
             for seq in 0..length {
                 let entry = sound_entry(tx, &self.owner(), seq)?;
-                peaks.push(merkle::leaf_hash(entry.hash().as_bytes()));
-                for _ in 0..seq.trailing_ones() {
-                    let (right, left) = (peaks.pop(), peaks.pop());
-                    peaks.extend(left.zip(right).map(|(left, right)| tree::join(left, right)));
+                let mut hash = merkle::leaf_hash(entry.hash().as_bytes());
+                for level in 1..=seq.trailing_ones() {
+                    hash = peaks.pop().map_or(hash, |left| tree::join(left, hash));
+                    if tree::complete(tx, level, seq >> level)? != hash {
+                        return Err(LedgerError::Corrupt { seq, what: "the tree over the entries is another" });
+                    }
                 }
+                peaks.push(hash);
             }
-            let root = peaks.into_iter().rev().reduce(|right, left| tree::join(left, right));
-            if root.unwrap_or_else(|| merkle::root(&[])) != tree::root(tx, length)? {
-                return Err(LedgerError::Corrupt { seq: length - 1, what: "the tree over the entries is another" });
-            }
+            batches::check_heads(tx, None)?;
             Ok(length)
         })
     }

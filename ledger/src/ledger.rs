@@ -8,6 +8,7 @@ use rusqlite::{Connection, Row, Transaction, TransactionBehavior};
 
 use crate::accounts::Owner;
 use crate::api_keys::KeyId;
+use crate::batches;
 use crate::journal;
 use crate::store::{self, OpenError};
 
@@ -99,14 +100,17 @@ pub enum LedgerError {
 
 impl Ledger {
     /// Opens the ledger at `path` for the node `owner`, creating it when there is none, and checks the end of the
-    /// journal and the sum of all balances.
+    /// journal, the sum of all balances, and the newest head that was signed.
     ///
     /// # Errors
     /// [`LedgerError::Open`], [`LedgerError::Database`]; [`LedgerError::Corrupt`] when the end of the journal does not
-    /// hold together or the journal is another node's.
+    /// hold together, the journal is another node's, or it is not what was signed.
     pub fn open(path: &Path, owner: NodeId) -> Result<Self, LedgerError> {
         let ledger = Self { inner: Arc::new(Inner { connection: Mutex::new(store::open(path)?), owner }) };
-        ledger.read(|tx| journal::check_tail(tx, &owner))?;
+        ledger.read(|tx| {
+            journal::check_tail(tx, &owner)?;
+            batches::check_heads(tx, Some(1))
+        })?;
         Ok(ledger)
     }
 
@@ -165,4 +169,9 @@ pub(crate) fn signed(amount: Msat) -> Result<i64, LedgerError> {
 /// A time as SQLite keeps it; the end of time for what lies beyond.
 pub(crate) fn time(at_ms: u64) -> i64 {
     i64::try_from(at_ms).unwrap_or(i64::MAX)
+}
+
+/// Hexadecimal digits, for those who read JSON.
+pub(crate) fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
 }

@@ -24,17 +24,17 @@
 //! day deters whoever does more than twenty jobs a day, and of newcomers every job is held.
 
 use consortium_protocol::wire::audit::{Outcome, StageReceipt, Verdict};
-use consortium_protocol::wire::heartbeat::LayerRange;
 use consortium_protocol::wire::job::JobId;
 use consortium_protocol::wire::pipeline::MAX_STAGES;
 use consortium_protocol::{Hash, Invalid, Msat, NodeId, Signed, cbor};
-use rusqlite::{Row, Transaction, params};
+use rusqlite::params;
 use serde::{Deserialize, Serialize};
 
-use crate::accounts::{Account, Book, Owner, Part};
+use crate::accounts::{Book, Owner};
 use crate::cells::Cells;
+use crate::claims::{self, Claim, ClaimState};
 use crate::journal::{self, Kind, Posted, Postings};
-use crate::ledger::{Ledger, LedgerError, hash_at, signed, text_at, time};
+use crate::ledger::{Ledger, LedgerError, time};
 use crate::price::share;
 
 /// How many claims [`Ledger::release_due`] ends in one call.
@@ -129,198 +129,6 @@ impl JobRecord {
     }
 }
 
-/// Pay for work, and what became of it.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct Claim {
-    /// Its entry in the journal.
-    pub seq: u64,
-    /// The job.
-    pub job: JobId,
-    /// The attempt.
-    pub attempt: u32,
-    /// Place in the route.
-    pub stage: u16,
-    /// Digest of the receipt.
-    pub receipt: Hash,
-    /// What was computed; some of it may have been paid by earlier claims.
-    pub cells: Cells,
-    /// Who is paid.
-    pub worker: Owner,
-    /// Who pays.
-    pub payer: Owner,
-    /// How much, without fee.
-    pub pay: Msat,
-    /// The fee on it.
-    pub fee: Msat,
-    /// How much of the pay is delayed.
-    pub tail: Msat,
-    /// Where the pay is.
-    pub state: ClaimState,
-    /// When the wait ends, in milliseconds since 1970.
-    pub due_ms: u64,
-}
-
-/// Where the pay of a claim is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum ClaimState {
-    /// Waits for a verdict.
-    Held,
-    /// Paid but for the tail.
-    Tail,
-    /// Paid.
-    Paid,
-    /// Went back to the payer, with the fee.
-    Returned,
-    /// Paid, and the tail went back to the payer.
-    Forfeited,
-}
-
-impl ClaimState {
-    const ALL: [(Self, &'static str); 5] = [
-        (Self::Held, "held"),
-        (Self::Tail, "tail"),
-        (Self::Paid, "paid"),
-        (Self::Returned, "returned"),
-        (Self::Forfeited, "forfeited"),
-    ];
-
-    fn as_str(self) -> &'static str {
-        Self::ALL.iter().find(|(state, _)| *state == self).map_or("", |(_, name)| name)
-    }
-}
-
-impl std::str::FromStr for ClaimState {
-    type Err = ();
-
-    fn from_str(text: &str) -> Result<Self, ()> {
-        Self::ALL.iter().find(|(_, name)| *name == text).map(|(state, _)| *state).ok_or(())
-    }
-}
-
-const COLUMNS: &str =
-    "id, seq, job, attempt, stage, receipt, first, last, start, stop, worker, payer, pay, fee, tail, state, due_ms";
-
-fn read(row: &Row<'_>) -> rusqlite::Result<(i64, Claim)> {
-    let claim = Claim {
-        seq: row.get(1)?,
-        job: JobId(row.get(2)?),
-        attempt: row.get(3)?,
-        stage: row.get(4)?,
-        receipt: hash_at(row, 5)?,
-        cells: Cells {
-            layers: LayerRange { first: row.get(6)?, last: row.get(7)? },
-            start: row.get(8)?,
-            stop: row.get(9)?,
-        },
-        worker: text_at(row, 10)?,
-        payer: text_at(row, 11)?,
-        pay: Msat(row.get(12)?),
-        fee: Msat(row.get(13)?),
-        tail: Msat(row.get(14)?),
-        state: text_at(row, 15)?,
-        due_ms: row.get(16)?,
-    };
-    Ok((row.get(0)?, claim))
-}
-
-fn claims(
-    tx: &Transaction<'_>,
-    condition: &str,
-    values: impl rusqlite::Params,
-) -> Result<Vec<(i64, Claim)>, LedgerError> {
-    let mut statement = tx.prepare_cached(&format!("SELECT {COLUMNS} FROM claim WHERE {condition} ORDER BY id"))?;
-    let rows = statement.query_map(values, read)?;
-    Ok(rows.collect::<Result<_, _>>()?)
-}
-
-fn insert(tx: &Transaction<'_>, claim: &Claim) -> Result<(), LedgerError> {
-    tx.prepare_cached(&format!(
-        "INSERT INTO claim ({COLUMNS})
-         VALUES (NULL, ?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8, ?9, ?10, ?11, ?12, ?13, ?14, ?15, ?16)"
-    ))?
-    .execute(params![
-        claim.seq,
-        claim.job.0,
-        claim.attempt,
-        claim.stage,
-        claim.receipt.as_bytes(),
-        claim.cells.layers.first,
-        claim.cells.layers.last,
-        claim.cells.start,
-        claim.cells.stop,
-        claim.worker.to_string(),
-        claim.payer.to_string(),
-        claim.pay.0,
-        claim.fee.0,
-        claim.tail.0,
-        claim.state.as_str(),
-        time(claim.due_ms),
-    ])?;
-    Ok(())
-}
-
-fn turn(tx: &Transaction<'_>, id: i64, state: ClaimState, due_ms: u64) -> Result<(), LedgerError> {
-    tx.prepare_cached("UPDATE claim SET state = ?2, due_ms = ?3 WHERE id = ?1")?.execute(params![
-        id,
-        state.as_str(),
-        time(due_ms)
-    ])?;
-    Ok(())
-}
-
-/// Adds to what an entry moves.
-fn add(postings: &mut Postings, owner: &Owner, part: Part, msat: i64) -> Result<(), LedgerError> {
-    let sum = postings.entry(Account::new(owner.clone(), part)).or_default();
-    *sum = sum.checked_add(msat).ok_or(LedgerError::Overflow)?;
-    Ok(())
-}
-
-const FEES: Owner = Owner::Own(Book::Fees);
-
-impl Claim {
-    /// The pay of this work leaves its payer.
-    fn begin(&self, postings: &mut Postings) -> Result<(), LedgerError> {
-        let (pay, fee, tail) = (signed(self.pay)?, signed(self.fee)?, signed(self.tail)?);
-        add(postings, &self.payer, Part::Free, -pay.checked_add(fee).ok_or(LedgerError::Overflow)?)?;
-        add(postings, &FEES, Part::Free, fee)?;
-        if self.state == ClaimState::Held {
-            return add(postings, &self.worker, Part::Held, pay);
-        }
-        add(postings, &self.worker, Part::Free, pay - tail)?;
-        add(postings, &self.worker, Part::Tail, tail)
-    }
-
-    /// What was held becomes pay.
-    fn pay_out(&self, postings: &mut Postings) -> Result<(), LedgerError> {
-        let (pay, tail) = (signed(self.pay)?, signed(self.tail)?);
-        add(postings, &self.worker, Part::Held, -pay)?;
-        add(postings, &self.worker, Part::Free, pay - tail)?;
-        add(postings, &self.worker, Part::Tail, tail)
-    }
-
-    /// The tail becomes free.
-    fn mature(&self, postings: &mut Postings) -> Result<(), LedgerError> {
-        let tail = signed(self.tail)?;
-        add(postings, &self.worker, Part::Tail, -tail)?;
-        add(postings, &self.worker, Part::Free, tail)
-    }
-
-    /// What was held, with its fee, or the tail goes back to the payer.
-    fn give_back(&self, postings: &mut Postings) -> Result<ClaimState, LedgerError> {
-        let (pay, fee, tail) = (signed(self.pay)?, signed(self.fee)?, signed(self.tail)?);
-        if self.state != ClaimState::Held {
-            add(postings, &self.worker, Part::Tail, -tail)?;
-            add(postings, &self.payer, Part::Free, tail)?;
-            return Ok(ClaimState::Forfeited);
-        }
-        add(postings, &self.worker, Part::Held, -pay)?;
-        add(postings, &FEES, Part::Free, -fee)?;
-        add(postings, &self.payer, Part::Free, pay.checked_add(fee).ok_or(LedgerError::Overflow)?)?;
-        Ok(ClaimState::Returned)
-    }
-}
-
 /// Where pay goes that has left the payer or the hold, and until when it waits there.
 fn after_hold(tail: Msat, terms: &Terms, now_ms: u64) -> (ClaimState, u64) {
     match tail {
@@ -330,8 +138,8 @@ fn after_hold(tail: Msat, terms: &Terms, now_ms: u64) -> (ClaimState, u64) {
 }
 
 /// The reference of an entry that ends the waits of these claims.
-fn reference_of(claims: &[(i64, Claim)]) -> Hash {
-    let ids: Vec<i64> = claims.iter().map(|(id, _)| *id).collect();
+fn reference_of(ended: &[(i64, Claim)]) -> Hash {
+    let ids: Vec<i64> = ended.iter().map(|(id, _)| *id).collect();
     Hash::from_bytes(blake3::derive_key("consortium ledger claims 1", &cbor::to_vec(&ids)))
 }
 
@@ -353,7 +161,7 @@ impl Ledger {
                 return Ok(Posted::Already(seq));
             }
             let mut known: Vec<Claim> =
-                claims(tx, "job = ?1", [record.job.0])?.into_iter().map(|(_, claim)| claim).collect();
+                claims::find(tx, "job = ?1", [record.job.0])?.into_iter().map(|(_, claim)| claim).collect();
             let before = known.len();
             for work in &record.stages {
                 let worker = self.worker(&work.worker, &payer)?;
@@ -370,7 +178,7 @@ impl Ledger {
             let seq = journal::append(tx, &self.owner(), Kind::Work, reference, now_ms, postings)?;
             for claim in &mut new {
                 claim.seq = seq;
-                insert(tx, claim)?;
+                claims::insert(tx, claim)?;
             }
             Ok(Posted::New(seq))
         })
@@ -391,13 +199,17 @@ impl Ledger {
             if let Some(seq) = journal::find(tx, kind, &reference)? {
                 return Ok(Posted::Already(seq));
             }
-            let mut found = claims(
+            let mut found = claims::find(
                 tx,
                 "job = ?1 AND attempt = ?2 AND stage = ?3 AND worker = ?4 AND state = 'held'",
                 params![word.job.0, word.attempt, word.stage, worker],
             )?;
             if word.outcome == Outcome::Fraud {
-                found.extend(claims(tx, "worker = ?1 AND state = 'tail' AND state IN ('held', 'tail')", [&worker])?);
+                found.extend(claims::find(
+                    tx,
+                    "worker = ?1 AND state = 'tail' AND state IN ('held', 'tail')",
+                    [&worker],
+                )?);
             }
             if found.is_empty() {
                 return Ok(Posted::Nothing);
@@ -410,7 +222,7 @@ impl Ledger {
                 } else {
                     (claim.give_back(&mut postings)?, now_ms)
                 };
-                turn(tx, *id, state, due_ms)?;
+                claims::turn(tx, *id, state, due_ms)?;
             }
             journal::append(tx, &self.owner(), kind, reference, now_ms, postings).map(Posted::New)
         })
@@ -427,7 +239,7 @@ impl Ledger {
             let due = |state: &str| {
                 let condition = "id IN (SELECT id FROM claim WHERE state = ?1 AND state IN ('held', 'tail')
                                  AND due_ms <= ?2 ORDER BY due_ms, id LIMIT ?3)";
-                claims(tx, condition, params![state, time(now_ms), MAX_RELEASE])
+                claims::find(tx, condition, params![state, time(now_ms), MAX_RELEASE])
             };
             let (tails, held) = (due("tail")?, due("held")?);
             for (kind, found) in [(Kind::Matured, &tails), (Kind::Paid, &held)] {
@@ -438,11 +250,11 @@ impl Ledger {
                 for (id, claim) in found {
                     if kind == Kind::Matured {
                         claim.mature(&mut postings)?;
-                        turn(tx, *id, ClaimState::Paid, now_ms)?;
+                        claims::turn(tx, *id, ClaimState::Paid, now_ms)?;
                     } else {
                         claim.pay_out(&mut postings)?;
                         let (state, due_ms) = after_hold(claim.tail, terms, now_ms);
-                        turn(tx, *id, state, due_ms)?;
+                        claims::turn(tx, *id, state, due_ms)?;
                     }
                 }
                 journal::append(tx, &self.owner(), kind, reference_of(found), now_ms, postings)?;
@@ -456,7 +268,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::Database`].
     pub fn claims(&self, job: JobId) -> Result<Vec<Claim>, LedgerError> {
-        self.read(|tx| Ok(claims(tx, "job = ?1", [job.0])?.into_iter().map(|(_, claim)| claim).collect()))
+        self.read(|tx| Ok(claims::find(tx, "job = ?1", [job.0])?.into_iter().map(|(_, claim)| claim).collect()))
     }
 
     /// The account of a node for which, or which, works: the node's own earnings for itself.

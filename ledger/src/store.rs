@@ -274,6 +274,23 @@ mod tests {
     }
 
     #[test]
+    fn a_file_of_the_first_version_is_brought_up_to_date() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ledger.db");
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch(MIGRATIONS[0]).unwrap();
+        old.execute_batch("INSERT INTO api_key VALUES ('0123456789ab', 'kept', zeroblob(32), 1, NULL)").unwrap();
+        old.pragma_update(None, "application_id", APPLICATION_ID).unwrap();
+        old.pragma_update(None, "user_version", 1).unwrap();
+        drop(old);
+        let now = open(&path).unwrap();
+        assert_eq!(version(&now).unwrap(), 2);
+        let kept: String = now.query_row("SELECT label FROM api_key", [], |row| row.get(0)).unwrap();
+        assert_eq!(kept, "kept");
+        assert!(now.query_row("SELECT count(*) FROM entry", [], |row| row.get::<_, u32>(0)).unwrap() == 0);
+    }
+
+    #[test]
     fn newer_file_is_refused_and_left_alone() {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join("ledger.db");

@@ -32,7 +32,7 @@ pub(crate) fn grow(tx: &Transaction<'_>, seq: u64, leaf: Hash) -> Result<(), Led
 }
 
 /// The hash over the complete subtree `place` of a level.
-fn complete(tx: &Transaction<'_>, level: u32, place: u64) -> Result<Hash, LedgerError> {
+pub(crate) fn complete(tx: &Transaction<'_>, level: u32, place: u64) -> Result<Hash, LedgerError> {
     let found = if level == 0 {
         tx.prepare_cached("SELECT hash FROM entry WHERE seq = ?1")?
             .query_row([place], |row| hash_at(row, 0))

@@ -22,6 +22,8 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use crate::audit::Audits;
+use crate::audit::standings::Standings;
 use crate::clock::{Skew, Timeliness, wall_ms};
 use crate::shards::Shards;
 use crate::storage::{Storage, StorageError};
@@ -91,6 +93,10 @@ pub struct ClusterTask {
     pub shards: Shards,
     /// What this node says of itself.
     pub facts: watch::Receiver<LocalFacts>,
+    /// Who is shut out.
+    pub standings: Standings,
+    /// Where verdicts and orders for audits go.
+    pub audits: Audits,
     /// Where the outcome is published.
     pub view: watch::Sender<ClusterView>,
 }
@@ -217,6 +223,8 @@ impl Running {
             SwarmEvent::Fact { fact: Fact::Certificate(certificate), .. } => {
                 self.election_input(ElectionInput::Certificate(certificate)).await;
             }
+            SwarmEvent::Fact { fact: Fact::Verdict(verdict), .. } => self.task.audits.heard(verdict),
+            SwarmEvent::Fact { fact: Fact::Rebuttal(rebuttal), .. } => self.task.audits.rebutted(rebuttal),
             SwarmEvent::Request { from, request, reply } => self.answer(from, request, reply).await,
         }
     }
@@ -244,6 +252,10 @@ impl Running {
                 reply.send(Response::Ack);
                 self.election_input(ElectionInput::Message { from, message }).await;
             }
+            Request::Audit(order) => reply.send(match self.task.audits.order(*order) {
+                true => Response::Ack,
+                false => Response::Refused(Refusal::new(RefusalCode::Busy, "too many audits are waiting here")),
+            }),
             Request::Certificate => reply.send(Response::Certificate(self.election.current().cloned())),
             Request::Assign(assign) => {
                 if let Err(refusal) = self.check_order(from, assign.signer(), assign.payload()) {
@@ -304,8 +316,8 @@ impl Running {
     }
 
     fn standings(&self) -> BTreeMap<NodeId, election::Standing> {
-        // Reputation is the same for all until it rests on evidence.
-        self.membership.standings(|_| 0)
+        // What is proved of a node, all come to see; finer opinions would only divide the voters.
+        self.membership.standings(|node| u32::from(!self.task.standings.is_banned(node)))
     }
 
     async fn election_input(&mut self, input: ElectionInput) {

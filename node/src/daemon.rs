@@ -6,8 +6,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context as _, bail};
+use consortium_inference::audit::thresholds::Thresholds;
 use consortium_inference::stage::{StageHandle, StageOptions};
 use consortium_ledger::api_keys::ApiKeys;
+use consortium_ledger::ledger::Ledger;
+use consortium_ledger::reputation::AuditPolicy;
 use consortium_protocol::wire;
 use consortium_protocol::wire::heartbeat::LayerRange;
 use tokio::net::TcpListener;
@@ -15,6 +18,9 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::audit::proof::Proofs;
+use crate::audit::standings::Standings;
+use crate::audit::{self, AuditTask, Spool};
 use crate::clock;
 use crate::cluster::{ClusterTask, ClusterView, LocalFacts};
 use crate::config::Config;
@@ -26,7 +32,7 @@ use crate::keyfile;
 use crate::library::{self, Library};
 use crate::master::MasterTask;
 use crate::observer::Observer;
-use crate::pipeline::{Driver, DriverConfig, TokenInbox, Worker};
+use crate::pipeline::{Driver, DriverConfig, Tamper, TokenInbox, Worker};
 use crate::serving::Serving;
 use crate::shards::Shards;
 use crate::storage::Storage;
@@ -45,12 +51,27 @@ const SHUTDOWN: Duration = Duration::from_secs(8);
 /// When something in the way of starting (data directory in use, port in use, damaged model, ...), named in words, or
 /// when the node could not go on safely.
 pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce(&ApiFile)) -> anyhow::Result<()> {
+    run_tampered(config, None, stop, ready).await
+}
+
+/// As [`run`], for experiments with dishonest workers.
+///
+/// # Errors
+/// As [`run`].
+pub async fn run_tampered(
+    config: Config,
+    tamper: Option<Arc<dyn Tamper>>,
+    stop: CancellationToken,
+    ready: impl FnOnce(&ApiFile),
+) -> anyhow::Result<()> {
     let _lock = Lock::acquire(&config.data_dir)?;
     let key = Arc::new(keyfile::load_or_create(&config.data_dir)?);
     let me = key.node_id();
     let cluster = config.cluster.id();
     let storage = Storage::open(&config.data_dir.join("node.db"))?;
     let keys = Arc::new(ApiKeys::open(&config.data_dir.join("ledger.db"))?);
+    let ledger = Ledger::open(&config.data_dir.join("ledger.db"), me)?;
+    let standings = Standings::open(ledger, Arc::clone(&key), AuditPolicy::default())?;
     let require_key = require_key(config.api_addr, &keys)?;
     let listener = TcpListener::bind(config.api_addr)
         .await
@@ -74,7 +95,8 @@ pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce(&Ap
         mdns: config.mdns,
         transport: TransportKind::Internet,
     };
-    let (swarm, events, [stages, tokens, jobs]) = swarm::spawn(swarm_config, [wire::STAGE, wire::TOKENS, wire::JOB])?;
+    let protocols = [wire::STAGE, wire::TOKENS, wire::JOB, wire::OPENING, wire::EVIDENCE];
+    let (swarm, events, [stages, tokens, jobs, openings, evidence]) = swarm::spawn(swarm_config, protocols)?;
     swarm.dial(storage.peer_addresses().await?).await?;
 
     let view = watch::Sender::new(ClusterView::default());
@@ -87,6 +109,7 @@ pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce(&Ap
         view: view.subscribe(),
         model,
         stages: config.stages,
+        standings: standings.clone(),
     }
     .spawn(stop.clone());
     let inbox = TokenInbox::default();
@@ -98,8 +121,31 @@ pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce(&Ap
         master: master.clone(),
         serving: serving.clone(),
     }));
-    let dispatch = Dispatch { swarm: swarm.clone(), view: view.subscribe(), driver };
-    let worker = Worker { cluster, swarm: swarm.clone(), shards: shards.clone(), view: view.subscribe() };
+    let spool = Spool::new(audit::spool::BUDGET);
+    let proofs = Proofs::new(&config.data_dir);
+    let audits = AuditTask {
+        key: Arc::clone(&key),
+        cluster,
+        swarm: swarm.clone(),
+        library: library.clone(),
+        serving: serving.clone(),
+        shards: shards.clone(),
+        view: view.subscribe(),
+        proofs: proofs.clone(),
+        standings: standings.clone(),
+        thresholds: Arc::new(Thresholds::compiled_in()),
+    }
+    .spawn(stop.clone());
+    let dispatch = Dispatch { swarm: swarm.clone(), view: view.subscribe(), driver, audits: audits.clone() };
+    let worker = Worker {
+        cluster,
+        swarm: swarm.clone(),
+        shards: shards.clone(),
+        view: view.subscribe(),
+        key: Arc::clone(&key),
+        spool: spool.clone(),
+        tamper,
+    };
     let api_file = ApiFile { api_base, pid: std::process::id(), peer_id: me.to_string() };
     let observer = Observer {
         cluster: config.cluster.to_string(),
@@ -113,13 +159,25 @@ pub async fn run(config: Config, stop: CancellationToken, ready: impl FnOnce(&Ap
 
     tokio::spawn(worker.serve(stages));
     tokio::spawn(inbox.serve(me, tokens));
+    tokio::spawn(audit::opening::serve(swarm.clone(), spool, openings));
+    tokio::spawn(audit::evidence::serve(proofs, evidence));
+    tokio::spawn(standings.clone().watch(view.subscribe(), me, stop.clone()));
     tokio::spawn(dispatch.clone().serve_peers(jobs));
     tokio::spawn(dispatch.serve_gateway(submissions));
     tokio::spawn(remember_peers(swarm.clone(), storage.clone(), stop.clone()));
     tokio::spawn(measure(serving, facts.clone()));
     let status = observer.spawn(stop.clone());
-    let cluster_task =
-        ClusterTask { key, cluster, swarm: swarm.clone(), storage, shards, facts: facts.subscribe(), view };
+    let cluster_task = ClusterTask {
+        key,
+        cluster,
+        swarm: swarm.clone(),
+        storage,
+        shards,
+        facts: facts.subscribe(),
+        standings,
+        audits,
+        view,
+    };
     let membership = tokio::spawn(cluster_task.run(events, stop.clone()));
     let app = HttpApp { gateway, status, keys, require_key };
     let api = tokio::spawn(http::serve(listener, app, stop.clone()));

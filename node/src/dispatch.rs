@@ -6,11 +6,12 @@ use std::time::Duration;
 
 use consortium_protocol::identity::NodeId;
 use consortium_protocol::wire;
-use consortium_protocol::wire::job::{JobError, JobErrorCode, JobEvent, JobRequest};
+use consortium_protocol::wire::job::{JobError, JobErrorCode, JobEvent, JobRequest, Receipts};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tracing::{debug, info};
 
+use crate::audit::{Audits, Settlement};
 use crate::cluster::ClusterView;
 use crate::gateway::Submission;
 use crate::pipeline::{Driver, read_message, write_message};
@@ -24,6 +25,8 @@ const SILENCE: Duration = Duration::from_secs(120);
 const MAX_RESUBMISSIONS: u32 = 4;
 /// Jobs that this node forwards or drives at a time.
 const MAX_JOBS: usize = 256;
+/// Time for the receipts to follow the answer.
+const RECEIPTS: Duration = Duration::from_secs(15);
 const OPENING: Duration = Duration::from_secs(10);
 /// Least pause before a job is handed in again.
 const PAUSE: Duration = Duration::from_millis(200);
@@ -37,12 +40,16 @@ pub struct Dispatch {
     pub view: watch::Receiver<ClusterView>,
     /// This node's own driver, for when it is.
     pub driver: Arc<Driver>,
+    /// Where receipts of this node's own jobs go.
+    pub audits: Audits,
 }
 
 /// How one try at a job ended.
 enum Outcome {
-    /// The last event was delivered, or the client has gone.
+    /// It failed, or the client has gone.
     Over,
+    /// The answer was delivered; with what the stages signed for it.
+    Done(Option<Box<Receipts>>),
     /// The master was lost or is none any more; what follows is why.
     Lost(String),
 }
@@ -72,14 +79,14 @@ impl Dispatch {
             let dispatch = self.clone();
             tokio::spawn(async move {
                 let _held_for_the_job = permit;
-                if let Err(error) = dispatch.serve_peer(stream).await {
+                if let Err(error) = dispatch.serve_peer(from, stream).await {
                     debug!(%from, %error, "a forwarded job ended");
                 }
             });
         }
     }
 
-    async fn serve_peer(&self, stream: ByteStream) -> std::io::Result<()> {
+    async fn serve_peer(&self, from: NodeId, stream: ByteStream) -> std::io::Result<()> {
         let (mut read, mut write) = tokio::io::split(stream);
         let request = tokio::time::timeout(OPENING, read_message::<JobRequest>(&mut read)).await;
         let request = match request {
@@ -97,7 +104,7 @@ impl Dispatch {
         }
         let (events, mut queue) = mpsc::channel(64);
         let driver = Arc::clone(&self.driver);
-        let job = tokio::spawn(async move { driver.run(request, events).await });
+        let job = tokio::spawn(async move { driver.run(from, request, events).await });
         let writing = async {
             while let Some(event) = queue.recv().await {
                 write_message(&mut write, &event).await?;
@@ -119,7 +126,7 @@ impl Dispatch {
     }
 
     async fn see_through(&self, submission: Submission) {
-        let Submission { mut request, events } = submission;
+        let Submission { mut request, nonce, events } = submission;
         let mut accepted = false;
         let mut reason = String::new();
         for attempt in 0..=MAX_RESUBMISSIONS {
@@ -142,6 +149,10 @@ impl Dispatch {
             };
             match self.attempt(master, &mut request, &mut accepted, &events).await {
                 Outcome::Over => return,
+                Outcome::Done(None) => return debug!(job = %request.job, "an answer came without receipts"),
+                Outcome::Done(Some(receipts)) => {
+                    return self.audits.settle(Settlement { request, nonce, receipts });
+                }
                 Outcome::Lost(why) => reason = why,
             }
         }
@@ -165,7 +176,8 @@ impl Dispatch {
         let (forward, mut queue) = mpsc::channel(64);
         let source = if master == self.swarm.me() {
             let (driver, request) = (Arc::clone(&self.driver), request.clone());
-            tokio::spawn(async move { driver.run(request, forward).await })
+            let me = self.swarm.me();
+            tokio::spawn(async move { driver.run(me, request, forward).await })
         } else {
             let (swarm, request) = (self.swarm.clone(), request.clone());
             tokio::spawn(async move {
@@ -201,11 +213,19 @@ impl Dispatch {
                     }
                     request.emitted.push(*id);
                 }
+                JobEvent::Receipts(_) => return Outcome::Lost("the master sent receipts before the answer".to_owned()),
                 JobEvent::Done { .. } | JobEvent::Failed { .. } => {}
             }
-            let last = matches!(event, JobEvent::Done { .. } | JobEvent::Failed { .. });
-            if events.send(event).await.is_err() || last {
+            let (done, failed) = (matches!(event, JobEvent::Done { .. }), matches!(event, JobEvent::Failed { .. }));
+            if events.send(event).await.is_err() || failed {
                 return Outcome::Over;
+            }
+            if done {
+                let following = tokio::time::timeout(RECEIPTS, queue.recv()).await;
+                return Outcome::Done(match following {
+                    Ok(Some(JobEvent::Receipts(receipts))) => Some(receipts),
+                    _ => None,
+                });
             }
         }
     }
@@ -227,7 +247,8 @@ async fn forward_job(
             Ok(Ok(None)) => return Err("the master closed the stream".to_owned()),
             Ok(Ok(Some(event))) => event,
         };
-        let last = matches!(event, JobEvent::Done { .. } | JobEvent::Failed { .. });
+        // The stream ends with `Receipts`; an answer without them is known to its reader by silence.
+        let last = matches!(event, JobEvent::Receipts(_) | JobEvent::Failed { .. });
         if events.send(event).await.is_err() || last {
             return Ok(());
         }

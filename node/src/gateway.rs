@@ -2,6 +2,7 @@
 //! [`JobEvent`]s. Who answers (this node as master, or another over the swarm) is decided behind the channel, by
 //! [`crate::dispatch`].
 
+use consortium_protocol::wire::audit::Nonce;
 use consortium_protocol::wire::job::{JobError, JobErrorCode, JobEvent, JobRequest};
 use tokio::sync::mpsc;
 
@@ -10,12 +11,14 @@ const EVENTS: usize = 64;
 
 /// A job on its way in, with the channel its events go back on.
 ///
-/// The first event is `Accepted` or `Failed`, the last `Done` or `Failed`. The reader's end being dropped
+/// The first event is `Accepted` or `Failed`, the last `Done` or `Failed`; the receipts stay with the node. The reader's end being dropped
 /// (`events.closed()`) cancels the job on every stage.
 #[derive(Debug)]
 pub struct Submission {
-    /// What to compute.
+    /// What to compute, bound to the nonce.
     pub request: JobRequest,
+    /// What will decide which stages are audited: told to nobody before they have signed.
+    pub nonce: Nonce,
     /// Where the events go.
     pub events: mpsc::Sender<JobEvent>,
 }
@@ -34,13 +37,15 @@ impl Gateway {
         (Self { submissions }, queue)
     }
 
-    /// Submits a job and returns its events. Dropping the receiver cancels the job.
+    /// Submits a job, under a fresh challenge, and returns its events. Dropping the receiver cancels the job.
     ///
     /// # Errors
     /// `Overloaded` when the queue is full, `Internal` when the node is shutting down.
-    pub fn submit(&self, request: JobRequest) -> Result<mpsc::Receiver<JobEvent>, JobError> {
+    pub fn submit(&self, mut request: JobRequest) -> Result<mpsc::Receiver<JobEvent>, JobError> {
         let (events, receiver) = mpsc::channel(EVENTS);
-        self.submissions.try_send(Submission { request, events }).map_err(|error| match error {
+        let nonce = Nonce(rand::random());
+        request.challenge = nonce.commitment();
+        self.submissions.try_send(Submission { request, nonce, events }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => JobError::new(
                 JobErrorCode::Overloaded,
                 "this node has too many requests waiting; try again in a moment",

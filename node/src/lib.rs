@@ -11,11 +11,15 @@
 //! - [`pipeline`]: moves a job's tokens and hidden states through the stages;
 //! - [`gateway`] and [`dispatch`]: take jobs from HTTP and see them through, on this node or by the master over the
 //!   swarm, across the loss of either workers or master;
+//! - [`audit`]: commits stages to their work, draws and does audits, and keeps what is known of the others;
 //! - [`http`]: the OpenAI-compatible API; [`cli`]: the commands; [`daemon`] puts all of it together.
 //!
 //! What stays on disk: [`keyfile`], [`data_dir`], [`storage`], [`library`].
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
+pub use consortium_inference as inference;
+
+pub mod audit;
 pub mod cli;
 pub mod clock;
 pub mod cluster;

@@ -19,6 +19,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::audit::standings::Standings;
 use crate::cluster::ClusterView;
 use crate::swarm::SwarmHandle;
 
@@ -103,6 +104,8 @@ pub struct MasterTask {
     pub model: Option<(ModelRef, Arc<ModelDir>)>,
     /// Stages asked for.
     pub stages: Option<usize>,
+    /// What is thought of the members: who is shut out gets no layers.
+    pub standings: Standings,
 }
 
 impl MasterTask {
@@ -199,7 +202,7 @@ impl Running {
             return;
         }
         self.penalties.retain(|_, since| since.elapsed() < PENALTY);
-        let eligible = eligible(&view, &model);
+        let eligible = self.eligible_in(&view, &model);
         if eligible != self.eligible {
             self.eligible = eligible;
             self.settled_since = Instant::now();
@@ -257,6 +260,12 @@ impl Running {
         pipeline.route.len() < reachable && settled && idle
     }
 
+    fn eligible_in(&self, view: &ClusterView, model: &ModelRef) -> BTreeSet<NodeId> {
+        let mut able = eligible(view, model);
+        able.retain(|node| !self.task.standings.is_banned(node));
+        able
+    }
+
     fn available(&self) -> Vec<NodeId> {
         self.eligible.iter().filter(|node| !self.penalties.contains_key(node)).copied().collect()
     }
@@ -296,7 +305,7 @@ impl Running {
                 Some(answered) = loading.next() => answered,
                 // Loading may take minutes; a worker that falls silent meanwhile is not waited for.
                 changed = view.changed() => {
-                    let eligible = eligible(&view.borrow_and_update(), model);
+                    let eligible = self.eligible_in(&view.borrow_and_update(), model);
                     if changed.is_err() || view.borrow().term != term {
                         return Err("the term ended while layers were being loaded".to_owned());
                     }
@@ -346,7 +355,7 @@ impl Running {
                 link_micros: links.get(node).copied().unwrap_or(UNMEASURED_LINK_MICROS),
                 bytes_per_s: LINK_BYTES_PER_S,
                 price: heartbeat.price_per_layer_token,
-                reputation: 0,
+                reputation: (self.task.standings.score(node) * 1000.0) as u32,
                 held: heartbeat.held.iter().find(|lease| lease.model == model.digest).map(|lease| lease.range),
                 pinned: None,
             })

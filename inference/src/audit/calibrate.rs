@@ -7,8 +7,8 @@
 //! block otherwise enjoy.
 //!
 //! The tail of every statistic is extrapolated ([`Tail`]). A value passes up to the level that an honest block exceeds
-//! with probability 1e-5 by the fit, at least [`PASS_MARGIN`] times the largest measured; beyond the level of probability
-//! 1e-9, at least [`FRAUD_MARGIN`] times the largest measured, it is fraud. The fit treats blocks as independent, which
+//! with probability 1e-5 by the fit, and at least up to the largest measured and [`PASS_MARGIN`]; beyond the level of
+//! probability 1e-9, and beyond the largest measured and [`FRAUD_MARGIN`], it is fraud. The fit treats blocks as independent, which
 //! blocks of one sequence are not quite; the margins, and a tail that is never taken to end, lean the other way.
 
 use std::collections::BTreeMap;
@@ -18,8 +18,9 @@ use consortium_protocol::wire::audit::{BLOCK, Compute, NumericClass};
 use consortium_protocol::wire::heartbeat::LayerRange;
 use consortium_protocol::wire::job::Sampling;
 
-use super::classes::{ClassError, available, bit_equal, nearest, own_class};
-use super::compare::{EXACT_UNIT, JobStats, Limits, PairLimits, Recomputed, compare};
+use super::auditor::reference_class;
+use super::classes::{ClassError, available, nearest};
+use super::compare::{JobStats, Limits, PairLimits, Recomputed, compare};
 use super::replay::{ReplayError, ReplayInputs, replay};
 use super::thresholds::{Measured, Pair, Tail, Thresholds};
 use crate::PREFILL_CHUNK;
@@ -28,10 +29,10 @@ use crate::llama::Shard;
 use crate::local::LocalError;
 use crate::model_dir::ModelDir;
 
-/// How far above the largest honest value the pass limit is at least.
-pub const PASS_MARGIN: f64 = 1.1;
-/// How far above the largest honest value the fraud limit is at least.
-pub const FRAUD_MARGIN: f64 = 1.25;
+/// How far above the largest honest value the pass limit is at least, in distances of that value from the median.
+pub const PASS_MARGIN: f64 = 0.1;
+/// The same of the fraud limit.
+pub const FRAUD_MARGIN: f64 = 0.25;
 /// Probability by the fit that an honest value does not pass.
 const PASS_PROBABILITY: f64 = 1e-5;
 /// Probability by the fit that an honest value is called fraud.
@@ -230,17 +231,6 @@ fn measure(
     Ok(outputs)
 }
 
-/// The class of the reference when an auditor of one class checks work of another: its own, or, if that is the matching
-/// one, this crate's kernels. `None` where bits should be equal.
-pub fn reference_class(auditor: NumericClass, auditee: NumericClass) -> Option<NumericClass> {
-    match auditor == nearest(auditee) {
-        _ if bit_equal(nearest(auditee), auditee) => None,
-        true if auditor == own_class() => Some(available()[1]),
-        true => Some(own_class()),
-        false => Some(auditor),
-    }
-}
-
 /// For every block, twice the largest difference of a logit between what the worker and the auditor compute.
 fn margins(worker: &Shard, observed: &[f32], auditor: &Shard, matching: &[f32]) -> Result<Vec<f64>, CalibrateError> {
     let width = worker.config().hidden_size;
@@ -303,45 +293,50 @@ impl Sample {
             systematic: Tail::fit(&self.systematic),
             margin,
         };
-        let exact = reference_class(auditor, auditee).is_none();
-        let least = match auditee.compute {
-            Compute::F32 => LEAST_NEAR_F32,
-            Compute::Bf16 | Compute::F16 => LEAST_NEAR_HALF,
-        };
-        let drift = |tail: &Tail, least: f64| match exact {
-            // Nothing is measured where bits are equal: room for another system's sine, and ten times that.
-            true => Limits { pass: 2.0, fraud: 20.0 },
-            false => limits(tail, least),
-        };
-        let limits = PairLimits {
-            near: drift(&measured.near, least),
-            far: drift(&measured.far, LEAST_FAR),
-            worst: drift(&measured.worst, least),
-            job_near: drift(&measured.job_near, least),
-            job_far: drift(&measured.job_far, LEAST_FAR),
-            systematic: limits(&measured.systematic, LEAST_SYSTEMATIC),
-            margin: limits(&measured.margin, LEAST_MARGIN),
-        };
+        let limits = limits_of(auditor, auditee, &measured);
         Pair { auditor, auditee, layers, limits, measured }
     }
 }
 
-/// Least that passes of `near` and `worst` in half precision: another machine's sums may flip a rounding where those of
-/// this one did not.
-const LEAST_NEAR_HALF: f64 = 0.25;
+/// Least limits of `near` and `worst` where bits should be equal: room for another system's sine, and ten times that.
+const EXACT: Limits = Limits { pass: 2.0, fraud: 20.0 };
+/// Least limits of `near` and `worst` in half precision: another machine's sums may flip a rounding where those of this
+/// one did not.
+const NEAR_HALF: Limits = Limits { pass: 0.25, fraud: 0.5 };
 /// The same in f32, for references that are far coarser.
-const LEAST_NEAR_F32: f64 = 0.002;
-/// Least that passes of `far`.
-const LEAST_FAR: f64 = 1.1;
-/// Least that passes of the systematic share of an error.
-const LEAST_SYSTEMATIC: f64 = 0.1;
-/// Least that passes of a margin, logits.
-const LEAST_MARGIN: f64 = 100.0 * EXACT_UNIT;
+const NEAR_F32: Limits = Limits { pass: 0.002, fraud: 0.004 };
+/// Least limits of `far`.
+const FAR: Limits = Limits { pass: 1.1, fraud: 1.2 };
+/// Least limits of the systematic share of an error.
+const SYSTEMATIC: Limits = Limits { pass: 0.1, fraud: 0.2 };
+/// Least limits of a margin, logits.
+const MARGIN: Limits = Limits { pass: 1e-4, fraud: 1e-3 };
 
-fn limits(tail: &Tail, least: f64) -> Limits {
-    let pass = tail.level(PASS_PROBABILITY).max(PASS_MARGIN * tail.max).max(least);
-    let fraud = tail.level(FRAUD_PROBABILITY).max(FRAUD_MARGIN * tail.max).max(1.1 * pass);
-    Limits { pass, fraud }
+/// The limits that follow from what was measured.
+fn limits_of(auditor: NumericClass, auditee: NumericClass, measured: &Measured) -> PairLimits {
+    let exact = reference_class(auditor, auditee).is_none();
+    let (near, far) = match auditee.compute {
+        _ if exact => (EXACT, EXACT),
+        Compute::F32 => (NEAR_F32, FAR),
+        Compute::Bf16 | Compute::F16 => (NEAR_HALF, FAR),
+    };
+    PairLimits {
+        near: limits(&measured.near, near),
+        far: limits(&measured.far, far),
+        worst: limits(&measured.worst, near),
+        job_near: limits(&measured.job_near, near),
+        job_far: limits(&measured.job_far, far),
+        systematic: limits(&measured.systematic, SYSTEMATIC),
+        margin: limits(&measured.margin, MARGIN),
+    }
+}
+
+fn limits(tail: &Tail, least: Limits) -> Limits {
+    let beyond = |margin: f64| tail.max + margin * (tail.max - tail.median);
+    Limits {
+        pass: tail.level(PASS_PROBABILITY).max(beyond(PASS_MARGIN)).max(least.pass),
+        fraud: tail.level(FRAUD_PROBABILITY).max(beyond(FRAUD_MARGIN)).max(least.fraud),
+    }
 }
 
 /// Limits from samples. Margins are of last stages alone, of which not every depth has one: all depths share them.
@@ -352,4 +347,52 @@ fn pairs(samples: BTreeMap<(NumericClass, NumericClass, u16), Sample>) -> Vec<Pa
     }
     let tail = |auditor, auditee| Tail::fit(&margins[&(auditor, auditee)]);
     samples.into_iter().map(|(key, sample)| sample.pair(key, tail(key.0, key.1))).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_compiled_in_limits_follow_from_what_was_measured() {
+        for pair in Thresholds::compiled_in().pairs {
+            let limits = limits_of(pair.auditor, pair.auditee, &pair.measured);
+            let close = |a: Limits, b: Limits| {
+                assert!((a.pass / b.pass - 1.0).abs() < 1e-4 && (a.fraud / b.fraud - 1.0).abs() < 1e-4, "{a:?} {b:?}");
+            };
+            close(limits.near, pair.limits.near);
+            close(limits.far, pair.limits.far);
+            close(limits.worst, pair.limits.worst);
+            close(limits.job_near, pair.limits.job_near);
+            close(limits.job_far, pair.limits.job_far);
+            close(limits.systematic, pair.limits.systematic);
+            close(limits.margin, pair.limits.margin);
+        }
+    }
+
+    /// A small run from beginning to end: it measures all pairs, and its limits let honest work pass.
+    #[test]
+    fn a_small_calibration() {
+        let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../training/models/consortium-tiny");
+        let dir = ModelDir::open(path).unwrap();
+        let plan = Plan {
+            positions: 40,
+            splits: vec![vec![LayerRange { first: 0, last: 7 }, LayerRange { first: 8, last: 9 }]],
+            worker_chunks: vec![1],
+            auditor_chunks: vec![40],
+            ..Plan::new(&dir, vec![vec![5, 9, 200]])
+        };
+        let mut seen = Vec::new();
+        let thresholds = calibrate(&dir, &plan, &mut |progress| seen.push(progress.done)).unwrap();
+        assert_eq!(seen, [1, 2, 3, 4, 5, 6, 7, 8]);
+        assert_eq!(thresholds.pairs.len(), 32);
+        assert_eq!(Thresholds::parse(&thresholds.to_json().unwrap()).unwrap(), thresholds);
+        for pair in &thresholds.pairs {
+            let own = pair.auditee == available()[0];
+            assert_eq!(pair.measured.exact == 1.0, own, "{pair:?}");
+            assert!(own || (0.3..1.5).contains(&pair.measured.far.median), "{pair:?}");
+        }
+        let nothing = Plan { threads: Vec::new(), ..plan };
+        assert!(matches!(calibrate(&dir, &nothing, &mut |_| ()), Err(CalibrateError::Plan(_))));
+    }
 }

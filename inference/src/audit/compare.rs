@@ -139,7 +139,7 @@ impl JobStats {
 pub fn compare(observed: &[f32], recomputed: Recomputed<'_>, width: usize) -> Result<JobStats, ShapeError> {
     let reference = recomputed.reference.unwrap_or(recomputed.matching);
     for rows in [recomputed.matching, reference] {
-        if width == 0 || observed.len() % width != 0 || rows.len() != observed.len() {
+        if width == 0 || !observed.len().is_multiple_of(width) || rows.len() != observed.len() {
             return Err(ShapeError { observed: observed.len(), recomputed: rows.len(), width });
         }
     }

@@ -210,7 +210,7 @@ impl BlockHasher {
     /// # Errors
     /// [`CommitError::Bytes`] when `bytes` is not a whole number of rows; nothing is taken then.
     pub fn push(&mut self, bytes: &[u8]) -> Result<(), CommitError> {
-        if self.row_bytes == 0 || bytes.len() % self.row_bytes != 0 {
+        if self.row_bytes == 0 || !bytes.len().is_multiple_of(self.row_bytes) {
             return Err(CommitError::Bytes { bytes: bytes.len(), row_bytes: self.row_bytes });
         }
         let mut left = bytes;
@@ -342,7 +342,7 @@ impl StageCommitter {
         for (what, hasher, bytes) in [("input", &self.inputs, input), ("output", &self.outputs, crossing)] {
             let whole = match hasher {
                 Some(hasher) => bytes.len() == rows * hasher.row_bytes,
-                None => bytes.len() % rows == 0 && !bytes.is_empty(),
+                None => bytes.len().is_multiple_of(rows) && !bytes.is_empty(),
             };
             if !whole {
                 return Err(CommitError::Rows { what, bytes: bytes.len(), rows });

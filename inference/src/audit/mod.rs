@@ -6,6 +6,7 @@
 //! measured by [`calibrate`] and kept in [`thresholds`]. What the commitments mean, and who signs them, is in
 //! [`consortium_protocol::wire::audit`].
 
+pub mod auditor;
 pub mod calibrate;
 pub mod classes;
 pub mod compare;

@@ -79,7 +79,7 @@ pub fn replay(shard: &Shard, inputs: ReplayInputs<'_>, chunk: usize) -> Result<R
     let chunk = if chunk == 0 { PREFILL_CHUNK } else { chunk };
     let (rows, fits) = match inputs {
         ReplayInputs::Tokens(tokens) => (tokens.len(), shard.is_first()),
-        ReplayInputs::Hidden(values) => (values.len() / width, !shard.is_first() && values.len() % width == 0),
+        ReplayInputs::Hidden(values) => (values.len() / width, !shard.is_first() && values.len().is_multiple_of(width)),
     };
     if !fits || rows == 0 {
         return Err(ReplayError::Inputs(shard.range()));

@@ -55,7 +55,9 @@ impl Tail {
             };
         }
         let share = count / sorted.len().max(1) as f64;
-        Self { samples: values.len(), median: at(0.5), max: at(1.0), start, share, scale, shape }
+        let [median, max] = [at(0.5), at(1.0)].map(rounded);
+        let [start, share, scale, shape] = [start, share, scale, shape].map(rounded);
+        Self { samples: values.len(), median, max, start, share, scale, shape }
     }
 
     /// The level that a value exceeds with this probability.
@@ -69,6 +71,11 @@ impl Tail {
             shape => self.start + self.scale / shape * (ratio.powf(shape) - 1.0),
         }
     }
+}
+
+/// Five digits: more say nothing, and fill files.
+fn rounded(value: f64) -> f64 {
+    format!("{value:.4e}").parse().unwrap_or(value)
 }
 
 #[cfg(test)]

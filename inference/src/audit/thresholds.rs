@@ -138,12 +138,20 @@ impl Thresholds {
         Self::parse(&std::fs::read_to_string(path).map_err(io)?)
     }
 
-    /// The text of the file, JSON.
+    /// The text of the file: JSON, a line for each pair.
     ///
     /// # Errors
     /// [`ThresholdsError::Format`] if a number is not finite.
     pub fn to_json(&self) -> Result<String, ThresholdsError> {
-        Ok(serde_json::to_string_pretty(self)? + "\n")
+        let head = (serde_json::to_string(&self.model)?, self.positions, self.threads);
+        let pairs: Vec<String> = self.pairs.iter().map(serde_json::to_string).collect::<Result<_, _>>()?;
+        Ok(format!(
+            "{{\"model\":{},\"positions\":{},\"threads\":{},\"pairs\":[\n{}\n]}}\n",
+            head.0,
+            head.1,
+            head.2,
+            pairs.join(",\n")
+        ))
     }
 
     /// The limits for an auditor and an auditee of these classes and a stage of so many layers: those of the least depth
@@ -157,5 +165,69 @@ impl Thresholds {
             }
         }
         best.map(|pair| &pair.limits)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::classes::{ENGINE, available, bit_equal};
+    use super::*;
+
+    #[test]
+    fn the_compiled_in_limits_cover_all_classes_and_lie_above_what_was_measured() {
+        let thresholds = Thresholds::compiled_in();
+        assert_eq!(thresholds.model, "consortium-tiny");
+        for auditor in available() {
+            for auditee in available() {
+                for layers in [1, 2, 3, 5, 10, 80] {
+                    assert!(thresholds.limits(auditor, auditee, layers).is_some(), "{auditor:?} {auditee:?} {layers}");
+                }
+            }
+        }
+        for Pair { auditor, auditee, limits, measured, .. } in &thresholds.pairs {
+            for (limits, tail) in [
+                (limits.near, measured.near),
+                (limits.far, measured.far),
+                (limits.worst, measured.worst),
+                (limits.job_near, measured.job_near),
+                (limits.job_far, measured.job_far),
+                (limits.margin, measured.margin),
+            ] {
+                assert!(limits.pass >= tail.max && limits.fraud > limits.pass, "{auditor:?} {auditee:?}");
+            }
+            if bit_equal(*auditee, *auditee) {
+                assert_eq!((measured.exact, limits.near.pass), (1.0, 2.0), "{auditor:?} {auditee:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn the_limits_of_the_next_greater_depth_are_taken() {
+        let thresholds = Thresholds::compiled_in();
+        let [own, _, half, _] = available();
+        let of: Vec<&Pair> = thresholds.pairs.iter().filter(|p| (p.auditor, p.auditee) == (own, half)).collect();
+        let depths: Vec<u16> = of.iter().map(|pair| pair.layers).collect();
+        assert_eq!(depths, [1, 3, 4, 5, 10]);
+        for (layers, index) in [(1, 0), (2, 1), (3, 1), (5, 3), (6, 4), (10, 4), (32, 4)] {
+            assert_eq!(thresholds.limits(own, half, layers), Some(&of[index].limits), "{layers}");
+        }
+        let newer = NumericClass { engine: ENGINE + 1, ..half };
+        assert_eq!(thresholds.limits(own, newer, 1), None);
+    }
+
+    #[test]
+    fn files_are_checked() {
+        let thresholds = Thresholds::compiled_in();
+        let text = thresholds.to_json().unwrap();
+        assert_eq!(Thresholds::parse(&text).unwrap(), thresholds);
+        let mut wrong = thresholds;
+        wrong.pairs[3].limits.far.fraud = 0.5;
+        assert!(matches!(Thresholds::parse(&wrong.to_json().unwrap()), Err(ThresholdsError::Order { .. })));
+        assert!(matches!(Thresholds::parse("{}"), Err(ThresholdsError::Format(_))));
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("thresholds.json");
+        assert!(matches!(Thresholds::read(&path), Err(ThresholdsError::Io { .. })));
+        std::fs::write(&path, &text).unwrap();
+        assert!(Thresholds::read(&path).is_ok());
     }
 }

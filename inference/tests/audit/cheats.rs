@@ -10,8 +10,6 @@ use safetensors::tensor::{Dtype, TensorView};
 /// What is done to the weights.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub(crate) enum Tamper {
-    /// Nothing; the tensors only become f32.
-    None,
     /// Matrices rounded to this many bits, symmetric, one scale per row (largest magnitude).
     PerRow(u32),
     /// The same with one scale per group of 32 columns, as llama.cpp's Q8_0 and Q4_0 have it.
@@ -31,7 +29,6 @@ impl Tamper {
         }
         let is = |layer: usize, part: &str| name.contains(&format!("layers.{layer}.")) && name.contains(part);
         match self {
-            Self::None => {}
             Self::PerRow(bits) => values.chunks_mut(shape[1]).for_each(|row| quantise(row, bits)),
             Self::PerGroup(bits) => values.chunks_mut(32).for_each(|group| quantise(group, bits)),
             Self::SkipLayer(layer) if is(layer, "o_proj") || is(layer, "down_proj") => values.fill(0.0),

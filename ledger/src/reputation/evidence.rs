@@ -162,20 +162,30 @@ pub(crate) fn all(tx: &Transaction<'_>) -> Result<BTreeMap<NodeId, Vec<Evidence>
     Ok(evidence)
 }
 
-/// A page of evidence about a node with the signed bytes, in the order of digests.
+/// A page of evidence with the signed bytes, about one node or about all, in the order of digests.
 pub(crate) fn page(
     tx: &Transaction<'_>,
-    subject: &NodeId,
+    subject: Option<&NodeId>,
     after: Option<Hash>,
     limit: u32,
 ) -> Result<Vec<(Evidence, Vec<u8>)>, LedgerError> {
     // The empty string sorts before every digest.
     let after = after.map(|digest| digest.as_bytes().to_vec()).unwrap_or_default();
+    let about = if subject.is_some() { "subject = ?3 AND" } else { "?3 IS NULL AND" };
     let mut statement = tx.prepare_cached(&format!(
-        "SELECT {COLUMNS}, bytes FROM evidence WHERE subject = ?1 AND digest > ?2 ORDER BY digest LIMIT ?3"
+        "SELECT {COLUMNS}, bytes FROM evidence WHERE {about} digest > ?1 ORDER BY digest LIMIT ?2"
     ))?;
-    let rows = statement.query_map(params![subject.as_bytes(), after, limit], |row| Ok((read(row)?, row.get(6)?)))?;
+    let rows = statement
+        .query_map(params![after, limit, subject.map(NodeId::as_bytes)], |row| Ok((read(row)?, row.get(6)?)))?;
     Ok(rows.collect::<Result<_, _>>()?)
+}
+
+/// One piece of evidence with the signed bytes.
+pub(crate) fn one(tx: &Transaction<'_>, digest: &Hash) -> Result<Option<(Evidence, Vec<u8>)>, LedgerError> {
+    Ok(tx
+        .prepare_cached(&format!("SELECT {COLUMNS}, bytes FROM evidence WHERE digest = ?1"))?
+        .query_row([digest.as_bytes()], |row| Ok((read(row)?, row.get(6)?)))
+        .optional()?)
 }
 
 fn note(tx: &Transaction<'_>, me: &NodeId, piece: &Evidence, bytes: &[u8], now_ms: u64) -> Result<Noted, LedgerError> {
@@ -332,18 +342,6 @@ impl Ledger {
                 "DELETE FROM evidence WHERE at_ms <= ?1 AND NOT (finding = 'fraud' AND signer = ?2 AND at_ms > ?3)",
                 params![time(short), self.owner().as_bytes(), time(long)],
             )?)
-        })
-    }
-
-    /// The signed bytes of a piece of evidence, by its digest.
-    ///
-    /// # Errors
-    /// [`LedgerError::Database`].
-    pub fn evidence_bytes(&self, digest: &Hash) -> Result<Option<Vec<u8>>, LedgerError> {
-        self.read(|tx| {
-            Ok(tx
-                .query_row("SELECT bytes FROM evidence WHERE digest = ?1", [digest.as_bytes()], |row| row.get(0))
-                .optional()?)
         })
     }
 }

@@ -75,7 +75,7 @@ pub use records::NodeRecord;
 pub use score::{Score, score};
 pub use trust::{Trust, trust};
 
-use crate::ledger::{Ledger, LedgerError};
+use crate::ledger::{Ledger, LedgerError, hex};
 
 /// Most nodes on one page.
 pub const MAX_PAGE: u32 = 100;
@@ -200,7 +200,13 @@ pub struct EvidenceView {
     pub signed: String,
 }
 
-/// A page of evidence about a node.
+impl From<(Evidence, Vec<u8>)> for EvidenceView {
+    fn from((evidence, bytes): (Evidence, Vec<u8>)) -> Self {
+        Self { evidence, signed: hex(&bytes) }
+    }
+}
+
+/// A page of evidence.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct EvidencePage {
     /// The pieces, in the order of their digests.
@@ -304,25 +310,32 @@ impl Ledger {
         })
     }
 
-    /// The evidence about a node: the pieces after digest `after`, at most `limit` and [`MAX_EVIDENCE_PAGE`].
+    /// The evidence about one node, or about all: the pieces after digest `after`, at most `limit` and
+    /// [`MAX_EVIDENCE_PAGE`].
     ///
     /// # Errors
     /// [`LedgerError::Database`].
-    pub fn evidence_about(&self, node: &NodeId, after: Option<Hash>, limit: u32) -> Result<EvidencePage, LedgerError> {
+    pub fn evidence(
+        &self,
+        about: Option<&NodeId>,
+        after: Option<Hash>,
+        limit: u32,
+    ) -> Result<EvidencePage, LedgerError> {
         let limit = limit.clamp(1, MAX_EVIDENCE_PAGE);
         self.read(|tx| {
-            let mut found = evidence::page(tx, node, after, limit + 1)?;
+            let mut found = evidence::page(tx, about, after, limit + 1)?;
             let more = found.len() > limit as usize;
             found.truncate(limit as usize);
             let next = found.last().map(|(piece, _)| piece.digest).filter(|_| more);
-            let evidence = found
-                .into_iter()
-                .map(|(evidence, bytes)| {
-                    let signed = bytes.iter().map(|byte| format!("{byte:02x}")).collect();
-                    EvidenceView { evidence, signed }
-                })
-                .collect();
-            Ok(EvidencePage { evidence, next })
+            Ok(EvidencePage { evidence: found.into_iter().map(EvidenceView::from).collect(), next })
         })
+    }
+
+    /// A piece of evidence, by the digest of the signed statement.
+    ///
+    /// # Errors
+    /// [`LedgerError::Database`].
+    pub fn evidence_of(&self, digest: &Hash) -> Result<Option<EvidenceView>, LedgerError> {
+        self.read(|tx| Ok(evidence::one(tx, digest)?.map(EvidenceView::from)))
     }
 }

@@ -1,6 +1,6 @@
 //! The score: a pure function of evidence, the time and whom to trust. The formula is in [`crate::reputation`].
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use consortium_protocol::{Hash, NodeId, merkle};
 use serde::{Deserialize, Serialize};
@@ -71,7 +71,7 @@ pub struct Score {
     pub ban: Ban,
     /// The time for which this holds, in milliseconds since 1970.
     pub at_ms: u64,
-    /// How much evidence was given, whether it counted or not.
+    /// How many pieces of evidence were given, whether they counted or not.
     pub evidence: u64,
     /// Root over that evidence: [`root`].
     pub evidence_root: Hash,
@@ -81,7 +81,7 @@ pub struct Score {
 /// [`merkle::leaf_hash`] of the 32 bytes of the `n`th digest.
 #[must_use]
 pub fn root(digests: impl IntoIterator<Item = Hash>) -> Hash {
-    let sorted: std::collections::BTreeSet<Hash> = digests.into_iter().collect();
+    let sorted: BTreeSet<Hash> = digests.into_iter().collect();
     let leaves: Vec<Hash> = sorted.iter().map(|digest| merkle::leaf_hash(digest.as_bytes())).collect();
     merkle::root(&leaves)
 }
@@ -174,7 +174,7 @@ pub fn score(evidence: &[Evidence], now_ms: u64, me: &NodeId, trust: &dyn Fn(&No
         lied: count(&|piece| piece.finding == Finding::FalseWord && piece.signer == *me) > 0,
         ban,
         at_ms: now_ms,
-        evidence: evidence.len() as u64,
+        evidence: evidence.iter().map(|piece| piece.digest).collect::<BTreeSet<_>>().len() as u64,
         evidence_root: root(evidence.iter().map(|piece| piece.digest)),
     }
 }

@@ -78,7 +78,7 @@ async fn start(state: &AppState, kind: Kind, request: JobRequest) -> Result<(Job
     match job.event().await? {
         JobEvent::Accepted { model, .. } => Ok((job, Shape::new(kind, &id, &model))),
         JobEvent::Failed { error } => Err(error.into()),
-        JobEvent::Token { .. } | JobEvent::Done { .. } => {
+        JobEvent::Token { .. } | JobEvent::Done { .. } | JobEvent::Receipts(_) => {
             Err(ApiError::internal("The job's events came out of order."))
         }
     }
@@ -106,7 +106,7 @@ impl Job {
         loop {
             match self.event().await? {
                 // Sent again by a gateway that took the job to a new master; the client need not know.
-                JobEvent::Accepted { .. } => {}
+                JobEvent::Accepted { .. } | JobEvent::Receipts(_) => {}
                 JobEvent::Token { text, .. } if text.is_empty() => {}
                 JobEvent::Token { text, .. } => {
                     self.count(&text)?;

@@ -1,5 +1,6 @@
 //! Fields that chat and text completions share.
 
+use consortium_protocol::hash::Hash;
 use consortium_protocol::wire::job::{JobId, JobRequest, MAX_STOP, Prompt, Sampling};
 use serde_json::Value;
 
@@ -50,6 +51,8 @@ pub(super) fn read(
         stop,
         ignore_eos,
         emitted: Vec::new(),
+        // Set with the nonce when the job is submitted.
+        challenge: Hash::from_bytes([0; 32]),
     };
     Ok((request, delivery))
 }

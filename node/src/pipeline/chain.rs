@@ -3,6 +3,7 @@
 use consortium_protocol::envelope::Signed;
 use consortium_protocol::identity::NodeId;
 use consortium_protocol::wire;
+use consortium_protocol::wire::audit::StageReceipt;
 use consortium_protocol::wire::pipeline::{Dtype, Frame, SessionOpen, StageFailure, StepHeader};
 use tokio::io::AsyncWriteExt as _;
 use tokio::sync::mpsc;
@@ -21,6 +22,8 @@ pub(super) enum ChainEvent {
     Opened { attempt: u32 },
     /// A token was sampled for position `pos`.
     Token { attempt: u32, seq: u32, pos: u32, id: u32 },
+    /// The receipts of all stages.
+    Receipts { attempt: u32, chain: Vec<Signed<StageReceipt>> },
     /// A stage reported a failure.
     Failed { attempt: u32, failure: StageFailure },
     /// A stream at this end broke.
@@ -38,7 +41,7 @@ pub(super) struct ChainStep {
 
 /// An open (or opening) chain. Dropping it closes the stages.
 pub(super) struct Chain {
-    steps: mpsc::Sender<ChainStep>,
+    frames: mpsc::Sender<Frame>,
     _tokens: Registration,
 }
 
@@ -53,15 +56,22 @@ impl Chain {
         let session = open.payload();
         let (first, last) = (session.route.first()?.node, session.route.last()?.node);
         let tokens = inbox.register(session, last, events.clone());
-        let (steps, queue) = mpsc::channel(STEPS);
+        let (frames, queue) = mpsc::channel(STEPS);
         let head = Head { swarm: swarm.clone(), first, attempt: session.attempt, events: events.clone() };
         tokio::spawn(head.run(open.clone(), queue));
-        Some(Self { steps, _tokens: tokens })
+        Some(Self { frames, _tokens: tokens })
     }
 
     /// Queues a step; false when the chain has ended.
     pub(super) fn step(&self, step: ChainStep) -> bool {
-        self.steps.try_send(step).is_ok()
+        let ChainStep { seq, pos, tokens, sample } = step;
+        let header = StepHeader { seq, pos, tokens, sample, hidden: 0, dtype: Dtype::F32 };
+        self.frames.try_send(Frame::Step { header, payload: Vec::new() }).is_ok()
+    }
+
+    /// Asks the stages for their receipts; there will be no more steps. False when the chain has ended.
+    pub(super) fn seal(&self) -> bool {
+        self.frames.try_send(Frame::Receipts(Vec::new())).is_ok()
     }
 }
 
@@ -73,9 +83,9 @@ struct Head {
 }
 
 impl Head {
-    async fn run(self, open: Signed<SessionOpen>, steps: mpsc::Receiver<ChainStep>) {
+    async fn run(self, open: Signed<SessionOpen>, frames: mpsc::Receiver<Frame>) {
         let (attempt, node) = (self.attempt, self.first);
-        let end = match self.converse(&open, steps).await {
+        let end = match self.converse(&open, frames).await {
             Ok(None) => return,
             Ok(Some(failure)) => ChainEvent::Failed { attempt, failure },
             Err(reason) => ChainEvent::Broken { attempt, node, reason },
@@ -87,15 +97,13 @@ impl Head {
     async fn converse(
         &self,
         open: &Signed<SessionOpen>,
-        mut steps: mpsc::Receiver<ChainStep>,
+        mut frames: mpsc::Receiver<Frame>,
     ) -> Result<Option<StageFailure>, String> {
         let mut stream = self.swarm.open_stream(self.first, wire::STAGE).await.map_err(|error| error.to_string())?;
         framing::write_bytes(&mut stream, open.as_bytes()).await.map_err(|error| error.to_string())?;
         let (mut read, mut write) = tokio::io::split(stream);
         let writing = async {
-            while let Some(ChainStep { seq, pos, tokens, sample }) = steps.recv().await {
-                let header = StepHeader { seq, pos, tokens, sample, hidden: 0, dtype: Dtype::F32 };
-                let frame = Frame::Step { header, payload: Vec::new() };
+            while let Some(frame) = frames.recv().await {
                 framing::write_frame(&mut write, &frame).await.map_err(|error| error.to_string())?;
             }
             let _gone = write.shutdown().await;

@@ -12,7 +12,8 @@ use consortium_protocol::envelope::Signed;
 use consortium_protocol::identity::{NodeId, RootKey};
 use consortium_protocol::time::Millis;
 use consortium_protocol::wire::Message;
-use consortium_protocol::wire::job::{FinishReason, JobError, JobErrorCode, JobEvent, JobRequest, Usage};
+use consortium_protocol::wire::audit::StageReceipt;
+use consortium_protocol::wire::job::{FinishReason, JobError, JobErrorCode, JobEvent, JobRequest, Receipts, Usage};
 use consortium_protocol::wire::pipeline::{Hop, SessionOpen, StageFailureCode};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
@@ -27,6 +28,8 @@ use crate::swarm::SwarmHandle;
 
 /// Time for a pipeline to stand, at first and after a failure.
 const PIPELINE: Duration = Duration::from_secs(20);
+/// Time for the receipts of all stages to come home.
+const SEAL: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_millis(250);
 /// Jobs driven at a time; more are refused rather than made to wait without end.
 const MAX_JOBS: usize = 64;
@@ -61,14 +64,19 @@ impl Driver {
         Self { config, room: Semaphore::new(MAX_JOBS) }
     }
 
-    /// Runs one job to its end. The receiver of `events` being dropped cancels it on all stages.
-    pub async fn run(&self, request: JobRequest, events: mpsc::Sender<JobEvent>) {
-        if let Err(error) = self.try_run(request, &events).await {
+    /// Runs one job of `payer` to its end. The receiver of `events` being dropped cancels it on all stages.
+    pub async fn run(&self, payer: NodeId, request: JobRequest, events: mpsc::Sender<JobEvent>) {
+        if let Err(error) = self.try_run(payer, request, &events).await {
             let _gone = events.send(JobEvent::Failed { error }).await;
         }
     }
 
-    async fn try_run(&self, request: JobRequest, events: &mpsc::Sender<JobEvent>) -> Result<(), JobError> {
+    async fn try_run(
+        &self,
+        payer: NodeId,
+        request: JobRequest,
+        events: &mpsc::Sender<JobEvent>,
+    ) -> Result<(), JobError> {
         Message::check(&request).map_err(|error| JobError::new(JobErrorCode::InvalidRequest, error.to_string()))?;
         let _room = self.room.try_acquire().map_err(|_| {
             JobError::new(JobErrorCode::Overloaded, format!("{MAX_JOBS} jobs are in progress; try again in a moment"))
@@ -79,7 +87,7 @@ impl Driver {
             let encoding = tokio::task::spawn_blocking(move || serving.tokens(&prompt));
             encoding.await.map_err(|error| JobError::new(JobErrorCode::Internal, error.to_string()))??
         };
-        let mut job = Job::new(&self.config, serving, request, tokens, events)?;
+        let mut job = Job::new(&self.config, serving, payer, request, tokens, events)?;
         let pipeline = tokio::select! {
             pipeline = job.wait_for_pipeline(None) => pipeline?,
             () = events.closed() => return Ok(()),
@@ -102,14 +110,16 @@ impl Driver {
 struct Job<'a> {
     driver: &'a DriverConfig,
     events: &'a mpsc::Sender<JobEvent>,
+    payer: NodeId,
     request: JobRequest,
-    prompt_len: u32,
+    prompt: Vec<u32>,
     serving: Arc<Serving>,
     session: Session,
     text: TextOut,
     started: Instant,
     rng: StdRng,
     chain: Option<Chain>,
+    attempt: Attempt,
     chain_events: (mpsc::Sender<ChainEvent>, mpsc::Receiver<ChainEvent>),
     /// Version of the pipeline that the current attempt runs on.
     version: u64,
@@ -123,15 +133,15 @@ impl<'a> Job<'a> {
     fn new(
         driver: &'a DriverConfig,
         serving: Arc<Serving>,
+        payer: NodeId,
         request: JobRequest,
-        tokens: Vec<u32>,
+        prompt: Vec<u32>,
         events: &'a mpsc::Sender<JobEvent>,
     ) -> Result<Self, JobError> {
-        let prompt_len = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
         let text = TextOut::resume(serving.tokenizer.detokenizer(), request.stop.clone(), &request.emitted)?;
         let config = serving.dir.config();
         let spec = JobSpec {
-            prompt: tokens,
+            prompt: prompt.clone(),
             emitted: request.emitted.clone(),
             max_tokens: request.max_tokens,
             context: serving.model.context,
@@ -144,13 +154,15 @@ impl<'a> Job<'a> {
         Ok(Self {
             driver,
             events,
-            prompt_len,
+            payer,
+            prompt,
             serving,
             session,
             text,
             started: Instant::now(),
             rng: StdRng::from_os_rng(),
             chain: None,
+            attempt: Attempt::default(),
             chain_events: mpsc::channel(EVENTS),
             version: 0,
             term: 0,
@@ -162,6 +174,10 @@ impl<'a> Job<'a> {
 
     fn now(&self) -> Millis {
         Millis(u64::try_from(self.started.elapsed().as_millis()).unwrap_or(u64::MAX))
+    }
+
+    fn prompt_len(&self) -> u32 {
+        u32::try_from(self.prompt.len()).unwrap_or(u32::MAX)
     }
 
     /// The committed pipeline; after a failure, one of a later version than the failed one.
@@ -186,7 +202,7 @@ impl<'a> Job<'a> {
         let accepted = JobEvent::Accepted {
             model: self.serving.model.clone(),
             term: pipeline.term,
-            prompt_tokens: self.prompt_len,
+            prompt_tokens: self.prompt_len(),
             seed: self.request.sampling.seed,
         };
         let _gone = self.events.send(accepted).await;
@@ -237,7 +253,14 @@ impl<'a> Job<'a> {
     fn translate(&mut self, event: ChainEvent) -> Input {
         match event {
             ChainEvent::Opened { attempt } => Input::Opened { attempt },
-            ChainEvent::Token { attempt, seq, pos, id } => Input::Token { attempt, seq, pos, id },
+            ChainEvent::Token { attempt, seq, pos, id } => {
+                if attempt == self.attempt.number {
+                    self.attempt.drawn(pos, id);
+                }
+                Input::Token { attempt, seq, pos, id }
+            }
+            // Before they were asked for.
+            ChainEvent::Receipts { .. } => Input::Tick,
             ChainEvent::Failed { attempt, failure } => {
                 self.at_fault = (failure.code != StageFailureCode::PeerLost).then_some(failure.node);
                 warn!(job = %self.request.job, node = %failure.node, stage = failure.stage, reason = failure.message, "a stage failed");
@@ -269,10 +292,15 @@ impl<'a> Job<'a> {
                             inputs.push_back(Input::StopMatched);
                         }
                     }
+                    // A job that has ended closes its chain when it has the receipts.
+                    Output::Close { .. } if self.session.is_done() => {}
                     Output::Close { .. } => self.chain = None,
                     Output::Replan { .. } => inputs.push_back(self.replan().await?),
                     Output::Finish { reason, usage } => end = Some((reason, usage)),
-                    Output::Fail(error) => return Err(error),
+                    Output::Fail(error) => {
+                        self.chain = None;
+                        return Err(error);
+                    }
                 }
             }
         }
@@ -289,11 +317,16 @@ impl<'a> Job<'a> {
             driver: self.driver.swarm.me(),
             route,
             sampling: self.request.sampling.clone(),
-            prompt_len: self.prompt_len,
+            prompt_len: self.prompt_len(),
             max_positions,
+            payer: self.payer,
+            challenge: self.request.challenge,
         };
         let open = Signed::sign(&self.driver.key, open);
         self.chain = Chain::open(&self.driver.swarm, &self.driver.inbox, &open, &self.chain_events.0);
+        let tokens = [self.prompt.as_slice(), self.session.emitted()].concat();
+        let drawn_from = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
+        self.attempt = Attempt { number: attempt, order: Some(open), tokens, drawn_from };
     }
 
     async fn emit(&mut self, index: u32, id: u32) -> Result<bool, JobError> {
@@ -314,10 +347,74 @@ impl<'a> Job<'a> {
     }
 
     async fn finish(&mut self, (finish, usage): (FinishReason, Usage)) -> Result<(), JobError> {
-        self.chain = None;
         let text = self.text.finish()?;
-        let _gone = self.events.send(JobEvent::Done { finish, usage, text }).await;
+        if self.events.send(JobEvent::Done { finish, usage, text }).await.is_ok()
+            && let Some(receipts) = self.receipts().await
+        {
+            let _gone = self.events.send(JobEvent::Receipts(Box::new(receipts))).await;
+        }
+        self.chain = None;
         Ok(())
+    }
+
+    /// What the stages sign for the last attempt.
+    async fn receipts(&mut self) -> Option<Receipts> {
+        let order = self.attempt.order.clone()?;
+        if !self.chain.as_ref().is_some_and(Chain::seal) {
+            return None;
+        }
+        match tokio::time::timeout(SEAL, self.sealed()).await {
+            Ok(Ok(chain)) => {
+                let Attempt { tokens, drawn_from, .. } = std::mem::take(&mut self.attempt);
+                Some(Receipts { order, chain, tokens, drawn_from })
+            }
+            Ok(Err(reason)) => {
+                warn!(job = %self.request.job, reason, "the stages gave no receipts");
+                None
+            }
+            Err(_) => {
+                warn!(job = %self.request.job, "the stages gave no receipts in time");
+                None
+            }
+        }
+    }
+
+    async fn sealed(&mut self) -> Result<Vec<Signed<StageReceipt>>, String> {
+        while let Some(event) = self.chain_events.1.recv().await {
+            match event {
+                ChainEvent::Receipts { attempt, chain } if attempt == self.attempt.number => return Ok(chain),
+                // Asked for before it was clear that the text had ended.
+                ChainEvent::Token { attempt, pos, id, .. } if attempt == self.attempt.number => {
+                    self.attempt.drawn(pos, id);
+                }
+                ChainEvent::Failed { attempt, failure } if attempt == self.attempt.number => {
+                    return Err(failure.to_string());
+                }
+                ChainEvent::Broken { attempt, node, reason } if attempt == self.attempt.number => {
+                    return Err(format!("{node}: {reason}"));
+                }
+                _ => {}
+            }
+        }
+        Err("the queue of events closed".to_owned())
+    }
+}
+
+/// What the present attempt has computed, for its receipts.
+#[derive(Default)]
+struct Attempt {
+    number: u32,
+    order: Option<Signed<SessionOpen>>,
+    /// The prompt, what was emitted before, and every token drawn since, whether it was emitted or not.
+    tokens: Vec<u32>,
+    drawn_from: u32,
+}
+
+impl Attempt {
+    fn drawn(&mut self, pos: u32, id: u32) {
+        if self.tokens.len() == pos as usize {
+            self.tokens.push(id);
+        }
     }
 }
 

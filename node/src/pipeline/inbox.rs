@@ -87,6 +87,7 @@ impl TokenInbox {
             };
             let event = match frame {
                 Ok(Some(Frame::Token { seq, pos, id, .. })) => ChainEvent::Token { attempt, seq, pos, id },
+                Ok(Some(Frame::Receipts(chain))) => ChainEvent::Receipts { attempt, chain },
                 Ok(Some(Frame::Error(failure))) => ChainEvent::Failed { attempt, failure },
                 Ok(Some(_)) => {
                     ChainEvent::Broken { attempt, node: from, reason: "sent what does not belong here".to_owned() }
@@ -96,7 +97,7 @@ impl TokenInbox {
                 }
                 Err(error) => ChainEvent::Broken { attempt, node: from, reason: error.to_string() },
             };
-            let ended = !matches!(event, ChainEvent::Token { .. });
+            let ended = !matches!(event, ChainEvent::Token { .. } | ChainEvent::Receipts { .. });
             if events.send(event).await.is_err() || ended {
                 return;
             }

@@ -8,12 +8,14 @@
 //! - `worker`: one stage of one session.
 //! - `inbox`: where tokens come home to their driver.
 //! - `chain`: the driver's end of one attempt.
+//! - `tamper`: where an experiment makes a worker dishonest.
 //! - `driver`: a job from prompt to last token, over as many attempts as it takes.
 
 mod chain;
 mod driver;
 mod framing;
 mod inbox;
+mod tamper;
 #[cfg(test)]
 mod tests;
 mod worker;
@@ -21,6 +23,7 @@ mod worker;
 pub use driver::{Driver, DriverConfig};
 pub use framing::{read_message, write_message};
 pub use inbox::TokenInbox;
+pub use tamper::{Tamper, TamperedSession};
 pub use worker::Worker;
 
 use consortium_protocol::hash::Hash;

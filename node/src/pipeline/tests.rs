@@ -1,12 +1,14 @@
 //! A worker and a driver over memory transport, with the project's own model; and peers that do not play by the rules.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use consortium_protocol::cluster::{ClusterId, ClusterName};
 use consortium_protocol::envelope::Signed;
 use consortium_protocol::identity::RootKey;
 use consortium_protocol::wire;
+use consortium_protocol::wire::audit::{AuditOrder, Nonce, Outcome, check_chain};
 use consortium_protocol::wire::heartbeat::{LayerRange, ModelRef};
 use consortium_protocol::wire::job::{JobId, Sampling};
 use consortium_protocol::wire::pipeline::{Dtype, Frame, Hop, SessionOpen, StageFailureCode, StepHeader};
@@ -16,6 +18,10 @@ use tokio::sync::{mpsc, watch};
 
 use super::chain::{Chain, ChainEvent, ChainStep};
 use super::{TokenInbox, Worker, framing};
+use crate::audit::Spool;
+use crate::audit::check::check;
+use crate::audit::opening::Opened;
+use crate::audit::proof::Proof;
 use crate::cluster::ClusterView;
 use crate::library::Library;
 use crate::shards::Shards;
@@ -37,6 +43,7 @@ struct Pair {
     range: LayerRange,
     shards: Shards,
     inbox: TokenInbox,
+    spool: Spool,
 }
 
 async fn pair(seed: u8) -> Pair {
@@ -77,8 +84,18 @@ async fn pair(seed: u8) -> Pair {
     let (_, view) = watch::channel(view);
     let inbox = TokenInbox::default();
     tokio::spawn(inbox.clone().serve(master.me(), tokens));
-    tokio::spawn(Worker { cluster: cluster(), swarm: worker.clone(), shards: shards.clone(), view }.serve(stages));
-    Pair { key, master, worker, model, range, shards, inbox }
+    let spool = Spool::new(64 << 20);
+    let serving = Worker {
+        cluster: cluster(),
+        swarm: worker.clone(),
+        shards: shards.clone(),
+        view,
+        key: Arc::new(worker_key),
+        spool: spool.clone(),
+        tamper: None,
+    };
+    tokio::spawn(serving.serve(stages));
+    Pair { key, master, worker, model, range, shards, inbox, spool }
 }
 
 impl Pair {
@@ -94,6 +111,8 @@ impl Pair {
             sampling: Sampling { temperature: 0.0, ..Sampling::default() },
             prompt_len: 3,
             max_positions: 64,
+            payer: self.master.me(),
+            challenge: Nonce([9; 32]).commitment(),
         }
     }
 
@@ -229,6 +248,66 @@ async fn bad_frames_end_their_session_alone() {
         let _closed = tokio::time::timeout(PATIENCE, stream.read_to_end(&mut rest)).await.expect(what);
     }
     assert_eq!(pair.tokens(3, &[5, 6, 7], 3).await.len(), 3);
+}
+
+/// Runs a job of a few tokens to its receipt, and opens it.
+async fn sealed(pair: &Pair, job: u8) -> Proof {
+    let open = Signed::sign(&pair.key, SessionOpen { job: JobId([job; 16]), ..pair.open() });
+    let (events, mut queue) = mpsc::channel(16);
+    let chain = Chain::open(&pair.master, &pair.inbox, &open, &events).unwrap();
+    let mut next = async || tokio::time::timeout(PATIENCE, queue.recv()).await.unwrap().unwrap();
+    assert!(matches!(next().await, ChainEvent::Opened { .. }));
+    let (mut tokens, mut pos) = ((5..45).map(|token| token + u32::from(job)).collect::<Vec<u32>>(), 0);
+    for seq in 0..3 {
+        let rows = u32::try_from(tokens.len()).unwrap();
+        assert!(chain.step(ChainStep { seq, pos, tokens, sample: true }));
+        let ChainEvent::Token { id, .. } = next().await else { panic!("expected a token") };
+        (pos, tokens) = (pos + rows, vec![id]);
+    }
+    assert!(chain.seal());
+    let ChainEvent::Receipts { chain: receipts, .. } = next().await else { panic!("expected receipts") };
+    assert!(
+        !chain.step(ChainStep { seq: 3, pos, tokens, sample: true }) || {
+            matches!(next().await, ChainEvent::Failed { .. } | ChainEvent::Broken { .. })
+        }
+    );
+    check_chain(&open, &receipts).unwrap();
+    let kept = pair.spool.find(&receipts[0].digest()).unwrap();
+    let opened = Opened { opening: kept.opening.clone(), inputs: kept.inputs.clone(), outputs: kept.outputs.clone() };
+    Proof { order: AuditOrder { order: open, chain: receipts, nonce: Nonce([9; 32]) }, opened }
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_sealed_session_opens_and_passes_and_nothing_else_does() {
+    let pair = pair(50).await;
+    let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../training/models/consortium-tiny");
+    let dir = consortium_inference::model_dir::ModelDir::open(dir).unwrap();
+    let thresholds = consortium_inference::audit::thresholds::Thresholds::compiled_in();
+    let proof = sealed(&pair, 1).await;
+    let finding = check(&proof, &dir, &thresholds).unwrap();
+    assert_eq!((finding.outcome, finding.blocks, finding.exact), (Outcome::Pass, 2, 2), "{}", finding.detail);
+
+    // What goes through a file is the same, and a byte more or less is noticed.
+    let bytes = proof.encode();
+    let again = Proof::decode(&bytes).await.unwrap();
+    assert_eq!(check(&again, &dir, &thresholds).unwrap(), finding);
+    assert!(Proof::decode(&bytes[..bytes.len() - 1]).await.is_err());
+    assert!(Proof::decode(&[&bytes[..], &[0]].concat()).await.is_err());
+
+    // Whoever shows something else than it signed for proves nothing, and passes nothing.
+    for damage in 0..3 {
+        let mut other = Proof::decode(&bytes).await.unwrap();
+        match damage {
+            0 => other.opened.outputs[7] ^= 1,
+            1 => other.opened.opening.tokens[3] ^= 1,
+            _ => other.opened.opening.drawn[40] ^= 1,
+        }
+        assert_eq!(check(&other, &dir, &thresholds).unwrap().outcome, Outcome::Withheld, "{damage}");
+    }
+    // Another job's opening does not do.
+    let elsewhere = sealed(&pair, 2).await;
+    let swapped = Proof { order: proof.order, opened: elsewhere.opened };
+    assert_eq!(check(&swapped, &dir, &thresholds).unwrap().outcome, Outcome::Withheld);
 }
 
 #[tokio::test]

@@ -3,17 +3,22 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use consortium_inference::stage::{HiddenStates, SessionGuard, SessionParams, StageError, Step, StepResult};
+use consortium_inference::audit::classes::own_class;
+use consortium_inference::stage::{
+    HiddenStates, SessionGuard, SessionParams, StageError, Step, StepOutput, StepResult,
+};
 use consortium_protocol::cluster::ClusterId;
 use consortium_protocol::envelope::Signed;
-use consortium_protocol::identity::NodeId;
+use consortium_protocol::identity::{NodeId, RootKey};
 use consortium_protocol::wire;
+use consortium_protocol::wire::audit::StageReceipt;
 use consortium_protocol::wire::pipeline::{Dtype, Frame, SessionOpen, StageFailure, StageFailureCode, StepHeader};
 use tokio::io::{AsyncRead, AsyncWriteExt as _, ReadHalf, WriteHalf};
 use tokio::sync::{Semaphore, watch};
 use tracing::debug;
 
-use super::{framing, session_id};
+use super::{Tamper, TamperedSession, framing, session_id};
+use crate::audit::{Record, Rows, Spool};
 use crate::cluster::ClusterView;
 use crate::shards::{ActiveSession, Shards};
 use crate::swarm::{ByteStream, Incoming, SwarmHandle};
@@ -22,6 +27,8 @@ use crate::swarm::{ByteStream, Incoming, SwarmHandle};
 const OPENING: Duration = Duration::from_secs(10);
 /// A session whose driver says nothing for so long is given up.
 const SILENCE: Duration = Duration::from_secs(120);
+/// Rows whose record is made in passing; more are hashed on a thread for it.
+const FEW_ROWS: u32 = 8;
 /// Streams served at a time, all stages together.
 const MAX_STREAMS: usize = 256;
 
@@ -36,6 +43,12 @@ pub struct Worker {
     pub shards: Shards,
     /// Whom to obey.
     pub view: watch::Receiver<ClusterView>,
+    /// Signs receipts.
+    pub key: Arc<RootKey>,
+    /// Where sessions are kept until nobody can ask for them any more.
+    pub spool: Spool,
+    /// None, except in experiments.
+    pub tamper: Option<Arc<dyn Tamper>>,
 }
 
 impl Worker {
@@ -126,95 +139,187 @@ impl Worker {
             .await
             .map_err(|error| unreachable(error.to_string()))?;
         let active = self.shards.begin_session();
-        Ok(StageSession { _active: active, me, stage, next, last: protocol == wire::TOKENS, guard, downstream })
+        let place = u16::try_from(stage).unwrap_or(u16::MAX);
+        let record = Record::new(signed.clone(), place, own_class(), shard.stage.info().width, &self.spool);
+        let at = Place { me, stage, next, last: protocol == wire::TOKENS };
+        let tampered = self.tamper.as_ref().and_then(|tamper| tamper.session(open, place));
+        let steps = Steps { at, guard, record: Some(record), key: Arc::clone(&self.key), tampered };
+        Ok(StageSession { _active: active, steps, downstream })
+    }
+}
+
+/// Where in a route a session is.
+#[derive(Clone, Copy)]
+struct Place {
+    me: NodeId,
+    stage: usize,
+    next: NodeId,
+    last: bool,
+}
+
+impl Place {
+    fn failure(self, code: StageFailureCode, message: impl Into<String>) -> StageFailure {
+        failure(self.me, self.stage, code, message.into())
+    }
+
+    async fn send(self, downstream: &mut Downstream, frame: &Frame) -> Result<(), StageFailure> {
+        let sent = framing::write_frame(downstream, frame).await;
+        sent.map_err(|error| self.next_lost(error.to_string()))
+    }
+
+    fn next_lost(self, message: String) -> StageFailure {
+        failure(self.next, self.stage + 1, StageFailureCode::PeerLost, message)
     }
 }
 
 struct StageSession {
     _active: ActiveSession,
-    me: NodeId,
-    stage: usize,
-    next: NodeId,
-    last: bool,
-    guard: SessionGuard,
+    steps: Steps,
     downstream: ByteStream,
 }
 
 impl StageSession {
     /// Runs until upstream closes (`Ok`) or something fails (`Err`, to be told upstream).
     async fn run(self, upstream: ReadHalf<ByteStream>) -> Result<(), StageFailure> {
-        let Self { _active, me, stage, next, last, guard, downstream } = self;
-        let (downstream_read, downstream_write) = tokio::io::split(downstream);
+        let Self { _active, steps, downstream } = self;
+        let at = steps.at;
+        let (downstream_read, downstream) = tokio::io::split(downstream);
         // Neither future is cut off half-way through a frame: each lives until one of them ends the session.
         tokio::select! {
-            result = steps(me, stage, next, last, &guard, upstream, downstream_write) => result,
-            failed = trouble_below(stage, next, last, downstream_read) => Err(failed),
+            result = steps.run(upstream, downstream) => result,
+            failed = trouble_below(at, downstream_read) => Err(failed),
         }
     }
 }
 
-async fn steps(
-    me: NodeId,
-    stage: usize,
-    next: NodeId,
-    last: bool,
-    guard: &SessionGuard,
-    mut upstream: impl AsyncRead + Unpin,
-    mut downstream: WriteHalf<ByteStream>,
-) -> Result<(), StageFailure> {
-    loop {
-        let broken = |error: std::io::Error| failure(me, stage, StageFailureCode::BadFrame, error.to_string());
-        let frame = match tokio::time::timeout(SILENCE, framing::read_frame(&mut upstream)).await {
-            Err(_) => {
-                return Err(failure(me, stage, StageFailureCode::Timeout, format!("nothing to do for {SILENCE:?}")));
+type Downstream = WriteHalf<ByteStream>;
+
+/// The way down the pipeline of one session.
+struct Steps {
+    at: Place,
+    guard: SessionGuard,
+    /// None once it is sealed.
+    record: Option<Record>,
+    key: Arc<RootKey>,
+    tampered: Option<Box<dyn TamperedSession>>,
+}
+
+impl Steps {
+    async fn run(
+        mut self,
+        mut upstream: impl AsyncRead + Unpin,
+        mut downstream: Downstream,
+    ) -> Result<(), StageFailure> {
+        loop {
+            let frame = match tokio::time::timeout(SILENCE, framing::read_frame(&mut upstream)).await {
+                Err(_) => {
+                    let message = format!("nothing to do for {SILENCE:?}");
+                    return Err(self.at.failure(StageFailureCode::Timeout, message));
+                }
+                Ok(Err(error)) => return Err(self.at.failure(StageFailureCode::BadFrame, error.to_string())),
+                Ok(Ok(None)) => {
+                    let _gone = downstream.shutdown().await;
+                    return Ok(());
+                }
+                Ok(Ok(Some(frame))) => frame,
+            };
+            match (frame, self.record.take()) {
+                (Frame::Step { header, payload }, Some(record)) => {
+                    self.record = Some(self.step(header, payload, record, &mut downstream).await?);
+                }
+                (Frame::Receipts(chain), Some(record)) => self.seal(chain, record, &mut downstream).await?,
+                (Frame::Step { .. } | Frame::Receipts(_), None) => {
+                    return Err(self.at.failure(StageFailureCode::BadFrame, "the session is sealed"));
+                }
+                _ => return Err(self.at.failure(StageFailureCode::BadFrame, "a frame that does not belong here")),
             }
-            Ok(Err(error)) => return Err(broken(error)),
-            Ok(Ok(None)) => {
-                let _gone = downstream.shutdown().await;
-                return Ok(());
-            }
-            Ok(Ok(Some(frame))) => frame,
-        };
-        let Frame::Step { header, payload } = frame else {
-            return Err(failure(me, stage, StageFailureCode::BadFrame, "a frame that does not belong here".to_owned()));
-        };
-        let (seq, pos, sample, rows) = (header.seq, header.pos, header.sample, header.tokens.len());
-        let hidden = (header.hidden > 0).then_some(HiddenStates {
-            rows: u32::try_from(rows).unwrap_or(u32::MAX),
-            width: header.hidden,
-            data: payload,
-        });
-        let tokens = if last { Vec::new() } else { header.tokens.clone() };
+        }
+    }
+
+    async fn step(
+        &mut self,
+        header: StepHeader,
+        payload: Vec<u8>,
+        record: Record,
+        downstream: &mut Downstream,
+    ) -> Result<Record, StageFailure> {
+        let (seq, pos, sample) = (header.seq, header.pos, header.sample);
+        let rows = u32::try_from(header.tokens.len()).unwrap_or(u32::MAX);
+        let tokens = header.tokens.clone();
+        let input = (header.hidden > 0).then(|| payload.clone());
+        let hidden = (header.hidden > 0).then_some(HiddenStates { rows, width: header.hidden, data: payload });
         let step = Step { seq, pos, tokens: header.tokens, hidden, sample };
-        let output =
-            guard.step(step).await.map_err(|error| failure(me, stage, failure_code(&error), error.to_string()))?;
-        let passed_on = match output.kind {
+        let output = self.compute(step).await?;
+        // What leaves goes first: the next stage computes while this one writes down.
+        let (hidden, drawn) = match output.kind {
             StepResult::Hidden(hidden) => {
-                let header = StepHeader { seq, pos, tokens, sample, hidden: hidden.width, dtype: Dtype::F32 };
-                Frame::Step { header, payload: hidden.data }
+                let onward = tokens.clone();
+                let header = StepHeader { seq, pos, tokens: onward, sample, hidden: hidden.width, dtype: Dtype::F32 };
+                self.at.send(downstream, &Frame::Step { header, payload: hidden.data.clone() }).await?;
+                (Some(hidden), None)
             }
             StepResult::Token(id) => {
-                let pos = pos.saturating_add(u32::try_from(rows).unwrap_or(u32::MAX));
-                Frame::Token { seq, pos, id, micros: vec![output.micros] }
+                let pos = pos.saturating_add(rows);
+                self.at.send(downstream, &Frame::Token { seq, pos, id, micros: vec![output.micros] }).await?;
+                (output.hidden, Some(id))
             }
-            StepResult::Nothing => continue,
+            StepResult::Nothing => (output.hidden, None),
         };
-        framing::write_frame(&mut downstream, &passed_on)
-            .await
-            .map_err(|error| failure(next, stage + 1, StageFailureCode::PeerLost, error.to_string()))?;
+        let Some(hidden) = hidden else {
+            return Err(self.at.failure(StageFailureCode::Internal, "the stage gave no hidden states to commit to"));
+        };
+        let write_down = move |mut record: Record| {
+            let rows = Rows { tokens: &tokens, input: input.as_deref(), output: &hidden.data, drawn };
+            record.add(&rows).map(|()| record)
+        };
+        let internal = |error: &dyn std::fmt::Display| self.at.failure(StageFailureCode::Internal, error.to_string());
+        let written = if rows <= FEW_ROWS {
+            write_down(record)
+        } else {
+            tokio::task::spawn_blocking(move || write_down(record)).await.map_err(|error| internal(&error))?
+        };
+        written.map_err(|error| internal(&error))
+    }
+
+    async fn compute(&mut self, step: Step) -> Result<StepOutput, StageFailure> {
+        let seen = self.tampered.is_some().then(|| step.clone());
+        let computed = self.guard.step_keeping(step).await;
+        let mut output = computed.map_err(|error| self.at.failure(failure_code(&error), error.to_string()))?;
+        if let (Some(mut tampered), Some(step)) = (self.tampered.take(), seen) {
+            let tampering = tokio::task::spawn_blocking(move || {
+                tampered.step(&step, &mut output);
+                (tampered, output)
+            });
+            let broken = |error: tokio::task::JoinError| self.at.failure(StageFailureCode::Internal, error.to_string());
+            let (tampered, changed) = tampering.await.map_err(broken)?;
+            (self.tampered, output) = (Some(tampered), changed);
+        }
+        Ok(output)
+    }
+
+    /// Adds this stage's receipt to those of the stages before.
+    async fn seal(
+        &mut self,
+        mut chain: Vec<Signed<StageReceipt>>,
+        record: Record,
+        downstream: &mut Downstream,
+    ) -> Result<(), StageFailure> {
+        let receipt = record.seal(&self.key, &chain);
+        chain.push(receipt.map_err(|reason| self.at.failure(StageFailureCode::BadFrame, reason))?);
+        self.at.send(downstream, &Frame::Receipts(chain)).await
     }
 }
 
 /// Resolves when the next stage reports a failure or closes.
-async fn trouble_below(stage: usize, next: NodeId, last: bool, mut downstream: impl AsyncRead + Unpin) -> StageFailure {
+async fn trouble_below(at: Place, mut downstream: impl AsyncRead + Unpin) -> StageFailure {
     let what = match framing::read_frame(&mut downstream).await {
         Ok(Some(Frame::Error(failure))) => return failure,
         Ok(Some(_)) => "sent what does not belong here".to_owned(),
         Ok(None) => "closed the stream".to_owned(),
         Err(error) => error.to_string(),
     };
-    let who = if last { "the driver" } else { "the next stage" };
-    failure(next, stage + 1, StageFailureCode::PeerLost, format!("{who} {what}"))
+    let who = if at.last { "the driver" } else { "the next stage" };
+    at.next_lost(format!("{who} {what}"))
 }
 
 fn failure(node: NodeId, stage: usize, code: StageFailureCode, message: String) -> StageFailure {

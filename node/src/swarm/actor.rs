@@ -437,6 +437,8 @@ fn concerns(fact: &Fact, cluster: ClusterId) -> bool {
     match fact {
         Fact::Heartbeat(heartbeat) => heartbeat.payload().cluster == cluster,
         Fact::Certificate(certificate) => certificate.verify(cluster).is_ok(),
+        Fact::Verdict(verdict) => verdict.payload().cluster == cluster,
+        Fact::Rebuttal(rebuttal) => rebuttal.payload().cluster == cluster,
     }
 }
 

@@ -1,0 +1,23 @@
+//! Work that others can check.
+//!
+//! A stage writes down what it computes ([`Record`]), seals it with a receipt, and keeps what opens it for a while
+//! ([`Spool`]). The gateway of a job is its payer: it examines the receipts ([`account`]), draws with its nonce which
+//! stages are audited, and audits them itself or has a member do it that holds the model. The auditor ([`Audits`])
+//! fetches the stage's [`opening`], recomputes it ([`check`]), and gives a signed verdict to the cluster. A fraud comes
+//! with a [`proof`] that others stream on request ([`evidence`]) and check for themselves: only a proof that this node
+//! saw hold counts as fraud here, and one that it saw fail counts against the accuser ([`standings`]).
+
+pub mod account;
+pub mod check;
+pub mod evidence;
+pub mod opening;
+pub mod proof;
+mod record;
+pub mod spool;
+pub mod standings;
+mod task;
+
+pub use account::Settlement;
+pub use record::{Record, Rows};
+pub use spool::Spool;
+pub use task::{AuditTask, Audits};

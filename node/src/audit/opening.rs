@@ -1,0 +1,116 @@
+//! Openings: a stage shows what it committed to, to whoever has the payer's nonce.
+
+use std::io;
+use std::sync::Arc;
+use std::time::Duration;
+
+use consortium_protocol::wire;
+use consortium_protocol::wire::audit::{AuditOrder, Opening};
+use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::sync::Semaphore;
+use tracing::debug;
+
+use super::spool::Spool;
+use crate::pipeline::{read_message, write_message};
+use crate::swarm::{ByteStream, Incoming, SwarmHandle};
+
+/// Time for a peer to say what it wants, and for a stage to begin its answer.
+const ASKING: Duration = Duration::from_secs(15);
+/// Time for all of an opening to arrive.
+const FETCHING: Duration = Duration::from_secs(120);
+/// The largest opening that is read, bytes of inputs and outputs together.
+pub const MAX_OPENING: usize = 1 << 30;
+/// Openings served at a time.
+const MAX_STREAMS: usize = 8;
+
+/// What a stage showed.
+#[derive(Debug)]
+pub struct Opened {
+    /// Its rows.
+    pub opening: Opening,
+    /// What came in, f32 little-endian `[rows, width]`; empty for the first stage.
+    pub inputs: Vec<u8>,
+    /// What came out, of the same shape.
+    pub outputs: Vec<u8>,
+}
+
+impl Opened {
+    /// Reads the opening of the stage that an order is about, as long as its receipt says and at most [`MAX_OPENING`].
+    /// `width` is the elements of a row, where they are known.
+    ///
+    /// # Errors
+    /// When the stream breaks off, or the opening is not of the shape that receipt and width give.
+    pub async fn read(
+        stream: &mut (impl AsyncRead + Unpin),
+        order: &AuditOrder,
+        width: Option<u32>,
+    ) -> io::Result<Self> {
+        let Some(opening) = read_message::<Opening>(stream).await? else {
+            return Err(io::Error::new(io::ErrorKind::NotFound, "nothing was shown"));
+        };
+        let said = order.receipt().map(|receipt| (receipt.payload().positions as usize, receipt.payload().stage));
+        let lengths = said
+            .filter(|(positions, _)| opening.tokens.len() == *positions)
+            .filter(|_| width.is_none_or(|width| opening.width == width))
+            .and_then(|(_, stage)| opening.lengths(stage))
+            .filter(|(inputs, outputs)| inputs + outputs <= MAX_OPENING);
+        let Some((inputs, outputs)) = lengths else {
+            return Err(io::Error::new(io::ErrorKind::InvalidData, "not of the shape that was signed for"));
+        };
+        let inputs = read_exactly(stream, inputs).await?;
+        let outputs = read_exactly(stream, outputs).await?;
+        Ok(Self { opening, inputs, outputs })
+    }
+}
+
+/// Grows with what arrives, so that an announced length alone allocates nothing.
+async fn read_exactly(stream: &mut (impl AsyncRead + Unpin), length: usize) -> io::Result<Vec<u8>> {
+    let mut bytes = Vec::with_capacity(length.min(1 << 20));
+    stream.take(length as u64).read_to_end(&mut bytes).await?;
+    if bytes.len() == length { Ok(bytes) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
+}
+
+/// Asks the stage that an order is about for its opening.
+///
+/// # Errors
+/// In words, when it shows nothing, or not what it should.
+pub async fn fetch(swarm: &SwarmHandle, order: &AuditOrder, width: u32) -> Result<Opened, String> {
+    let Some(receipt) = order.receipt() else { return Err("no receipt".to_owned()) };
+    let fetching = async {
+        let mut stream = swarm.open_stream(receipt.signer(), wire::OPENING).await.map_err(|error| error.to_string())?;
+        write_message(&mut stream, order).await.map_err(|error| error.to_string())?;
+        Opened::read(&mut stream, order, Some(width)).await.map_err(|error| error.to_string())
+    };
+    tokio::time::timeout(FETCHING, fetching).await.unwrap_or_else(|_| Err("it took too long".to_owned()))
+}
+
+/// Shows this node's sessions to those who may see them, until the swarm ends.
+pub async fn serve(swarm: SwarmHandle, spool: Spool, mut incoming: Incoming) {
+    let room = Arc::new(Semaphore::new(MAX_STREAMS));
+    while let Some((from, stream)) = incoming.recv().await {
+        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
+        let (me, spool) = (swarm.me(), spool.clone());
+        tokio::spawn(async move {
+            let _held_while_serving = permit;
+            if let Err(error) = show(me, &spool, stream).await {
+                debug!(%from, %error, "an opening was not shown");
+            }
+        });
+    }
+}
+
+async fn show(me: consortium_protocol::identity::NodeId, spool: &Spool, mut stream: ByteStream) -> io::Result<()> {
+    let asked = tokio::time::timeout(ASKING, read_message::<AuditOrder>(&mut stream)).await;
+    let Some(order) = asked.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?? else { return Ok(()) };
+    let kept = order.receipt().filter(|receipt| receipt.signer() == me).and_then(|r| spool.find(&r.digest()));
+    let Some(kept) = kept else {
+        return Err(io::Error::new(io::ErrorKind::NotFound, "no such session is kept here"));
+    };
+    let sending = async {
+        write_message(&mut stream, &kept.opening).await?;
+        stream.write_all(&kept.inputs).await?;
+        stream.write_all(&kept.outputs).await?;
+        stream.shutdown().await
+    };
+    tokio::time::timeout(FETCHING, sending).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
+}

@@ -1,0 +1,172 @@
+//! What this node thinks of the others: the ledger's reputation, kept at hand and up to date.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use consortium_ledger::ledger::{Ledger, LedgerError};
+use consortium_ledger::reputation::AuditPolicy;
+use consortium_ledger::reputation::score::Score;
+use consortium_protocol::envelope::Signed;
+use consortium_protocol::identity::{NodeId, RootKey};
+use consortium_protocol::wire::audit::{StageReceipt, Verdict};
+use consortium_protocol::wire::ledger::Rebuttal;
+use tokio::sync::watch;
+use tokio_util::sync::CancellationToken;
+use tracing::{debug, warn};
+
+use crate::clock::wall_ms;
+use crate::cluster::ClusterView;
+
+/// Members are looked at this often, for how long they are up.
+const WATCH: Duration = Duration::from_secs(10);
+/// Evidence that has expired is dropped this often.
+const TIDY: Duration = Duration::from_secs(3600);
+
+type Scores = Arc<BTreeMap<NodeId, Score>>;
+
+/// Cloneable handle. Reads are from memory, writes go through to the ledger.
+#[derive(Clone)]
+pub struct Standings {
+    ledger: Ledger,
+    key: Arc<RootKey>,
+    policy: AuditPolicy,
+    scores: watch::Sender<Scores>,
+}
+
+impl Standings {
+    /// The standings of a ledger. `key` is that of its owner.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub fn open(ledger: Ledger, key: Arc<RootKey>, policy: AuditPolicy) -> Result<Self, LedgerError> {
+        let scores = watch::Sender::new(Arc::new(ledger.scores(wall_ms())?));
+        Ok(Self { ledger, key, policy, scores })
+    }
+
+    /// The ledger behind it.
+    #[must_use]
+    pub fn ledger(&self) -> &Ledger {
+        &self.ledger
+    }
+
+    /// How often audits of this node's work are drawn, 0 to 1; always for whoever is not known.
+    #[must_use]
+    pub fn audit_rate(&self, node: &NodeId) -> f64 {
+        self.scores.borrow().get(node).map_or(1.0, |score| {
+            let now = Score { at_ms: wall_ms(), ..score.clone() };
+            self.policy.rate(&now)
+        })
+    }
+
+    /// Whether the node is shut out for a fraud that this node has seen proved.
+    #[must_use]
+    pub fn is_banned(&self, node: &NodeId) -> bool {
+        self.scores.borrow().get(node).is_some_and(|score| score.ban.holds(wall_ms()))
+    }
+
+    /// Its score, 0 to 1; that of a newcomer if it is not known.
+    #[must_use]
+    pub fn score(&self, node: &NodeId) -> f64 {
+        self.scores.borrow().get(node).map_or(consortium_ledger::reputation::score::NEWCOMER, |score| score.value)
+    }
+
+    /// Notes the work of stages whose receipts were accepted.
+    pub async fn worked(&self, chain: &[Signed<StageReceipt>]) {
+        let work: Vec<(NodeId, u64)> =
+            chain.iter().map(|receipt| (receipt.signer(), u64::from(receipt.payload().positions))).collect();
+        let written = self.run(move |ledger| {
+            work.iter().try_for_each(|(node, tokens)| ledger.observe_tokens(node, *tokens, wall_ms()))
+        });
+        written.await;
+    }
+
+    /// Takes a verdict into account: this node's own, or another's.
+    pub async fn judged(&self, verdict: &Signed<Verdict>) {
+        let (verdict, me) = (verdict.clone(), self.key.node_id());
+        self.write(move |ledger| {
+            let now = wall_ms();
+            // Evidence is kept of those who have a record: of members, and of whoever worked for this node.
+            if verdict.signer() == me {
+                ledger.observe(&verdict.payload().auditee, true, 0, now)?;
+            }
+            ledger.note_verdict(&verdict, now).map(drop)
+        })
+        .await;
+    }
+
+    /// Says that an accusation does not hold; the word to spread.
+    pub async fn rebut(&self, verdict: &Signed<Verdict>) -> Option<Signed<Rebuttal>> {
+        let (verdict, key) = (verdict.clone(), Arc::clone(&self.key));
+        self.write(move |ledger| {
+            let now = wall_ms();
+            ledger.observe(&verdict.signer(), true, 0, now)?;
+            ledger.rebut(&key, verdict.payload().cluster, &verdict, now)
+        })
+        .await
+    }
+
+    /// Takes another's rebuttal into account.
+    pub async fn rebutted(&self, rebuttal: Signed<Rebuttal>) {
+        self.write(move |ledger| ledger.note_rebuttal(&rebuttal, wall_ms()).map(drop)).await;
+    }
+
+    /// Watches how long the members are up, until `stop`.
+    pub async fn watch(self, view: watch::Receiver<ClusterView>, me: NodeId, stop: CancellationToken) {
+        let mut every = tokio::time::interval(WATCH);
+        every.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+        let (mut last, mut tidied) = (Instant::now(), Instant::now());
+        loop {
+            tokio::select! {
+                () = stop.cancelled() => return,
+                _ = every.tick() => {}
+            }
+            let elapsed = u64::try_from(last.elapsed().as_millis()).unwrap_or(u64::MAX);
+            last = Instant::now();
+            let members: Vec<(NodeId, bool)> = {
+                let view = view.borrow();
+                let others = view.members.iter().filter(|(node, _)| **node != me);
+                others.map(|(node, member)| (*node, !member.suspect)).collect()
+            };
+            let tidy = tidied.elapsed() >= TIDY;
+            if tidy {
+                tidied = Instant::now();
+            }
+            self.write(move |ledger| {
+                ledger.observe_all(&members, elapsed, wall_ms())?;
+                if tidy { ledger.expire_evidence(wall_ms()).map(drop) } else { Ok(()) }
+            })
+            .await;
+        }
+    }
+
+    /// Writes, and brings the scores up to date. What goes wrong is logged: standings are an opinion, and the node
+    /// goes on with the one it has.
+    async fn write<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Ledger) -> Result<T, LedgerError> + Send + 'static,
+    ) -> Option<T> {
+        let value = self.run(work).await?;
+        let scores = self.run(|ledger| ledger.scores(wall_ms())).await?;
+        self.scores.send_replace(Arc::new(scores));
+        Some(value)
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        work: impl FnOnce(&Ledger) -> Result<T, LedgerError> + Send + 'static,
+    ) -> Option<T> {
+        let ledger = self.ledger.clone();
+        match tokio::task::spawn_blocking(move || work(&ledger)).await.ok()? {
+            Ok(value) => Some(value),
+            Err(error @ (LedgerError::Refused(_) | LedgerError::UnknownNode { .. })) => {
+                debug!(%error, "the ledger did not take a piece of evidence");
+                None
+            }
+            Err(error) => {
+                warn!(%error, "the ledger cannot be used");
+                None
+            }
+        }
+    }
+}
