@@ -40,4 +40,3 @@ pub mod status;
 pub mod storage;
 pub mod swarm;
 
-pub use consortium_inference as inference;
