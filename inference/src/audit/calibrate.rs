@@ -8,8 +8,8 @@
 //!
 //! The tail of every statistic is extrapolated ([`Tail`]). A value passes up to the level that an honest block exceeds
 //! with probability 1e-5 by the fit, and at least up to the largest measured and [`PASS_MARGIN`]; beyond the level of
-//! probability 1e-9, and beyond the largest measured and [`FRAUD_MARGIN`], it is fraud. The fit treats blocks as independent, which
-//! blocks of one sequence are not quite; the margins, and a tail that is never taken to end, lean the other way.
+//! probability 1e-9, and beyond the largest measured and [`FRAUD_MARGIN`], it is fraud. The fit treats blocks as
+//! independent, which blocks of one sequence are not quite; a tail that is never taken to end leans the other way.
 
 use std::collections::BTreeMap;
 
@@ -22,6 +22,7 @@ use super::auditor::reference_class;
 use super::classes::{ClassError, available, nearest};
 use super::compare::{JobStats, Limits, PairLimits, Recomputed, compare};
 use super::replay::{ReplayError, ReplayInputs, replay};
+use super::tail::rounded;
 use super::thresholds::{Measured, Pair, Tail, Thresholds};
 use crate::PREFILL_CHUNK;
 use crate::generate::generate;
@@ -333,10 +334,10 @@ fn limits_of(auditor: NumericClass, auditee: NumericClass, measured: &Measured) 
 
 fn limits(tail: &Tail, least: Limits) -> Limits {
     let beyond = |margin: f64| tail.max + margin * (tail.max - tail.median);
-    Limits {
-        pass: tail.level(PASS_PROBABILITY).max(beyond(PASS_MARGIN)).max(least.pass),
-        fraud: tail.level(FRAUD_PROBABILITY).max(beyond(FRAUD_MARGIN)).max(least.fraud),
-    }
+    let pass = tail.level(PASS_PROBABILITY).max(beyond(PASS_MARGIN)).max(least.pass);
+    // The last is for samples too small to have a tail.
+    let fraud = tail.level(FRAUD_PROBABILITY).max(beyond(FRAUD_MARGIN)).max(least.fraud).max(1.01 * pass);
+    Limits { pass: rounded(pass), fraud: rounded(fraud) }
 }
 
 /// Limits from samples. Margins are of last stages alone, of which not every depth has one: all depths share them.
@@ -386,7 +387,7 @@ mod tests {
         let thresholds = calibrate(&dir, &plan, &mut |progress| seen.push(progress.done)).unwrap();
         assert_eq!(seen, [1, 2, 3, 4, 5, 6, 7, 8]);
         assert_eq!(thresholds.pairs.len(), 32);
-        assert_eq!(Thresholds::parse(&thresholds.to_json().unwrap()).unwrap(), thresholds);
+        assert!(Thresholds::parse(&thresholds.to_json().unwrap()).unwrap() == thresholds);
         for pair in &thresholds.pairs {
             let own = pair.auditee == available()[0];
             assert_eq!(pair.measured.exact == 1.0, own, "{pair:?}");

@@ -17,8 +17,8 @@
 //! - `worst`, the largest drift of a single row from its matching row, finds forged rows in a block of honest ones.
 //!
 //! Between classes of f32 the unit is about 5e-7, so that 8-bit weights stand out by four orders of magnitude. Stages of
-//! [`KernelFamily::Invariant`](consortium_protocol::wire::audit::KernelFamily) recomputed in their own class have no honest drift at all; the
-//! unit is then [`EXACT_UNIT`], far above what another system's sine could do to a rotary angle and far below any
+//! [`KernelFamily::Invariant`](consortium_protocol::wire::audit::KernelFamily) recomputed in their own class have no
+//! honest drift at all; the unit is then [`EXACT_UNIT`], far above what another system's sine could do to a rotary angle and far below any
 //! change of weights.
 //!
 //! Honest `near` depends on the number of layers of the stage, so limits are measured for each depth.
@@ -36,8 +36,9 @@
 //!
 //! # What decides
 //!
-//! Any block beyond a fraud limit in `near`, `far` or `worst`, a job's mean beyond its own, or a NaN or infinity where none is expected, is fraud. All
-//! within the pass limits is a pass, the rest is inconclusive. The other numbers of [`BlockStats`] are for people.
+//! Any block beyond a fraud limit in `near`, `far` or `worst`, a job's mean beyond its own, or a NaN or
+//! infinity in a row where none is expected, is fraud. All within the pass limits is a pass, the rest is inconclusive. Rows
+//! that overflow in a recomputation tell nothing. The other numbers of [`BlockStats`] are for people.
 
 use consortium_protocol::wire::audit::BLOCK;
 use serde::{Deserialize, Serialize};
@@ -86,7 +87,7 @@ pub struct BlockStats {
     pub rows: usize,
     /// Equal bit for bit to the matching rows.
     pub exact: bool,
-    /// A NaN or infinity where the matching rows have none.
+    /// A row with a NaN or infinity whose matching row has none.
     pub broken: bool,
     /// Drift from the matching rows: mean relative Euclidean error of a row.
     pub error: f64,
@@ -174,29 +175,45 @@ fn row_drift(a: &[f32], b: &[f32]) -> f64 {
     if difference == 0.0 { 0.0 } else { difference / size.max(1e-30) }
 }
 
-fn drift(a: &[f32], b: &[f32], width: usize) -> f64 {
-    let rows = (a.len() / width) as f64;
-    a.chunks_exact(width).zip(b.chunks_exact(width)).map(|(a, b)| row_drift(a, b)).sum::<f64>() / rows
+/// Mean relative error of the rows for which `counts` holds.
+fn drift(a: &[f32], b: &[f32], width: usize, counts: &[bool]) -> f64 {
+    let rows = a.chunks_exact(width).zip(b.chunks_exact(width)).zip(counts);
+    let sum: f64 = rows.filter(|(_, counts)| **counts).map(|((a, b), _)| row_drift(a, b)).sum();
+    sum / counts.iter().filter(|counts| **counts).count().max(1) as f64
+}
+
+fn finite(row: &[f32]) -> bool {
+    row.iter().all(|v| v.is_finite())
 }
 
 fn block_stats(observed: &[f32], matching: &[f32], reference: Option<&[f32]>, width: usize) -> BlockStats {
     let rows = observed.len() / width;
     let exact = observed.iter().zip(matching).all(|(a, b)| a.to_bits() == b.to_bits());
-    let broken = observed.iter().zip(matching).any(|(a, b)| !a.is_finite() && b.is_finite());
-    let error = drift(observed, matching, width);
-    let unit = match reference {
-        Some(reference) => drift(matching, reference, width).max(LEAST_UNIT),
-        None => EXACT_UNIT,
-    };
     let pairs = || observed.chunks_exact(width).zip(matching.chunks_exact(width));
-    let worst = pairs().map(|(a, b)| row_drift(a, b)).fold(0.0, f64::max);
+    let broken = pairs().any(|(a, b)| !finite(a) && finite(b));
+    let counts: Vec<bool> = matching.chunks_exact(width).map(finite).collect();
+    let error = drift(observed, matching, width, &counts);
+    let worst = pairs().zip(&counts).filter(|(_, counts)| **counts).map(|((a, b), _)| row_drift(a, b));
+    let worst = worst.fold(0.0, f64::max);
+    let (unit, far) = match reference {
+        None => (EXACT_UNIT, error),
+        Some(reference) => {
+            let both: Vec<bool> =
+                reference.chunks_exact(width).zip(&counts).map(|(row, counts)| *counts && finite(row)).collect();
+            let unit = drift(matching, reference, width, &both).max(LEAST_UNIT);
+            (unit, drift(observed, reference, width, &both))
+        }
+    };
     let mut relative: Vec<f64> = Vec::with_capacity(observed.len());
     let (mut exponents, mut cosine) = (0, 0.0);
-    for (a, b) in pairs() {
+    for ((a, b), _) in pairs().zip(&counts).filter(|(_, counts)| **counts) {
         let rms = (norms(b, b).1 / (width as f64).sqrt()).max(1e-30);
         relative.extend(a.iter().zip(b).map(|(a, b)| (f64::from(*a) - f64::from(*b)).abs() / rms));
         exponents += usize::from(exponent(a) != exponent(b));
         cosine += if exact { 1.0 } else { cosine_of(a, b) };
+    }
+    if relative.is_empty() {
+        relative.push(0.0);
     }
     relative.sort_unstable_by(f64::total_cmp);
     let quantile = |q: f64| relative[((relative.len() - 1) as f64 * q) as usize];
@@ -207,7 +224,7 @@ fn block_stats(observed: &[f32], matching: &[f32], reference: Option<&[f32]>, wi
         error,
         unit,
         near: error / unit,
-        far: reference.map_or(error, |reference| drift(observed, reference, width)) / unit,
+        far: far / unit,
         worst: worst / unit,
         mean: relative.iter().sum::<f64>() / relative.len() as f64,
         median: quantile(0.5),

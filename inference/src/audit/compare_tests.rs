@@ -95,6 +95,11 @@ fn what_is_no_number_is_fraud_unless_expected() {
         let expected = compare(&forged, Recomputed { matching: &forged, reference: None }, WIDTH).unwrap();
         assert_eq!(limits().judge(&expected), Finding::Pass);
     }
+    // A row that overflows for the auditor too tells nothing, and the others count.
+    let (mut overflowed, mut also) = (truth.clone(), matching.clone());
+    (overflowed[WIDTH], overflowed[WIDTH + 5], also[WIDTH]) = (f32::INFINITY, f32::NAN, f32::INFINITY);
+    let job = compare(&overflowed, Recomputed { matching: &also, reference: Some(&reference) }, WIDTH).unwrap();
+    assert!(!job.blocks[0].broken && job.near.is_finite() && job.far < 1.1 && job.blocks[0].p99 < 1.0, "{job:?}");
     // Zeros against something, and something against zeros.
     let zeros = vec![0.0; truth.len()];
     for (observed, matching) in [(&zeros, &truth), (&truth, &zeros)] {

@@ -74,7 +74,7 @@ impl Tail {
 }
 
 /// Five digits: more say nothing, and fill files.
-fn rounded(value: f64) -> f64 {
+pub(super) fn rounded(value: f64) -> f64 {
     format!("{value:.4e}").parse().unwrap_or(value)
 }
 

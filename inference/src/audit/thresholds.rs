@@ -1,5 +1,6 @@
 //! Limits for pairs of numeric classes, with what was measured to set them.
 
+use std::f64::consts::SQRT_2;
 use std::path::{Path, PathBuf};
 
 use consortium_protocol::wire::audit::NumericClass;
@@ -155,16 +156,26 @@ impl Thresholds {
     }
 
     /// The limits for an auditor and an auditee of these classes and a stage of so many layers: those of the least depth
-    /// measured that is not less, since honest drift grows with depth, or of the greatest. `None` for classes that were
-    /// not measured: nothing can be said of them.
-    pub fn limits(&self, auditor: NumericClass, auditee: NumericClass, layers: u16) -> Option<&PairLimits> {
+    /// measured that is not less, since honest drift grows with depth. Beyond the greatest depth measured its limits of
+    /// drift from the matching rows are taken times the root of two: there paths that round alike have nothing left in
+    /// common, and lie that much further apart than one of them from a reference. `None` for classes that were not
+    /// measured: nothing can be said of them.
+    pub fn limits(&self, auditor: NumericClass, auditee: NumericClass, layers: u16) -> Option<PairLimits> {
         let mut best: Option<&Pair> = None;
         for pair in self.pairs.iter().filter(|pair| (pair.auditor, pair.auditee) == (auditor, auditee)) {
             if best.is_none_or(|best| best.layers < layers) {
                 best = Some(pair);
             }
         }
-        best.map(|pair| &pair.limits)
+        let best = best?;
+        let (measured, mut limits) = (best.layers, best.limits);
+        if measured < layers {
+            for drift in [&mut limits.near, &mut limits.worst, &mut limits.job_near] {
+                drift.pass *= SQRT_2;
+                drift.fraud *= SQRT_2;
+            }
+        }
+        Some(limits)
     }
 }
 
@@ -208,9 +219,12 @@ mod tests {
         let of: Vec<&Pair> = thresholds.pairs.iter().filter(|p| (p.auditor, p.auditee) == (own, half)).collect();
         let depths: Vec<u16> = of.iter().map(|pair| pair.layers).collect();
         assert_eq!(depths, [1, 3, 4, 5, 10]);
-        for (layers, index) in [(1, 0), (2, 1), (3, 1), (5, 3), (6, 4), (10, 4), (32, 4)] {
-            assert_eq!(thresholds.limits(own, half, layers), Some(&of[index].limits), "{layers}");
+        for (layers, index) in [(1, 0), (2, 1), (3, 1), (5, 3), (6, 4), (10, 4)] {
+            assert_eq!(thresholds.limits(own, half, layers), Some(of[index].limits), "{layers}");
         }
+        let deep = thresholds.limits(own, half, 32).unwrap();
+        assert_eq!(deep.far, of[4].limits.far);
+        assert!(deep.near.pass > SQRT_2 && deep.near.fraud > deep.near.pass, "{deep:?}");
         let newer = NumericClass { engine: ENGINE + 1, ..half };
         assert_eq!(thresholds.limits(own, newer, 1), None);
     }

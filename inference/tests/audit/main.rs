@@ -106,9 +106,8 @@ const MATERIAL: [Cheat; 11] = [
     Cheat::Nothing,
 ];
 
-/// Cheats about which only the table speaks: the weights of a moment ago.
-const SLIGHT: [Cheat; 3] =
-    [Cheat::Weights(Tamper::Stale(1e-2)), Cheat::Weights(Tamper::Stale(1e-3)), Cheat::Weights(Tamper::Stale(1e-4))];
+/// Cheats about which only the table speaks (set AUDIT_REPORT to see it): the weights of a moment ago.
+const SLIGHT: [Cheat; 2] = [Cheat::Weights(Tamper::Stale(1e-2)), Cheat::Weights(Tamper::Stale(1e-3))];
 
 fn cheat(cheat: Cheat, worker: &Shard, honest: &Shard, inputs: &Inputs, others: &Inputs) -> Vec<f32> {
     let width = honest.config().hidden_size;
@@ -154,7 +153,9 @@ fn cheats_are_fraud_on_every_block_in_the_class_they_claim() {
             }
             _ => None,
         };
-        for range in STAGES {
+        // The coarse ones are seen the better the fewer the layers.
+        let stages = if is_8_bit(what) { &STAGES[..] } else { &STAGES[..2] };
+        for range in stages.iter().copied() {
             // What is done to layer 3 is not done to a stage without it.
             if matches!(what, Cheat::Weights(Tamper::SkipLayer(3) | Tamper::SkipAttention(3))) && range.first > 3 {
                 continue;
@@ -197,10 +198,11 @@ fn cheats_are_fraud_on_every_block_in_the_class_they_claim() {
 
 /// Everyone audits weights of 8 bits, the auditee's own class all else.
 fn auditors(what: Cheat, auditee: NumericClass) -> Vec<NumericClass> {
-    match what {
-        Cheat::Weights(Tamper::PerRow(8) | Tamper::PerGroup(8)) => available().to_vec(),
-        _ => vec![auditee],
-    }
+    if is_8_bit(what) { available().to_vec() } else { vec![auditee] }
+}
+
+fn is_8_bit(what: Cheat) -> bool {
+    matches!(what, Cheat::Weights(Tamper::PerRow(8) | Tamper::PerGroup(8)))
 }
 
 #[test]

@@ -67,7 +67,7 @@ impl Inputs {
 
 /// An auditor of one class of work of another, with the compiled-in limits.
 pub(crate) fn auditor_of(dir: &ModelDir, range: LayerRange, class: NumericClass, auditee: NumericClass) -> Auditor {
-    let limits = *Thresholds::compiled_in().limits(class, auditee, range.last - range.first + 1).unwrap();
+    let limits = Thresholds::compiled_in().limits(class, auditee, range.last - range.first + 1).unwrap();
     Auditor::load(dir, range, class, auditee, limits).unwrap()
 }
 
