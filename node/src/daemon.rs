@@ -155,6 +155,7 @@ pub async fn run_tampered(
         view: view.subscribe(),
         shards: shards.clone(),
         master,
+        standings: standings.clone(),
     };
 
     tokio::spawn(worker.serve(stages));

@@ -39,4 +39,3 @@ pub mod shards;
 pub mod status;
 pub mod storage;
 pub mod swarm;
-

@@ -8,6 +8,7 @@ use consortium_protocol::wire::heartbeat::Lease;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
+use crate::audit::standings::Standings;
 use crate::cluster::{ClusterView, MemberView};
 use crate::data_dir::ApiFile;
 use crate::master::MasterHandle;
@@ -34,6 +35,8 @@ pub(crate) struct Observer {
     pub(crate) shards: Shards,
     /// The master's task.
     pub(crate) master: MasterHandle,
+    /// Who is shut out.
+    pub(crate) standings: Standings,
 }
 
 impl Observer {
@@ -142,14 +145,16 @@ impl Observer {
             let pipeline = pipeline.borrow();
             return pipeline.iter().flat_map(|p| &p.route).map(|hop| stage(&hop.node, hop.range.to_string())).collect();
         }
-        let mut leases: Vec<(Lease, NodeId)> = view
-            .members
-            .iter()
-            .flat_map(|(node, member)| member.heartbeat.held.iter().map(|lease| (*lease, *node)))
-            .filter(|(lease, _)| lease.term == view.term)
-            .collect();
-        leases.sort_by_key(|(lease, node)| (lease.range.first, *node));
-        leases.iter().map(|(lease, node)| stage(node, lease.range.to_string())).collect()
+        let layers = models(view).first().map_or(0, |model| model.layers);
+        let (route, _) = cover(&self.leases(view), layers);
+        route.iter().map(|(lease, node)| stage(node, lease.range.to_string())).collect()
+    }
+
+    /// Leases of the current term, of those who may hold any.
+    fn leases(&self, view: &ClusterView) -> Vec<(Lease, NodeId)> {
+        let able = view.members.iter().filter(|(node, _)| !self.standings.is_banned(node));
+        let all = able.flat_map(|(node, member)| member.heartbeat.held.iter().map(|lease| (*lease, *node)));
+        all.filter(|(lease, _)| lease.term == view.term).collect()
     }
 
     fn waiting_for(
@@ -169,26 +174,33 @@ impl Observer {
             let why = || self.master.trouble().unwrap_or_else(|| "layers are being placed and loaded".to_owned());
             return stages.is_empty().then(why);
         }
-        let mut next = 0;
-        for lease in leases_of(view) {
-            if lease.range.first == next {
-                next = lease.range.last + 1;
-            }
-        }
-        (next < model.layers).then(|| format!("layers {next} and up of {} are not loaded yet", model.name))
+        let (_, covered) = cover(&self.leases(view), model.layers);
+        (covered < model.layers).then(|| format!("layers {covered} and up of {} are not loaded yet", model.name))
     }
 }
 
-/// Leases of the current term, by first layer.
-fn leases_of(view: &ClusterView) -> Vec<Lease> {
-    let mut leases: Vec<Lease> = view
-        .members
-        .values()
-        .flat_map(|member| member.heartbeat.held.iter().copied())
-        .filter(|lease| lease.term == view.term)
-        .collect();
-    leases.sort_by_key(|lease| lease.range.first);
-    leases
+/// Leases that follow each other from layer 0 on, and the first layer that no such row of them reaches. When it reaches
+/// all `layers`, the row covers them; layers that changed hands may be announced by two nodes for a moment, so not any
+/// lease that fits will do.
+fn cover(leases: &[(Lease, NodeId)], layers: u16) -> (Vec<(Lease, NodeId)>, u16) {
+    let mut sorted = leases.to_vec();
+    sorted.sort_by_key(|(lease, node)| (lease.range.first, lease.range.last, *node));
+    // For every layer that a row of leases ends before, the last lease of the row.
+    let mut reached: BTreeMap<u16, Option<(Lease, NodeId)>> = BTreeMap::from([(0, None)]);
+    for (lease, node) in sorted {
+        if reached.contains_key(&lease.range.first) {
+            reached.entry(lease.range.last.saturating_add(1)).or_insert(Some((lease, node)));
+        }
+    }
+    let end = reached.range(..=layers).next_back().map_or(0, |(layer, _)| *layer);
+    let mut row = Vec::new();
+    let mut at = end;
+    while let Some(Some((lease, node))) = reached.get(&at) {
+        row.push((*lease, *node));
+        at = lease.range.first;
+    }
+    row.reverse();
+    (row, end)
 }
 
 /// What the master serves.
@@ -201,4 +213,38 @@ fn models(view: &ClusterView) -> Vec<ModelStatus> {
         context: model.context,
     };
     master.heartbeat.models.iter().map(describe).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use consortium_protocol::hash::Hash;
+    use consortium_protocol::identity::RootKey;
+    use consortium_protocol::wire::heartbeat::LayerRange;
+
+    use super::*;
+
+    fn leases(ranges: &[(u16, u16)]) -> Vec<(Lease, NodeId)> {
+        let lease = |(first, last): &(u16, u16)| Lease {
+            model: Hash::of(b"model"),
+            range: LayerRange { first: *first, last: *last },
+            term: 1,
+        };
+        (1..).zip(ranges).map(|(seed, range)| (lease(range), RootKey::from_seed([seed; 32]).node_id())).collect()
+    }
+
+    #[test]
+    fn a_row_of_leases_is_found_among_those_left_over() {
+        // The holder of 5-6 was shut out and still announces it; 7 alone is nowhere.
+        let (row, end) = cover(&leases(&[(5, 6), (0, 4), (5, 7), (8, 9)]), 10);
+        let ranges: Vec<String> = row.iter().map(|(lease, _)| lease.range.to_string()).collect();
+        assert_eq!((ranges.join(" ").as_str(), end), ("0-4 5-7 8-9", 10));
+    }
+
+    #[test]
+    fn the_first_layer_out_of_reach_is_named() {
+        assert_eq!(cover(&[], 4).1, 0);
+        assert_eq!(cover(&leases(&[(1, 3)]), 4).1, 0);
+        assert_eq!(cover(&leases(&[(0, 0), (0, 1), (3, 3)]), 4).1, 2);
+        assert_eq!(cover(&leases(&[(0, u16::MAX)]), 4).1, 0);
+    }
 }

@@ -303,7 +303,8 @@ impl Running {
         if said.auditee == self.task.swarm.me() {
             return warn!(%accuser, job = %said.job, "this node is accused of fraud");
         }
-        if self.seen.contains(&digest) {
+        // One proof shuts a node out; its other jobs are for their payers to judge.
+        if self.seen.contains(&digest) || self.task.standings.is_banned(&said.auditee) {
             return;
         }
         self.remember(digest);

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
-use consortium_node::inference::audit::calibrate::reference_class;
+use consortium_node::inference::audit::auditor::reference_class;
 use consortium_node::inference::audit::classes::{available, nearest};
 use consortium_node::inference::audit::compare::{Finding, Limits, Recomputed, compare};
 use consortium_node::inference::audit::replay::{ReplayInputs, Replayed, replay};
