@@ -87,7 +87,7 @@ pub fn check(proof: &Proof, dir: &ModelDir, thresholds: &Thresholds) -> Result<F
     let limits = thresholds
         .limits(class, said.class, layers)
         .ok_or(CheckError::NotCalibrated { auditor: class, auditee: said.class })?;
-    let auditor = Auditor::load(dir, said.range, class, said.class, *limits)?;
+    let auditor = Auditor::load(dir, said.range, class, said.class, limits)?;
     let inputs = floats(&proof.opened.inputs);
     let inputs = match said.stage {
         0 => ReplayInputs::Tokens(&proof.opened.opening.tokens),
