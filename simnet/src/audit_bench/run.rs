@@ -24,6 +24,9 @@ const MOST_CHEATED: usize = 10;
 /// Rows that an auditor recomputes at once, by turns: 0 is the usual number.
 const CHUNKS: [usize; 2] = [0, 2 * BLOCK];
 
+/// Threads that honest work is done on, by turns: 0 is as many as the machine has.
+const THREADS: [usize; 2] = [0, 1];
+
 /// What to measure.
 #[derive(Clone, Debug)]
 pub struct Options {
@@ -78,6 +81,8 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(usize, usize)) -> Result<
         }
     }
     let mut activations = options.activations.as_deref().map(|dir| Activations::create(dir, &bench)).transpose()?;
+    let pool = |threads: &usize| rayon::ThreadPoolBuilder::new().num_threads(*threads).build();
+    let pools: Vec<rayon::ThreadPool> = THREADS.iter().map(pool).collect::<Result<_, _>>()?;
     let mut counts = Counts::default();
     let mut previous: Option<(Job, Work)> = None;
     let total = jobs * classes;
@@ -86,7 +91,9 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(usize, usize)) -> Result<
         let order = parties.order(&bench, &job)?;
         for class in 0..classes {
             let started = Instant::now();
-            let work = bench.work(&job, class)?;
+            // With every class on either number of threads.
+            let pool = &pools[(number / CHUNKS.len()) % THREADS.len()];
+            let work = pool.install(|| bench.work(&job, class))?;
             counts.costs.generated(class, job.rows, started.elapsed());
             let turn = Turn { bench: &bench, job: &job, number, work: &work, class };
             let cheated = number % CHEATED == 0 && number < CHEATED * MOST_CHEATED;
