@@ -75,6 +75,8 @@ pub struct LocalFacts {
     pub memory_bytes: u64,
     /// Measured time of a token through a layer, in microseconds.
     pub layer_micros: u32,
+    /// What it asks for one token through one layer.
+    pub price: Msat,
     /// Could serve as master: it has a model and its tokenizer.
     pub willing: bool,
 }
@@ -192,7 +194,7 @@ impl Running {
             models: facts.models,
             held,
             active_jobs,
-            price_per_layer_token: Msat(0),
+            price_per_layer_token: facts.price,
             uptime_s: self.started.elapsed().as_secs(),
             leaving,
             sent_at_ms: wall_ms(),
@@ -225,6 +227,8 @@ impl Running {
             }
             SwarmEvent::Fact { fact: Fact::Verdict(verdict), .. } => self.task.audits.heard(verdict),
             SwarmEvent::Fact { fact: Fact::Rebuttal(rebuttal), .. } => self.task.audits.rebutted(rebuttal),
+            SwarmEvent::Fact { fact: Fact::TreeHead(head), .. } => self.task.audits.head(head),
+            SwarmEvent::Fact { fact: Fact::Equivocation(proof), .. } => self.task.audits.equivocated(proof),
             SwarmEvent::Request { from, request, reply } => self.answer(from, request, reply).await,
         }
     }

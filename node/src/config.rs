@@ -4,7 +4,11 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 
 use consortium_protocol::cluster::ClusterName;
+use consortium_protocol::msat::Msat;
 use serde::Deserialize;
+
+/// What a node asks by default for one token through one layer.
+pub const PRICE: Msat = Msat(1);
 
 /// Settings of a running node.
 #[derive(Clone, Debug)]
@@ -25,6 +29,8 @@ pub struct Config {
     pub memory_bytes: u64,
     /// Stages to spread a model over when this node is the master; none leaves it to placement.
     pub stages: Option<usize>,
+    /// What this node asks for one token through one layer.
+    pub price: Msat,
     /// Look for peers on the local network.
     pub mdns: bool,
 }
@@ -47,6 +53,8 @@ pub struct Settings {
     pub memory: Option<String>,
     /// See [`Config::stages`].
     pub stages: Option<usize>,
+    /// In msat; see [`Config::price`].
+    pub price: Option<u64>,
     /// See [`Config::mdns`].
     pub mdns: Option<bool>,
 }
@@ -104,6 +112,7 @@ impl Settings {
             model: self.model.or(lower.model),
             memory: self.memory.or(lower.memory),
             stages: self.stages.or(lower.stages),
+            price: self.price.or(lower.price),
             mdns: self.mdns.or(lower.mdns),
         }
     }
@@ -139,6 +148,7 @@ impl Settings {
             model: self.model,
             memory_bytes,
             stages: self.stages,
+            price: self.price.map_or(PRICE, Msat),
             mdns: self.mdns.unwrap_or(true),
         })
     }

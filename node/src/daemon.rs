@@ -9,12 +9,16 @@ use anyhow::{Context as _, bail};
 use consortium_inference::audit::thresholds::Thresholds;
 use consortium_inference::stage::{StageHandle, StageOptions};
 use consortium_ledger::api_keys::ApiKeys;
+use consortium_ledger::batches::BatchPolicy;
 use consortium_ledger::ledger::Ledger;
 use consortium_ledger::reputation::AuditPolicy;
+use consortium_protocol::identity::RootKey;
 use consortium_protocol::wire;
+use consortium_protocol::wire::fact::Fact;
 use consortium_protocol::wire::heartbeat::LayerRange;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -33,6 +37,7 @@ use crate::library::{self, Library};
 use crate::master::MasterTask;
 use crate::observer::Observer;
 use crate::pipeline::{Driver, DriverConfig, Tamper, TokenInbox, Worker};
+use crate::rpc::{Rpc, Sources};
 use crate::serving::Serving;
 use crate::shards::Shards;
 use crate::storage::Storage;
@@ -42,6 +47,8 @@ use crate::swarm::{self, SwarmConfig, SwarmHandle, TransportKind};
 const GATEWAY_QUEUE: usize = 256;
 /// Known peers are written down this often.
 const REMEMBER: Duration = Duration::from_secs(30);
+/// Whether a batch of the journal is to be closed is looked at this often.
+const BATCHES: Duration = Duration::from_secs(5);
 /// Time that tasks have to end after a shutdown was asked for.
 const SHUTDOWN: Duration = Duration::from_secs(8);
 
@@ -84,6 +91,7 @@ pub async fn run_tampered(
         models: library.iter().map(|(model, _)| model.clone()).collect(),
         memory_bytes: config.memory_bytes,
         layer_micros: 0,
+        price: config.price,
         willing: !serving.is_empty(),
     });
 
@@ -123,6 +131,7 @@ pub async fn run_tampered(
     }));
     let spool = Spool::new(audit::spool::BUDGET);
     let proofs = Proofs::new(&config.data_dir);
+    let kept_proofs = proofs.clone();
     let audits = AuditTask {
         key: Arc::clone(&key),
         cluster,
@@ -131,6 +140,7 @@ pub async fn run_tampered(
         serving: serving.clone(),
         shards: shards.clone(),
         view: view.subscribe(),
+        storage: storage.clone(),
         proofs: proofs.clone(),
         standings: standings.clone(),
         thresholds: Arc::new(Thresholds::compiled_in()),
@@ -144,6 +154,7 @@ pub async fn run_tampered(
         view: view.subscribe(),
         key: Arc::clone(&key),
         spool: spool.clone(),
+        price: config.price,
         tamper,
     };
     let api_file = ApiFile { api_base, pid: std::process::id(), peer_id: me.to_string() };
@@ -167,7 +178,15 @@ pub async fn run_tampered(
     tokio::spawn(dispatch.serve_gateway(submissions));
     tokio::spawn(remember_peers(swarm.clone(), storage.clone(), stop.clone()));
     tokio::spawn(measure(serving, facts.clone()));
+    tokio::spawn(close_batches(standings.ledger().clone(), Arc::clone(&key), swarm.clone(), stop.clone()));
     let status = observer.spawn(stop.clone());
+    let rpc = Rpc::new(Sources {
+        ledger: standings.ledger().clone(),
+        policy: AuditPolicy::default(),
+        storage: storage.clone(),
+        proofs: kept_proofs,
+        status: status.clone(),
+    });
     let cluster_task = ClusterTask {
         key,
         cluster,
@@ -180,7 +199,7 @@ pub async fn run_tampered(
         view,
     };
     let membership = tokio::spawn(cluster_task.run(events, stop.clone()));
-    let app = HttpApp { gateway, status, keys, require_key };
+    let app = HttpApp { gateway, status, rpc, keys, require_key };
     let api = tokio::spawn(http::serve(listener, app, stop.clone()));
 
     api_file.write(&config.data_dir).context("cannot write api.json into the data directory")?;
@@ -274,6 +293,32 @@ async fn remember_peers(swarm: SwarmHandle, storage: Storage, stop: Cancellation
         let now_s = i64::try_from(clock::since_epoch().as_secs()).unwrap_or(i64::MAX);
         if let Err(error) = storage.save_peers(seen, now_s).await {
             warn!(%error, "could not remember peers");
+        }
+    }
+}
+
+/// Signs a head over the journal whenever a batch is due.
+async fn close_batches(ledger: Ledger, key: Arc<RootKey>, swarm: SwarmHandle, stop: CancellationToken) {
+    let policy = BatchPolicy::default();
+    let mut every = tokio::time::interval(BATCHES);
+    every.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    loop {
+        tokio::select! {
+            () = stop.cancelled() => return,
+            _ = every.tick() => {}
+        }
+        let (ledger, key) = (ledger.clone(), Arc::clone(&key));
+        let closing = tokio::task::spawn_blocking(move || ledger.close_batch(&key, &policy, clock::wall_ms()));
+        match closing.await {
+            Ok(Ok(None)) => {}
+            Ok(Ok(Some(head))) => {
+                info!(entries = head.payload().size, root = %head.payload().root, "a batch is closed");
+                if swarm.publish(Fact::TreeHead(head)).await.is_err() {
+                    return;
+                }
+            }
+            Ok(Err(error)) => warn!(%error, "a batch of the journal could not be closed"),
+            Err(error) => warn!(%error, "closing a batch of the journal broke off"),
         }
     }
 }

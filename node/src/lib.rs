@@ -12,7 +12,7 @@
 //! - [`gateway`] and [`dispatch`]: take jobs from HTTP and see them through, on this node or by the master over the
 //!   swarm, across the loss of either workers or master;
 //! - [`audit`]: commits stages to their work, draws and does audits, and keeps what is known of the others;
-//! - [`http`]: the OpenAI-compatible API; [`cli`]: the commands; [`daemon`] puts all of it together.
+//! - [`http`]: the OpenAI-compatible API; [`rpc`]: what others check this node by; [`cli`]: the commands; [`daemon`] puts all of it together.
 //!
 //! What stays on disk: [`keyfile`], [`data_dir`], [`storage`], [`library`].
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
@@ -34,6 +34,7 @@ pub mod library;
 pub mod master;
 mod observer;
 pub mod pipeline;
+pub mod rpc;
 pub mod serving;
 pub mod shards;
 pub mod status;

@@ -10,6 +10,7 @@ use consortium_inference::placement::{self, ModelCost, NodeOffer, PlacementReque
 use consortium_protocol::cluster::ClusterId;
 use consortium_protocol::envelope::Signed;
 use consortium_protocol::identity::{NodeId, RootKey};
+use consortium_protocol::msat::Msat;
 use consortium_protocol::wire::heartbeat::{LayerRange, ModelRef};
 use consortium_protocol::wire::pipeline::Hop;
 use consortium_protocol::wire::rpc::{Assign, Request, Response};
@@ -50,6 +51,8 @@ pub struct Pipeline {
     pub model: ModelRef,
     /// Its stages, in order.
     pub route: Vec<Hop>,
+    /// What one token through one layer of each stage costs.
+    pub prices: Vec<Msat>,
 }
 
 /// A job that failed on a pipeline.
@@ -221,6 +224,7 @@ impl Running {
                     version: self.version,
                     term: view.term,
                     model,
+                    prices: route.iter().map(|hop| price(&view, &hop.node)).collect(),
                     route,
                 })));
                 self.trouble.send_replace(None);
@@ -375,6 +379,11 @@ impl Running {
             nodes: offers.collect(),
         }
     }
+}
+
+/// What a member asks.
+fn price(view: &ClusterView, node: &NodeId) -> Msat {
+    view.members.get(node).map_or(Msat(0), |member| member.heartbeat.price_per_layer_token)
 }
 
 /// Members that can hold layers of `model` now.

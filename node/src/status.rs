@@ -43,6 +43,89 @@ pub struct NodeStatus {
     pub members: Vec<MemberStatus>,
 }
 
+/// The node's own half of its status.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct NodeHalf {
+    /// Version of the software.
+    pub version: String,
+    /// Process id.
+    pub pid: u32,
+    /// PeerId of this node.
+    pub peer_id: String,
+    /// Cluster name as configured.
+    pub cluster: String,
+    /// What the node is in the current term.
+    pub role: Role,
+    /// Seconds since start.
+    pub uptime_s: u64,
+    /// Addresses listened on, each ending in `/p2p/<peer id>`.
+    pub listen: Vec<String>,
+    /// Base URL of the OpenAI-compatible API, ending in `/v1`.
+    pub api_base: String,
+    /// Memory offered for model layers, in bytes.
+    pub memory_bytes: u64,
+    /// Jobs in progress on this node's stages.
+    pub active_jobs: u32,
+    /// Layers that this node holds.
+    pub held: Vec<HeldStatus>,
+}
+
+/// The cluster's half of a node's status.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ClusterHalf {
+    /// Cluster name as configured.
+    pub cluster: String,
+    /// Highest certified term known.
+    pub term: u64,
+    /// PeerId of the master obeyed, if any.
+    pub master: Option<String>,
+    /// A chat will be answered.
+    pub ready: bool,
+    /// Why not, in plain words.
+    pub waiting_for: Option<String>,
+    /// What the cluster serves now.
+    pub models: Vec<ModelStatus>,
+    /// The pipeline in use, in order.
+    pub stages: Vec<StageStatus>,
+    /// Members of the cluster in this node's view, itself included.
+    pub members: Vec<MemberStatus>,
+}
+
+impl NodeStatus {
+    /// What it says of the node.
+    #[must_use]
+    pub fn node(&self) -> NodeHalf {
+        NodeHalf {
+            version: self.version.clone(),
+            pid: self.pid,
+            peer_id: self.peer_id.clone(),
+            cluster: self.cluster.clone(),
+            role: self.role,
+            uptime_s: self.uptime_s,
+            listen: self.listen.clone(),
+            api_base: self.api_base.clone(),
+            memory_bytes: self.memory_bytes,
+            active_jobs: self.active_jobs,
+            held: self.held.clone(),
+        }
+    }
+
+    /// What it says of the cluster.
+    #[must_use]
+    pub fn cluster_view(&self) -> ClusterHalf {
+        ClusterHalf {
+            cluster: self.cluster.clone(),
+            term: self.term,
+            master: self.master.clone(),
+            ready: self.ready,
+            waiting_for: self.waiting_for.clone(),
+            models: self.models.clone(),
+            stages: self.stages.clone(),
+            members: self.members.clone(),
+        }
+    }
+}
+
 /// What a node is in the current term.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]

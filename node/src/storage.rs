@@ -1,4 +1,4 @@
-//! `node.db`: peers seen and the election's promises. One connection, used from blocking tasks.
+//! `node.db`: peers seen, the election's promises, receipts of this node's jobs. One connection, used from blocking tasks.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -7,6 +7,10 @@ use std::time::Duration;
 use consortium_protocol::cbor;
 use consortium_protocol::cluster::ClusterId;
 use consortium_protocol::election::Persisted;
+use consortium_protocol::envelope::{ENVELOPE_BYTES, Payload as _, Signed};
+use consortium_protocol::wire::audit::StageReceipt;
+use consortium_protocol::wire::job::JobId;
+use consortium_protocol::wire::pipeline::{self, SessionOpen};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 /// Each entry takes the database from version `i` to `i + 1`.
@@ -14,11 +18,18 @@ const MIGRATIONS: &[&str] = &[
     "CREATE TABLE peers (peer_id TEXT PRIMARY KEY, addresses TEXT NOT NULL, last_seen_s INTEGER NOT NULL) STRICT;
      CREATE TABLE elections (cluster BLOB PRIMARY KEY, promises BLOB NOT NULL) STRICT;",
     "CREATE TABLE life (only INTEGER PRIMARY KEY CHECK (only = 0), incarnation INTEGER NOT NULL) STRICT;",
+    "CREATE TABLE receipts (job BLOB PRIMARY KEY CHECK (length(job) = 16), at_ms INTEGER NOT NULL,
+                            order_and_chain BLOB NOT NULL) STRICT, WITHOUT ROWID;
+     CREATE INDEX receipts_age ON receipts (at_ms);",
 ];
 /// Largest stored promise: a certificate of 64 votes fits many times over.
 const MAX_PROMISES: usize = 4 << 20;
 /// Peers remembered between runs.
 const MAX_PEERS: u32 = 512;
+/// Jobs whose receipts are kept: the newest.
+const MAX_RECEIPTS: u32 = 10_000;
+/// Largest stored order with its chain of receipts.
+const MAX_ORDER_AND_CHAIN: usize = SessionOpen::MAX_BYTES + ENVELOPE_BYTES + pipeline::MAX_RECEIPTS + 64;
 
 /// Why the database cannot be used.
 #[derive(Debug, thiserror::Error)]
@@ -47,9 +58,28 @@ pub enum StorageError {
         /// The database file.
         file: String,
     },
+    /// Stored receipts that do not decode.
+    #[error("{file}: the stored receipts of job {job} are damaged")]
+    DamagedReceipts {
+        /// The database file.
+        file: String,
+        /// The job.
+        job: JobId,
+    },
     /// The blocking task was cut off by the shutdown.
     #[error("the node is shutting down")]
     Closed,
+}
+
+/// What was ordered and signed for in one of this node's jobs.
+#[derive(Clone, Debug, PartialEq)]
+pub struct JobReceipts {
+    /// When they were accepted, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// The master's order.
+    pub order: Signed<SessionOpen>,
+    /// One receipt of each stage, in the order of the route.
+    pub chain: Vec<Signed<StageReceipt>>,
 }
 
 /// Cloneable handle to the database.
@@ -179,6 +209,48 @@ impl Storage {
         .await
     }
 
+    /// Keeps the receipts of one of this node's jobs, in the place of those of an earlier attempt. Of jobs beyond
+    /// 10,000 the oldest are let go.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn save_receipts(&self, receipts: &JobReceipts) -> Result<(), StorageError> {
+        let bytes = cbor::to_vec(&(&receipts.order, &receipts.chain));
+        let (job, at_ms) = (receipts.order.payload().job, i64::try_from(receipts.at_ms).unwrap_or(i64::MAX));
+        self.run(move |db| {
+            let transaction = db.transaction()?;
+            transaction.execute("INSERT OR REPLACE INTO receipts VALUES (?1, ?2, ?3)", params![job.0, at_ms, bytes])?;
+            transaction.execute(
+                "DELETE FROM receipts WHERE job IN
+                     (SELECT job FROM receipts ORDER BY at_ms DESC, job DESC LIMIT -1 OFFSET ?1)",
+                [MAX_RECEIPTS],
+            )?;
+            transaction.commit()
+        })
+        .await
+    }
+
+    /// The receipts of a job, if they are kept.
+    ///
+    /// # Errors
+    /// When the database fails or holds what does not decode.
+    pub async fn receipts(&self, job: JobId) -> Result<Option<JobReceipts>, StorageError> {
+        let stored: Option<(u64, Vec<u8>)> = self
+            .run(move |db| {
+                db.query_row("SELECT at_ms, order_and_chain FROM receipts WHERE job = ?1", params![job.0], |row| {
+                    Ok((row.get(0)?, row.get(1)?))
+                })
+                .optional()
+            })
+            .await?;
+        let decode = |(at_ms, bytes): (u64, Vec<u8>)| {
+            let (order, chain) = cbor::from_slice(&bytes, MAX_ORDER_AND_CHAIN)
+                .map_err(|_| StorageError::DamagedReceipts { file: self.file.to_string(), job })?;
+            Ok(JobReceipts { at_ms, order, chain })
+        };
+        stored.map(decode).transpose()
+    }
+
     async fn run<T: Send + 'static>(
         &self,
         work: impl FnOnce(&mut Connection) -> rusqlite::Result<T> + Send + 'static,
@@ -193,6 +265,13 @@ impl Storage {
 
 #[cfg(test)]
 mod tests {
+    use consortium_protocol::hash::Hash;
+    use consortium_protocol::identity::RootKey;
+    use consortium_protocol::msat::Msat;
+    use consortium_protocol::wire::heartbeat::LayerRange;
+    use consortium_protocol::wire::job::Sampling;
+    use consortium_protocol::wire::pipeline::Hop;
+
     use super::*;
 
     #[tokio::test]
@@ -212,6 +291,38 @@ mod tests {
         for (wall, incarnation) in [(1000, 1000), (400, 1001), (400, 1002), (2000, 2000)] {
             assert_eq!(Storage::open(&path).unwrap().next_incarnation(wall).await.unwrap(), incarnation);
         }
+    }
+
+    #[tokio::test]
+    async fn receipts_are_kept_by_job_the_latest_of_each() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = Storage::open(&dir.path().join("node.db")).unwrap();
+        let key = RootKey::from_seed([1; 32]);
+        let job = |n: u8| JobId([n; 16]);
+        let kept = |n: u8, attempt: u32| {
+            let open = SessionOpen {
+                cluster: ClusterId(Hash::of(b"cluster")),
+                term: 3,
+                job: job(n),
+                attempt,
+                model: Hash::of(b"model"),
+                driver: key.node_id(),
+                route: vec![Hop { node: key.node_id(), range: LayerRange { first: 0, last: 3 } }],
+                prices: vec![Msat(1)],
+                sampling: Sampling::default(),
+                prompt_len: 1,
+                max_positions: 8,
+                payer: key.node_id(),
+                challenge: Hash::of(b"challenge"),
+            };
+            JobReceipts { at_ms: u64::from(n), order: Signed::sign(&key, open), chain: Vec::new() }
+        };
+        for receipts in [kept(1, 1), kept(2, 1), kept(1, 2)] {
+            storage.save_receipts(&receipts).await.unwrap();
+        }
+        assert_eq!(storage.receipts(job(1)).await.unwrap(), Some(kept(1, 2)));
+        assert_eq!(storage.receipts(job(2)).await.unwrap(), Some(kept(2, 1)));
+        assert_eq!(storage.receipts(job(3)).await.unwrap(), None);
     }
 
     #[tokio::test]

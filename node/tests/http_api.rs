@@ -6,10 +6,16 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use consortium_ledger::api_keys::ApiKeys;
+use consortium_ledger::ledger::Ledger;
+use consortium_ledger::reputation::AuditPolicy;
+use consortium_node::audit::proof::Proofs;
 use consortium_node::gateway::{Gateway, Submission};
 use consortium_node::http::{HttpApp, serve};
+use consortium_node::rpc::{Rpc, Sources};
 use consortium_node::status::{ModelStatus, NodeStatus};
+use consortium_node::storage::Storage;
 use consortium_protocol::hash::Hash;
+use consortium_protocol::identity::RootKey;
 use consortium_protocol::wire::heartbeat::ModelRef;
 use consortium_protocol::wire::job::{FinishReason, JobError, JobErrorCode, JobEvent, JobRequest, Prompt, Usage};
 use reqwest::{Method, RequestBuilder, Response, StatusCode};
@@ -48,7 +54,14 @@ impl Node {
         let listener = TcpListener::bind(bind).await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
-        let app = HttpApp { gateway, status: status_reader, keys: Arc::clone(&keys), require_key };
+        let rpc = Rpc::new(Sources {
+            ledger: Ledger::open(&dir.path().join("ledger.db"), RootKey::from_seed([1; 32]).node_id()).unwrap(),
+            policy: AuditPolicy::default(),
+            storage: Storage::open(&dir.path().join("node.db")).unwrap(),
+            proofs: Proofs::new(dir.path()),
+            status: status_reader.clone(),
+        });
+        let app = HttpApp { gateway, status: status_reader, rpc, keys: Arc::clone(&keys), require_key };
         let served = tokio::spawn(serve(listener, app, shutdown.clone()));
         let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
         Self { address, client, queue, status, keys, shutdown, served, _dir: dir }

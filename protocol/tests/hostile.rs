@@ -12,12 +12,13 @@ use consortium_protocol::election::{
 };
 use consortium_protocol::envelope::{ENVELOPE_BYTES, Payload, Signed};
 use consortium_protocol::wire::Message;
+use consortium_protocol::wire::audit::{Opening, StageReceipt};
 use consortium_protocol::wire::fact::Fact;
 use consortium_protocol::wire::heartbeat::{Heartbeat, LayerRange};
-use consortium_protocol::wire::job::{JobEvent, JobRequest};
+use consortium_protocol::wire::job::{JobEvent, JobRequest, Receipts};
 use consortium_protocol::wire::pipeline::{Frame, FrameHeader, MAX_HEADER, MAX_PAYLOAD, SessionOpen, parse_header};
 use consortium_protocol::wire::rpc::{Assign, Release, Request, Response};
-use consortium_protocol::{ClusterId, Hash, NodeId};
+use consortium_protocol::{ClusterId, Hash, Msat, NodeId};
 use proptest::prelude::*;
 use samples::key;
 use serde::{Deserialize, Serialize};
@@ -168,8 +169,28 @@ fn bounds_leave_room_for_the_largest_honest_message() {
             hop
         })
         .collect();
+    session.prices = vec![Msat(u64::MAX); 64];
     let session = Signed::sign(&key(1), session);
     assert!(Signed::<SessionOpen>::decode(session.as_bytes()).is_ok());
+
+    let receipt = StageReceipt {
+        term: u64::MAX,
+        attempt: u32::MAX,
+        stage: 63,
+        positions: u32::MAX,
+        range: LayerRange { first: 60_000, last: u16::MAX },
+        ..samples::receipts()[1].payload().clone()
+    };
+    let chain = vec![Signed::sign(&key(1), receipt); 64];
+    assert!(frame(&Frame::Receipts(chain.clone()).encode()).is_some());
+    let one_more = [chain.as_slice(), &chain[..1]].concat();
+    assert!(frame(&Frame::Receipts(one_more.clone()).encode()).is_none());
+    let receipts = |chain| Receipts { order: session.clone(), chain, tokens: vec![u32::MAX; 262_144], drawn_from: 9 };
+    assert!(JobEvent::decode(&JobEvent::Receipts(Box::new(receipts(chain))).encode()).is_ok());
+    assert!(JobEvent::decode(&JobEvent::Receipts(Box::new(receipts(one_more))).encode()).is_err());
+    let opening = Opening { tokens: vec![u32::MAX; 262_144], drawn: vec![u32::MAX; 262_144], width: 65_536 };
+    assert!(Opening::decode(&opening.encode()).is_ok());
+    assert_eq!(opening.lengths(1), Some((1 << 36, 1 << 36)));
 
     let certificate = large_certificate(64, 8);
     let bytes = Fact::Certificate(certificate.clone()).encode();

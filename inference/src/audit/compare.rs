@@ -282,6 +282,11 @@ pub struct Limits {
 }
 
 impl Limits {
+    /// The larger of both.
+    pub(super) fn wider(self, other: Self) -> Self {
+        Self { pass: self.pass.max(other.pass), fraud: self.fraud.max(other.fraud) }
+    }
+
     /// What a value says. NaN is fraud: no honest statistic is.
     pub fn judge(&self, value: f64) -> Finding {
         if value <= self.pass {

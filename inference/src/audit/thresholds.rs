@@ -156,7 +156,8 @@ impl Thresholds {
     }
 
     /// The limits for an auditor and an auditee of these classes and a stage of so many layers: those of the least depth
-    /// measured that is not less, since honest drift grows with depth. Beyond the greatest depth measured its limits of
+    /// measured that is not less, since honest drift grows with depth; for `near` and `worst` of a block the widest up to
+    /// there, since some depths are measured on few blocks. Beyond the greatest depth measured its limits of
     /// drift from the matching rows are taken times the root of two: there paths that round alike have nothing left in
     /// common, and lie that much further apart than one of them from a reference. `None` for classes that were not
     /// measured: nothing can be said of them.
@@ -169,6 +170,11 @@ impl Thresholds {
         }
         let best = best?;
         let (measured, mut limits) = (best.layers, best.limits);
+        let shallower = |pair: &&Pair| (pair.auditor, pair.auditee) == (auditor, auditee) && pair.layers < measured;
+        for pair in self.pairs.iter().filter(shallower) {
+            limits.near = limits.near.wider(pair.limits.near);
+            limits.worst = limits.worst.wider(pair.limits.worst);
+        }
         if measured < layers {
             for drift in [&mut limits.near, &mut limits.worst, &mut limits.job_near] {
                 drift.pass *= SQRT_2;
@@ -220,7 +226,9 @@ mod tests {
         let depths: Vec<u16> = of.iter().map(|pair| pair.layers).collect();
         assert_eq!(depths, [1, 3, 4, 5, 10]);
         for (layers, index) in [(1, 0), (2, 1), (3, 1), (5, 3), (6, 4), (10, 4)] {
-            assert_eq!(thresholds.limits(own, half, layers), Some(of[index].limits), "{layers}");
+            let limits = thresholds.limits(own, half, layers).unwrap();
+            assert_eq!((limits.far, limits.job_near), (of[index].limits.far, of[index].limits.job_near), "{layers}");
+            assert!(of[..=index].iter().all(|pair| limits.near.fraud >= pair.limits.near.fraud), "{layers}");
         }
         let deep = thresholds.limits(own, half, 32).unwrap();
         assert_eq!(deep.far, of[4].limits.far);

@@ -1,19 +1,23 @@
 //! What this node thinks of the others: the ledger's reputation, kept at hand and up to date.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use consortium_ledger::accounts::{Book, Owner};
+use consortium_ledger::heads::HeadSeen;
 use consortium_ledger::ledger::{Ledger, LedgerError};
+use consortium_ledger::metering::{JobRecord, StageWork, Terms};
 use consortium_ledger::reputation::AuditPolicy;
 use consortium_ledger::reputation::score::Score;
 use consortium_protocol::envelope::Signed;
 use consortium_protocol::identity::{NodeId, RootKey};
 use consortium_protocol::wire::audit::{StageReceipt, Verdict};
-use consortium_protocol::wire::ledger::Rebuttal;
+use consortium_protocol::wire::ledger::{Equivocation, Rebuttal, TreeHead};
+use consortium_protocol::wire::pipeline::SessionOpen;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, warn};
+use tracing::{debug, error, warn};
 
 use crate::clock::wall_ms;
 use crate::cluster::ClusterView;
@@ -71,12 +75,31 @@ impl Standings {
         self.scores.borrow().get(node).map_or(consortium_ledger::reputation::score::NEWCOMER, |score| score.value)
     }
 
-    /// Notes the work of stages whose receipts were accepted.
-    pub async fn worked(&self, chain: &[Signed<StageReceipt>]) {
-        let work: Vec<(NodeId, u64)> =
-            chain.iter().map(|receipt| (receipt.signer(), u64::from(receipt.payload().positions))).collect();
+    /// Books the work of stages whose receipts were accepted, at the prices of their order; pay of the stages `drawn` for
+    /// an audit waits for the verdict.
+    pub async fn worked(&self, order: &SessionOpen, chain: &[Signed<StageReceipt>], drawn: &BTreeSet<usize>) {
+        let me = self.key.node_id();
+        let stages = chain.iter().zip(&order.prices).enumerate();
+        // Nobody pays itself.
+        let stages = stages.filter(|(_, (receipt, _))| receipt.signer() != me);
+        let record = JobRecord {
+            job: order.job,
+            attempt: order.attempt,
+            payer: Owner::Own(Book::Spent),
+            fee: 0,
+            stages: stages
+                .map(|(stage, (receipt, price))| StageWork::of(receipt, *price, drawn.contains(&stage)))
+                .collect(),
+        };
         let written = self.run(move |ledger| {
-            work.iter().try_for_each(|(node, tokens)| ledger.observe_tokens(node, *tokens, wall_ms()))
+            let now = wall_ms();
+            for work in &record.stages {
+                ledger.observe_tokens(&work.worker, u64::from(work.cells.stop - work.cells.start), now)?;
+            }
+            if record.stages.is_empty() {
+                return Ok(());
+            }
+            ledger.record_job(&record, &Terms::default(), now).map(drop)
         });
         written.await;
     }
@@ -89,6 +112,7 @@ impl Standings {
             // Evidence is kept of those who have a record: of members, and of whoever worked for this node.
             if verdict.signer() == me {
                 ledger.observe(&verdict.payload().auditee, true, 0, now)?;
+                ledger.settle_audit(&verdict, &Terms::default(), now)?;
             }
             ledger.note_verdict(&verdict, now).map(drop)
         })
@@ -109,6 +133,32 @@ impl Standings {
     /// Takes another's rebuttal into account.
     pub async fn rebutted(&self, rebuttal: Signed<Rebuttal>) {
         self.write(move |ledger| ledger.note_rebuttal(&rebuttal, wall_ms()).map(drop)).await;
+    }
+
+    /// Takes note of a head of another's journal; the proof, if it contradicts one that was known.
+    pub async fn head(&self, head: Signed<TreeHead>) -> Option<Box<Equivocation>> {
+        let signer = head.signer();
+        match self.run(move |ledger| ledger.note_head(&head, wall_ms())).await? {
+            HeadSeen::New | HeadSeen::Known => None,
+            HeadSeen::NotOurs => {
+                error!(
+                    "another journal is signed with this node's key: the key is in use elsewhere, or this ledger is an \
+                     old copy"
+                );
+                None
+            }
+            HeadSeen::Equivocation(proof) => {
+                warn!(node = %signer, "signed two journals of one length");
+                Some(proof)
+            }
+        }
+    }
+
+    /// Keeps a proof that a node signed two journals.
+    pub async fn equivocated(&self, proof: Box<Equivocation>) {
+        if let Some(node) = self.run(move |ledger| ledger.note_equivocation(&proof, wall_ms())).await {
+            warn!(%node, "is proved to have signed two journals");
+        }
     }
 
     /// Watches how long the members are up, until `stop`.
@@ -134,6 +184,7 @@ impl Standings {
             }
             self.write(move |ledger| {
                 ledger.observe_all(&members, elapsed, wall_ms())?;
+                ledger.release_due(&Terms::default(), wall_ms())?;
                 if tidy { ledger.expire_evidence(wall_ms()).map(drop) } else { Ok(()) }
             })
             .await;

@@ -11,7 +11,8 @@ use consortium_protocol::hash::Hash;
 use consortium_protocol::identity::{NodeId, RootKey};
 use consortium_protocol::wire::audit::{AuditOrder, Outcome, Verdict};
 use consortium_protocol::wire::fact::Fact;
-use consortium_protocol::wire::ledger::Rebuttal;
+use consortium_protocol::wire::ledger::{Equivocation, Rebuttal, TreeHead};
+use consortium_protocol::wire::pipeline::SessionOpen;
 use consortium_protocol::wire::rpc::Request;
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
@@ -27,6 +28,7 @@ use crate::cluster::ClusterView;
 use crate::library::Library;
 use crate::serving::Serving;
 use crate::shards::Shards;
+use crate::storage::{JobReceipts, Storage};
 use crate::swarm::SwarmHandle;
 
 /// Audits, settlements and verdicts that may wait.
@@ -44,6 +46,8 @@ enum Work {
     Audit(AuditOrder),
     Heard(Signed<Verdict>),
     Rebutted(Signed<Rebuttal>),
+    Head(Signed<TreeHead>),
+    Equivocated(Box<Equivocation>),
 }
 
 /// Cloneable handle to the auditor.
@@ -73,6 +77,16 @@ impl Audits {
         self.put(Work::Rebutted(rebuttal), "a rebuttal");
     }
 
+    /// Takes a head of another's journal.
+    pub fn head(&self, head: Signed<TreeHead>) {
+        self.put(Work::Head(head), "a head");
+    }
+
+    /// Takes a proof that a node said two things about its journal.
+    pub fn equivocated(&self, proof: Box<Equivocation>) {
+        self.put(Work::Equivocated(proof), "an equivocation");
+    }
+
     fn put(&self, work: Work, what: &str) -> bool {
         let taken = self.work.try_send(work).is_ok();
         if !taken {
@@ -98,6 +112,8 @@ pub struct AuditTask {
     pub shards: Shards,
     /// The cluster as seen here.
     pub view: watch::Receiver<ClusterView>,
+    /// Where receipts are kept.
+    pub storage: Storage,
     /// Where fraud proofs are kept.
     pub proofs: Proofs,
     /// What is thought of the others.
@@ -140,6 +156,12 @@ impl Running {
                     Work::Audit(order) => self.audit(order).await,
                     Work::Heard(verdict) => self.heard(verdict).await,
                     Work::Rebutted(rebuttal) => self.task.standings.rebutted(rebuttal).await,
+                    Work::Head(head) => {
+                        if let Some(proof) = self.task.standings.head(head).await {
+                            self.spread(Fact::Equivocation(proof)).await;
+                        }
+                    }
+                    Work::Equivocated(proof) => self.task.standings.equivocated(proof).await,
                 }
             };
             tokio::select! {
@@ -164,22 +186,38 @@ impl Running {
             return;
         }
         let Settlement { nonce, receipts, .. } = settlement;
+        if let Some(node) = self.overcharging(receipts.order.payload()) {
+            warn!(%job, %node, "the master's order pays more than the node asks: nobody is paid for the job");
+            return;
+        }
         let drawn = receipts.chain.iter().enumerate().filter(|(_, receipt)| {
             let node = receipt.signer();
             node != me && nonce.draw(&receipt.digest()) < self.task.standings.audit_rate(&node)
         });
-        let orders: Vec<AuditOrder> = drawn
-            .map(|(stage, _)| AuditOrder {
-                order: receipts.order.clone(),
-                chain: receipts.chain[..=stage].to_vec(),
-                nonce,
-            })
-            .collect();
+        let drawn: BTreeSet<usize> = drawn.map(|(stage, _)| stage).collect();
+        let audit = |stage: &usize| AuditOrder {
+            order: receipts.order.clone(),
+            chain: receipts.chain[..=*stage].to_vec(),
+            nonce,
+        };
+        let orders: Vec<AuditOrder> = drawn.iter().map(audit).collect();
         debug!(%job, stages = receipts.chain.len(), audits = orders.len(), "receipts accepted");
-        self.task.standings.worked(&receipts.chain).await;
+        let kept = JobReceipts { at_ms: wall_ms(), order: receipts.order.clone(), chain: receipts.chain.clone() };
+        if let Err(error) = self.task.storage.save_receipts(&kept).await {
+            warn!(%error, "receipts could not be kept");
+        }
+        self.task.standings.worked(receipts.order.payload(), &receipts.chain, &drawn).await;
         for order in orders {
             self.audits.order(order);
         }
+    }
+
+    /// The first node of a route that is to be paid more than it says it asks.
+    fn overcharging(&self, open: &SessionOpen) -> Option<NodeId> {
+        let view = self.task.view.borrow();
+        let asks = |node: &NodeId| Some(view.members.get(node)?.heartbeat.price_per_layer_token);
+        let mut paid = open.route.iter().map(|hop| hop.node).zip(&open.prices);
+        paid.find(|(node, price)| asks(node).is_some_and(|asked| **price > asked)).map(|(node, _)| node)
     }
 
     /// Audits a stage, or has another do it if this node has not the model.

@@ -39,6 +39,16 @@ pub(super) struct ClientArgs {
     api_key: Option<String>,
 }
 
+/// How to ask a node, and how to show the answer.
+#[derive(Args, Debug)]
+pub(super) struct Asking {
+    /// Print JSON.
+    #[arg(long)]
+    pub(super) json: bool,
+    #[command(flatten)]
+    pub(super) client: ClientArgs,
+}
+
 /// A node's API.
 #[derive(Debug)]
 pub(super) struct Client {
@@ -64,6 +74,15 @@ struct Failure {
 #[derive(Deserialize)]
 struct FailureBody {
     message: String,
+}
+
+/// An answer of JSON-RPC.
+#[derive(Deserialize)]
+struct RpcAnswer {
+    #[serde(default)]
+    result: Option<Value>,
+    #[serde(default)]
+    error: Option<FailureBody>,
 }
 
 impl Client {
@@ -105,6 +124,49 @@ impl Client {
         let mut response = self.send(call).await?;
         let bytes = read_bounded(&mut response).await?;
         serde_json::from_slice(&bytes).with_context(|| format!("the answer from {url} makes no sense"))
+    }
+
+    /// Calls a method of the node's RPC.
+    ///
+    /// # Errors
+    /// When there is no answer, a refusal, or an answer of another shape.
+    pub(super) async fn rpc<T: DeserializeOwned>(&self, method: &str, params: Value) -> Result<T> {
+        let root = self.api_base.strip_suffix("/v1").unwrap_or(&self.api_base);
+        let body = serde_json::json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
+        let call = self.http.post(format!("{root}/rpc")).timeout(DOCUMENT).json(&body);
+        let mut response = self.send(call).await?;
+        let bytes = read_bounded(&mut response).await?;
+        let nonsense = || format!("the answer from {root}/rpc makes no sense");
+        let answer: RpcAnswer = serde_json::from_slice(&bytes).with_context(nonsense)?;
+        match answer {
+            RpcAnswer { error: Some(error), .. } => Err(anyhow!(printable(&error.message))),
+            RpcAnswer { result, .. } => serde_json::from_value(result.unwrap_or_default()).with_context(nonsense),
+        }
+    }
+
+    /// What is in `field` of the pages of a method, up to `most`.
+    ///
+    /// # Errors
+    /// As [`Client::rpc`].
+    pub(super) async fn pages<T: DeserializeOwned>(
+        &self,
+        method: &str,
+        mut params: Value,
+        field: &str,
+        most: usize,
+    ) -> Result<Vec<T>> {
+        let mut all = Vec::new();
+        loop {
+            let mut page: Value = self.rpc(method, params.clone()).await?;
+            let items: Vec<T> = serde_json::from_value(page[field].take())
+                .with_context(|| format!("the answer of {method} makes no sense"))?;
+            all.extend(items);
+            if page["next"].is_null() || all.len() >= most {
+                all.truncate(most);
+                return Ok(all);
+            }
+            params["after"] = page["next"].take();
+        }
     }
 
     /// Asks for a completion of a chat, as a stream.

@@ -1,22 +1,26 @@
 //! The command line.
 //!
-//! [`start`] runs a node. [`status`], [`peers`] and [`chat`] talk to a running one over its HTTP API, found by
-//! [`client`] through the data directory; the others work on the data directory itself, whether a node runs or not.
+//! [`start`] runs a node. [`status`], [`peers`], [`chat`], [`reputation`], [`audit`] and [`ledger`] talk to a running one
+//! over its HTTP API, found by [`client`] through the data directory; the others work on the data directory itself, whether a node runs or not.
 //! Answers go to stdout, everything about them to stderr.
 #![allow(clippy::print_stdout, reason = "output to the terminal is what a command line is for")]
 
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::time::Duration;
 
 use anyhow::{Context as _, Result};
 use clap::{Parser, Subcommand};
 
+mod audit;
 mod chat;
 mod client;
 pub mod identity;
 mod key;
+mod ledger;
 pub mod model;
 mod peers;
+mod reputation;
 pub mod start;
 mod status;
 mod terminal;
@@ -52,6 +56,11 @@ enum Command {
     Start(Box<start::StartArgs>),
     Status(status::StatusArgs),
     Peers(peers::PeersArgs),
+    Reputation(reputation::ReputationArgs),
+    #[command(subcommand)]
+    Audit(audit::AuditCommand),
+    #[command(subcommand)]
+    Ledger(ledger::LedgerCommand),
     Chat(chat::ChatArgs),
     #[command(subcommand)]
     Model(model::ModelCommand),
@@ -62,11 +71,11 @@ enum Command {
     Train(train::TrainCommand),
 }
 
-/// Runs a command to its end.
+/// Runs a command to its end; gives the exit code of one that succeeded.
 ///
 /// # Errors
 /// What went wrong, in words for whoever typed the command.
-pub fn run(cli: Cli) -> Result<()> {
+pub fn run(cli: Cli) -> Result<ExitCode> {
     let data_dir = match cli.data_dir {
         Some(dir) => dir,
         None => std::env::home_dir()
@@ -80,12 +89,16 @@ pub fn run(cli: Cli) -> Result<()> {
             Command::Start(args) => Box::pin(start::run(*args, &data_dir)).await,
             Command::Status(args) => status::run(args, &data_dir).await,
             Command::Peers(args) => peers::run(args, &data_dir).await,
+            Command::Reputation(args) => reputation::run(args, &data_dir).await,
+            Command::Audit(command) => return Box::pin(audit::run(command, &data_dir)).await,
+            Command::Ledger(command) => ledger::run(command, &data_dir).await,
             Command::Chat(args) => Box::pin(chat::run(args, &data_dir)).await,
             Command::Model(command) => Box::pin(model::run(command, &data_dir)).await,
             Command::Identity(args) => identity::run(args, &data_dir).await,
             Command::Key(command) => key::run(command, &data_dir).await,
             Command::Train(command) => Box::pin(train::run(command)).await,
         }
+        .map(|()| ExitCode::SUCCESS)
     });
     runtime.shutdown_timeout(LINGER);
     result
@@ -111,6 +124,26 @@ mod tests {
             let cli = Cli::try_parse_from(line).unwrap();
             assert_eq!(cli.data_dir.unwrap(), PathBuf::from("/x"));
         }
+    }
+
+    #[test]
+    fn what_is_checked_takes_its_options() {
+        for line in [
+            "consortium-node reputation",
+            "consortium-node reputation --json --api-base http://x/v1",
+            "consortium-node reputation list --json --api-base http://x/v1",
+            "consortium-node reputation show 12D3KooW --api-key k",
+            "consortium-node audit list --limit 5 --json",
+            "consortium-node audit show 0123abcd",
+            "consortium-node audit verify x.proof --model m --thresholds t.json --json",
+            "consortium-node audit calibrate m --out t.json",
+            "consortium-node ledger head --json",
+            "consortium-node ledger statement own/earned --days 3",
+            "consortium-node ledger verify --json",
+        ] {
+            Cli::try_parse_from(line.split_whitespace()).unwrap();
+        }
+        assert!(Cli::try_parse_from(["consortium-node", "ledger", "statement", "somebody"]).is_err());
     }
 
     #[test]

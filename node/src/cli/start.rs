@@ -52,6 +52,9 @@ pub struct StartArgs {
     /// Stages to spread a model over while this node is the master [default: as few as fit].
     #[arg(long, env = "CONSORTIUM_STAGES", value_name = "N")]
     stages: Option<usize>,
+    /// What this node asks for one token through one layer, in thousandths of a sat [default: 1].
+    #[arg(long, env = "CONSORTIUM_PRICE", value_name = "MSAT")]
+    price: Option<u64>,
     /// Do not look for peers on the local network.
     #[arg(long, env = "CONSORTIUM_NO_MDNS")]
     no_mdns: bool,
@@ -103,6 +106,7 @@ pub async fn run_tampered(
         model: args.model,
         memory: args.memory,
         stages: args.stages,
+        price: args.price,
         mdns: args.no_mdns.then_some(false),
     };
     let config = flags.or(file).resolve(data_dir.to_owned())?;

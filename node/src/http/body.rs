@@ -22,31 +22,41 @@ const DEADLINE: Duration = Duration::from_secs(30);
 /// 400 for what is not a JSON object in UTF-8, 408 when it comes too slowly, 413 when it is too large, 415 when it
 /// says to be something else.
 pub(super) async fn read(request: Request) -> Result<Fields, ApiError> {
-    check_content_type(request.headers())?;
-    if announced(request.headers()) > MAX_BODY && request.headers().contains_key(header::EXPECT) {
-        // The client waits for leave to send. It does not get it.
-        return Err(ApiError::too_large(MAX_BODY));
-    }
-    let bytes = tokio::time::timeout(DEADLINE, collect(request)).await.map_err(|_| ApiError::body_timeout())??;
-    let text = std::str::from_utf8(&bytes)
-        .map_err(|error| ApiError::body(format!("The body is not UTF-8: invalid byte at {}.", error.valid_up_to())))?;
-    Fields::parse(text)
+    Fields::parse(&text(request, MAX_BODY).await?)
 }
 
-async fn collect(request: Request) -> Result<Vec<u8>, ApiError> {
-    let mut bytes = Vec::with_capacity(announced(request.headers()).min(MAX_BODY));
+/// Reads a JSON text of at most `limit` bytes; what it says is not looked at.
+///
+/// # Errors
+/// As [`read`], but for what is in the text.
+pub(super) async fn text(request: Request, limit: usize) -> Result<String, ApiError> {
+    check_content_type(request.headers())?;
+    if announced(request.headers()) > limit && request.headers().contains_key(header::EXPECT) {
+        // The client waits for leave to send. It does not get it.
+        return Err(ApiError::too_large(limit));
+    }
+    let bytes =
+        tokio::time::timeout(DEADLINE, collect(request, limit)).await.map_err(|_| ApiError::body_timeout())??;
+    String::from_utf8(bytes).map_err(|error| {
+        let at = error.utf8_error().valid_up_to();
+        ApiError::body(format!("The body is not UTF-8: invalid byte at {at}."))
+    })
+}
+
+async fn collect(request: Request, limit: usize) -> Result<Vec<u8>, ApiError> {
+    let mut bytes = Vec::with_capacity(announced(request.headers()).min(limit));
     let mut seen = 0_usize;
     let mut stream = request.into_body().into_data_stream();
     while let Some(chunk) = stream.next().await {
         let chunk = chunk.map_err(|_| ApiError::body("The body was cut short."))?;
         seen = seen.saturating_add(chunk.len());
-        if seen <= MAX_BODY {
+        if seen <= limit {
             bytes.extend_from_slice(&chunk);
         } else if seen > MAX_DISCARDED {
             break;
         }
     }
-    if seen > MAX_BODY { Err(ApiError::too_large(MAX_BODY)) } else { Ok(bytes) }
+    if seen > limit { Err(ApiError::too_large(limit)) } else { Ok(bytes) }
 }
 
 fn announced(headers: &HeaderMap) -> usize {

@@ -40,6 +40,16 @@ impl ApiError {
         self
     }
 
+    /// The status it is sent with.
+    pub(super) fn status(&self) -> StatusCode {
+        self.status
+    }
+
+    /// What went wrong, in words.
+    pub(super) fn message(&self) -> &str {
+        &self.message
+    }
+
     /// 400 about one field.
     pub(super) fn field(param: &str, code: &'static str, message: impl Into<String>) -> Self {
         Self::new(StatusCode::BAD_REQUEST, INVALID_REQUEST, Some(code), message.into()).about(param)

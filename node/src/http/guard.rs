@@ -93,7 +93,7 @@ fn needs_key(shared: &Shared, caller: Caller, path: &str) -> bool {
     match path {
         "/health" => false,
         // It names peers and addresses: from elsewhere it takes a key in any case.
-        "/status.json" => shared.app.require_key || !caller.0.ip().to_canonical().is_loopback(),
+        "/status.json" | "/rpc" => shared.app.require_key || !caller.0.ip().to_canonical().is_loopback(),
         _ => shared.app.require_key,
     }
 }

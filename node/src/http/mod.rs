@@ -4,7 +4,7 @@
 //! [`chat`] or [`completions`] (fields checked one by one with [`fields`] and [`params`]: what is unknown or not
 //! supported is refused by name, never ignored), [`job`] (the gateway, with deadlines) and comes back as one JSON
 //! document ([`response`]) or as server-sent events ([`sse`]). Every failure leaves as an [`error::ApiError`] in
-//! OpenAI's shape. [`server`] owns sockets, deadlines and the orderly end.
+//! OpenAI's shape. [`rpc`] serves [`crate::rpc`] beside it, behind the same guard. [`server`] owns sockets, deadlines and the orderly end.
 //!
 //! A client that goes away drops the handler or the event stream, and with it the receiver of the job's events:
 //! that cancels the job on every stage.
@@ -19,6 +19,7 @@ mod job;
 mod models;
 mod params;
 mod response;
+mod rpc;
 mod server;
 mod sse;
 mod stall;
@@ -37,6 +38,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::clock;
 use crate::gateway::Gateway;
+use crate::rpc::Rpc;
 use crate::status::NodeStatus;
 use error::ApiError;
 pub use server::serve;
@@ -51,6 +53,8 @@ pub struct HttpApp {
     pub gateway: Gateway,
     /// What `/health`, `/status.json` and the list of models show.
     pub status: watch::Receiver<NodeStatus>,
+    /// What `/rpc` answers from.
+    pub rpc: Rpc,
     /// Who may ask, where that is asked.
     pub keys: Arc<ApiKeys>,
     /// Whether every call but `/health` needs a key. Without it any key, or none, is accepted.
@@ -87,6 +91,7 @@ fn router(app: HttpApp, bound: SocketAddr, closing: CancellationToken) -> Router
         .route("/v1/models", get(models::list))
         // Names of models contain slashes, and not every client encodes them.
         .route("/v1/models/{*id}", get(models::retrieve))
+        .route("/rpc", post(rpc::answer))
         .route("/health", get(status::health))
         .route("/status.json", get(status::document))
         .fallback(unknown_path)

@@ -10,6 +10,7 @@ use consortium_inference::tokenizer::Detokenizer;
 use consortium_protocol::cluster::ClusterId;
 use consortium_protocol::envelope::Signed;
 use consortium_protocol::identity::{NodeId, RootKey};
+use consortium_protocol::msat::Msat;
 use consortium_protocol::time::Millis;
 use consortium_protocol::wire::Message;
 use consortium_protocol::wire::audit::StageReceipt;
@@ -125,6 +126,7 @@ struct Job<'a> {
     version: u64,
     term: u64,
     route: Vec<Hop>,
+    prices: Vec<Msat>,
     /// Who said that it cannot go on, since the last plan.
     at_fault: Option<NodeId>,
 }
@@ -167,6 +169,7 @@ impl<'a> Job<'a> {
             version: 0,
             term: 0,
             route: Vec::new(),
+            prices: Vec::new(),
             at_fault: None,
             request,
         })
@@ -247,6 +250,7 @@ impl<'a> Job<'a> {
         self.version = pipeline.version;
         self.term = pipeline.term;
         self.route.clone_from(&pipeline.route);
+        self.prices.clone_from(&pipeline.prices);
         input(pipeline.route.clone())
     }
 
@@ -316,6 +320,7 @@ impl<'a> Job<'a> {
             model: self.serving.model.digest,
             driver: self.driver.swarm.me(),
             route,
+            prices: self.prices.clone(),
             sampling: self.request.sampling.clone(),
             prompt_len: self.prompt_len(),
             max_positions,

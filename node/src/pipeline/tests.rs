@@ -7,6 +7,7 @@ use std::time::Duration;
 use consortium_protocol::cluster::{ClusterId, ClusterName};
 use consortium_protocol::envelope::Signed;
 use consortium_protocol::identity::RootKey;
+use consortium_protocol::msat::Msat;
 use consortium_protocol::wire;
 use consortium_protocol::wire::audit::{AuditOrder, Nonce, Outcome, check_chain};
 use consortium_protocol::wire::heartbeat::{LayerRange, ModelRef};
@@ -92,6 +93,7 @@ async fn pair(seed: u8) -> Pair {
         view,
         key: Arc::new(worker_key),
         spool: spool.clone(),
+        price: Msat(2),
         tamper: None,
     };
     tokio::spawn(serving.serve(stages));
@@ -108,6 +110,7 @@ impl Pair {
             model: self.model.digest,
             driver: self.master.me(),
             route: vec![Hop { node: self.worker.me(), range: self.range }],
+            prices: vec![Msat(2)],
             sampling: Sampling { temperature: 0.0, ..Sampling::default() },
             prompt_len: 3,
             max_positions: 64,
@@ -195,6 +198,8 @@ async fn sessions_that_break_the_rules_are_refused_and_the_worker_goes_on() {
     assert_eq!(pair.provoke_open(&sign(not_held)).await, StageFailureCode::NotLoaded);
     let not_ours = SessionOpen { route: vec![Hop { node: stranger.node_id(), range: pair.range }], ..pair.open() };
     assert_eq!(pair.provoke_open(&sign(not_ours)).await, StageFailureCode::BadFrame);
+    let cheap = SessionOpen { prices: vec![Msat(1)], ..pair.open() };
+    assert_eq!(pair.provoke_open(&sign(cheap)).await, StageFailureCode::Underpaid);
     let endless = SessionOpen { max_positions: u32::MAX, ..pair.open() };
     pair.provoke_open(&sign(endless)).await;
 

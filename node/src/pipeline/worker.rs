@@ -10,6 +10,7 @@ use consortium_inference::stage::{
 use consortium_protocol::cluster::ClusterId;
 use consortium_protocol::envelope::Signed;
 use consortium_protocol::identity::{NodeId, RootKey};
+use consortium_protocol::msat::Msat;
 use consortium_protocol::wire;
 use consortium_protocol::wire::audit::StageReceipt;
 use consortium_protocol::wire::pipeline::{Dtype, Frame, SessionOpen, StageFailure, StageFailureCode, StepHeader};
@@ -47,6 +48,8 @@ pub struct Worker {
     pub key: Arc<RootKey>,
     /// Where sessions are kept until nobody can ask for them any more.
     pub spool: Spool,
+    /// The least that a token through a layer is done for.
+    pub price: Msat,
     /// None, except in experiments.
     pub tamper: Option<Arc<dyn Tamper>>,
 }
@@ -112,6 +115,10 @@ impl Worker {
         let upstream = if stage == 0 { open.driver } else { open.route[stage - 1].node };
         if upstream != from {
             return Err(refuse(stage, StageFailureCode::BadFrame, format!("{from} is not the stage before this one")));
+        }
+        if open.prices.get(stage).is_none_or(|paid| *paid < self.price) {
+            let message = format!("a token through a layer costs {} msat here", self.price.0);
+            return Err(refuse(stage, StageFailureCode::Underpaid, message));
         }
         let hop = open.route[stage];
         let shard = self.shards.find(&open.model, hop.range).ok_or_else(|| {

@@ -6,7 +6,7 @@ use super::Message;
 use super::audit::Verdict;
 use super::election::Certificate;
 use super::heartbeat::Heartbeat;
-use super::ledger::Rebuttal;
+use super::ledger::{Equivocation, Rebuttal, TreeHead};
 use crate::envelope::{Invalid, Signed};
 
 /// A small signed fact about a cluster: true whoever passes it on.
@@ -20,6 +20,10 @@ pub enum Fact {
     Verdict(Signed<Verdict>),
     /// That an accusation of fraud does not hold.
     Rebuttal(Signed<Rebuttal>),
+    /// How far a node's journal goes, and its root.
+    TreeHead(Signed<TreeHead>),
+    /// That a node said two things about its journal.
+    Equivocation(Box<Equivocation>),
 }
 
 impl Message for Fact {
@@ -27,7 +31,12 @@ impl Message for Fact {
     const MAX_BYTES: usize = 48 * 1024;
 
     fn check(&self) -> Result<(), Invalid> {
-        // Signatures and payload rules were checked while reading, and so was the certificate.
-        Ok(())
+        match self {
+            Self::Equivocation(proof) => proof.check(),
+            // Signatures and payload rules were checked while reading, and so was the certificate.
+            Self::Heartbeat(_) | Self::Certificate(_) | Self::Verdict(_) | Self::Rebuttal(_) | Self::TreeHead(_) => {
+                Ok(())
+            }
+        }
     }
 }

@@ -15,6 +15,7 @@ use crate::cluster::{ClusterId, MAX_MEMBERS};
 use crate::envelope::{ENVELOPE_BYTES, Invalid, Payload, Signed};
 use crate::hash::Hash;
 use crate::identity::NodeId;
+use crate::msat::Msat;
 
 /// The longest header, in bytes.
 pub const MAX_HEADER: usize = 8 * 1024;
@@ -55,6 +56,8 @@ pub struct SessionOpen {
     pub driver: NodeId,
     /// The stages in order: 1 to 64, contiguous from layer 0.
     pub route: Vec<Hop>,
+    /// What one token through one layer of each stage is paid: one for each stage of the route.
+    pub prices: Vec<Msat>,
     /// How to draw.
     pub sampling: Sampling,
     /// Tokens of the prompt, the emitted ones included.
@@ -80,6 +83,7 @@ impl Payload for SessionOpen {
             Invalid::unless(u32::from(hop.range.first) == next, "route", "layers contiguous from 0")?;
             next = u32::from(hop.range.last) + 1;
         }
+        Invalid::unless(self.prices.len() == self.route.len(), "prices", "one for each stage")?;
         Invalid::unless(self.prompt_len <= self.max_positions, "max_positions", "less than the prompt")?;
         self.sampling.check()
     }
@@ -155,6 +159,8 @@ pub enum StageFailureCode {
     StaleTerm,
     /// The session's master is not the one obeyed.
     NotMaster,
+    /// The order pays less than the node asks.
+    Underpaid,
     /// The layers are not held.
     NotLoaded,
     /// No memory for the KV cache.

@@ -110,6 +110,8 @@ pub(crate) fn facts() -> Vec<(&'static str, Fact)> {
         ("certificate", Fact::Certificate(certificate())),
         ("verdict", Fact::Verdict(Signed::sign(&key(4), verdict()))),
         ("rebuttal", Fact::Rebuttal(Signed::sign(&key(5), rebuttal()))),
+        ("tree-head", Fact::TreeHead(Signed::sign(&key(1), tree_head()))),
+        ("equivocation", Fact::Equivocation(Box::new(equivocation()))),
     ]
 }
 
@@ -198,6 +200,7 @@ pub(crate) fn session() -> SessionOpen {
             Hop { node: key(1).node_id(), range: range(0, 3) },
             Hop { node: key(3).node_id(), range: range(4, 7) },
         ],
+        prices: vec![Msat(5), Msat(7)],
         sampling: sampling(),
         prompt_len: 11,
         max_positions: 75,

@@ -10,6 +10,7 @@ use consortium_protocol::cluster::ClusterName;
 use consortium_protocol::envelope::Signed;
 use consortium_protocol::hash::Hash;
 use consortium_protocol::identity::RootKey;
+use consortium_protocol::msat::Msat;
 use consortium_protocol::wire::audit::{
     BLOCK, NOT_DRAWN, Nonce, StageReceipt, block_digests, blocks_root, boundary_key, check_chain, grid_key,
 };
@@ -152,6 +153,7 @@ impl Parties {
             model: bench.dir.digest()?,
             driver: me,
             route: route.collect(),
+            prices: vec![Msat(0); self.nodes.len()],
             sampling: job.sampling.clone(),
             prompt_len: job.prompt.len() as u32,
             max_positions: job.rows as u32 + 1,

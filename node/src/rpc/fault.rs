@@ -1,0 +1,55 @@
+//! Why a call failed, and how JSON-RPC says so.
+
+use consortium_ledger::ledger::LedgerError;
+use jsonrpsee::types::ErrorObjectOwned;
+use jsonrpsee::types::error::{INTERNAL_ERROR_CODE, INVALID_PARAMS_CODE};
+
+use crate::storage::StorageError;
+
+/// What was asked for is not kept here.
+pub const NOT_FOUND: i32 = -32001;
+/// Answered on the node's own machine alone.
+pub const NOT_FOR_YOU: i32 = -32002;
+
+/// A failed call.
+#[derive(Debug, thiserror::Error)]
+pub(super) enum Fault {
+    /// The parameters are not those of the method.
+    #[error("{0}")]
+    Params(String),
+    /// What was asked for is not kept here.
+    #[error("{0}")]
+    NotFound(String),
+    /// The caller is on another machine.
+    #[error("what names accounts is answered on the node's own machine alone")]
+    NotForYou,
+    /// The ledger failed.
+    #[error(transparent)]
+    Ledger(#[from] LedgerError),
+    /// The node's database failed.
+    #[error(transparent)]
+    Storage(#[from] StorageError),
+    /// An answer that cannot be put into JSON.
+    #[error(transparent)]
+    Json(#[from] serde_json::Error),
+    /// The call was cut off by the shutdown.
+    #[error("the node is shutting down")]
+    Closed,
+}
+
+impl From<Fault> for ErrorObjectOwned {
+    fn from(fault: Fault) -> Self {
+        let internal = |text: &str| Self::owned(INTERNAL_ERROR_CODE, text, None::<()>);
+        let code = match &fault {
+            Fault::Params(_) | Fault::Ledger(LedgerError::Invalid(_)) => INVALID_PARAMS_CODE,
+            Fault::NotFound(_) => NOT_FOUND,
+            Fault::NotForYou => NOT_FOR_YOU,
+            Fault::Closed => INTERNAL_ERROR_CODE,
+            Fault::Ledger(_) | Fault::Storage(_) | Fault::Json(_) => {
+                tracing::error!(error = %fault, "an RPC call failed");
+                return internal("the node could not read what was asked for; its log says why");
+            }
+        };
+        Self::owned(code, fault.to_string(), None::<()>)
+    }
+}

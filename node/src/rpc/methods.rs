@@ -1,0 +1,80 @@
+//! Which method is answered by what.
+
+use std::sync::Arc;
+
+use jsonrpsee::RpcModule;
+use jsonrpsee::types::ErrorObjectOwned;
+use serde::Serialize;
+use serde::de::DeserializeOwned;
+use serde_json::Value;
+
+use super::fault::Fault;
+use super::{Context, Sources, audits, books, describe, nodes, params, reputation};
+
+/// What matters about who asks.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Asked {
+    /// From the node's own machine.
+    pub(super) local: bool,
+}
+
+impl Asked {
+    /// # Errors
+    /// [`Fault::NotForYou`] from elsewhere.
+    pub(super) fn locally(self) -> Result<(), Fault> {
+        if self.local { Ok(()) } else { Err(Fault::NotForYou) }
+    }
+}
+
+/// An answer as JSON.
+pub(super) fn json<T: Serialize>(value: T) -> Result<Value, Fault> {
+    Ok(serde_json::to_value(value)?)
+}
+
+/// All methods over their context.
+pub(super) fn module(context: Context) -> RpcModule<Context> {
+    let mut module = RpcModule::new(context);
+    let m = &mut module;
+    reads(m, "reputation_list", reputation::list);
+    reads(m, "reputation_get", reputation::get);
+    reads(m, "reputation_evidence", reputation::evidence);
+    reads(m, "audit_list", audits::list);
+    reads(m, "audit_get", audits::get);
+    reads(m, "fraud_proof", audits::fraud_proof);
+    reads(m, "ledger_head", books::head);
+    reads(m, "ledger_proof", books::proof);
+    reads(m, "ledger_consistency", books::consistency);
+    reads(m, "ledger_accounts", books::accounts);
+    reads(m, "ledger_statement", books::statement);
+    reads(m, "node_status", nodes::node_status);
+    reads(m, "cluster_status", nodes::cluster_status);
+    let receipts = m.register_async_method("job_receipts", |given, context, _| async move {
+        let asked = params::read(&given)?;
+        Ok::<_, ErrorObjectOwned>(audits::job_receipts(&context.sources.storage, asked).await?)
+    });
+    receipts.expect(ONCE);
+    let discover = m.register_method("rpc.discover", |_, _, _| describe::document());
+    discover.expect(ONCE);
+    module
+}
+
+const ONCE: &str = "every name is registered once";
+
+/// A method that reads from a database.
+fn reads<P: DeserializeOwned + Send + 'static>(
+    module: &mut RpcModule<Context>,
+    name: &'static str,
+    run: fn(&Sources, Asked, P) -> Result<Value, Fault>,
+) {
+    let registered = module.register_async_method(name, move |given, context: Arc<Context>, extensions| async move {
+        let asked = extensions.get().copied().unwrap_or(Asked { local: false });
+        let wanted: P = params::read(&given)?;
+        let room = Arc::clone(&context.room).acquire_owned().await.map_err(|_| Fault::Closed)?;
+        let reading = tokio::task::spawn_blocking(move || {
+            let _held_while_reading = room;
+            run(&context.sources, asked, wanted)
+        });
+        Ok::<_, ErrorObjectOwned>(reading.await.map_err(|_| Fault::Closed)??)
+    });
+    registered.expect(ONCE);
+}

@@ -1,0 +1,131 @@
+//! JSON-RPC 2.0: what others need in order to check this node, and what its own command line shows.
+//!
+//! Everything here only reads. [`Rpc::answer`] takes the text of a request ([`call`]: one, or a batch of at most
+//! [`call::MAX_BATCH`]) and gives the text of the answer; HTTP is around it, not in it. The methods are
+//! [`reputation`], [`audits`], [`books`] and [`nodes`], each with a line in [`describe::METHODS`], from which the OpenRPC
+//! document of `rpc.discover` is made. Calls that touch a database run on threads made for waiting, [`ROOM`] at a time.
+//!
+//! # Limits
+//! A request is at most [`MAX_REQUEST`] bytes, an answer at most [`MAX_ANSWER`]. Pages are bounded, method by method.
+//! Each caller has a bucket of calls ([`limit`]): 256 at once, 64 a second in the long run; beyond that the answer is
+//! error -32009, HTTP 429, with the time to wait.
+//!
+//! # Who may ask
+//! Whoever the API's guard lets through: every program on the node's own machine, and from elsewhere whoever has an API
+//! key. What names accounts (`ledger_accounts`, `ledger_statement`, and an entry of the journal by its place) is
+//! answered on the node's own machine alone: a key pays for work, and does not open others' books.
+//!
+//! # Errors
+//! Besides the codes of JSON-RPC: [`NOT_FOUND`], [`NOT_FOR_YOU`], -32007 (request too large), -32008 (answer too
+//! large), -32009 (too many calls), -32010 (batch too large).
+
+use std::fmt;
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use consortium_ledger::ledger::Ledger;
+use consortium_ledger::reputation::AuditPolicy;
+use jsonrpsee::RpcModule;
+use tokio::sync::{Semaphore, watch};
+
+use crate::audit::proof::Proofs;
+use crate::status::NodeStatus;
+use crate::storage::Storage;
+
+mod audits;
+mod books;
+pub mod call;
+mod describe;
+mod fault;
+pub mod limit;
+mod methods;
+mod nodes;
+mod params;
+mod reputation;
+
+pub use fault::{NOT_FOR_YOU, NOT_FOUND};
+
+/// Largest request, in bytes.
+pub const MAX_REQUEST: usize = 64 * 1024;
+/// Largest answer, in bytes, that of a batch included.
+pub const MAX_ANSWER: usize = 8 * 1024 * 1024;
+/// Calls that read from a database at the same time.
+pub const ROOM: usize = 4;
+
+/// What the methods read.
+pub struct Sources {
+    /// Reputation, verdicts and the journal.
+    pub ledger: Ledger,
+    /// How the part of a node's work that is audited is decided.
+    pub policy: AuditPolicy,
+    /// Receipts of this node's jobs.
+    pub storage: Storage,
+    /// Fraud proofs kept here.
+    pub proofs: Proofs,
+    /// How the node and its cluster are doing.
+    pub status: watch::Receiver<NodeStatus>,
+}
+
+/// What the methods share.
+struct Context {
+    sources: Sources,
+    room: Arc<Semaphore>,
+}
+
+/// Cloneable handle to the RPC of this node.
+#[derive(Clone)]
+pub struct Rpc {
+    module: Arc<RpcModule<Context>>,
+    limits: Arc<limit::Limits>,
+}
+
+/// What becomes of a request.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Answer {
+    /// A JSON document.
+    Document(String),
+    /// Nothing: there were only notifications.
+    Nothing,
+    /// The caller asks too much.
+    Busy {
+        /// A JSON document that says so.
+        document: String,
+        /// After this time it may go on.
+        wait: Duration,
+    },
+}
+
+impl Rpc {
+    /// The RPC over these sources.
+    #[must_use]
+    pub fn new(sources: Sources) -> Self {
+        let context = Context { sources, room: Arc::new(Semaphore::new(ROOM)) };
+        Self { module: Arc::new(methods::module(context)), limits: Arc::default() }
+    }
+
+    /// Answers the text of a request.
+    pub async fn answer(&self, request: &str, caller: IpAddr) -> Answer {
+        let calls = match call::read(request) {
+            Ok(calls) => calls,
+            Err(refusal) => return Answer::Document(refusal),
+        };
+        if let Err(wait) = self.limits.take(caller, calls.count(), Instant::now()) {
+            return Answer::Busy { document: call::too_many(wait), wait };
+        }
+        let local = caller.to_canonical().is_loopback();
+        calls.run(&self.module, methods::Asked { local }).await.map_or(Answer::Nothing, Answer::Document)
+    }
+
+    /// The names of all methods.
+    #[must_use]
+    pub fn methods(&self) -> Vec<&'static str> {
+        self.module.method_names().collect()
+    }
+}
+
+impl fmt::Debug for Rpc {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Rpc").field("methods", &self.methods()).finish_non_exhaustive()
+    }
+}
