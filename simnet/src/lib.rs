@@ -1,9 +1,12 @@
-//! Swarms on one machine, in two kinds.
+//! Swarms on one machine, in two kinds, and what is measured on them.
 //!
 //! - [`world`] simulates: thousands of the protocol's pure machines on a virtual clock and a network with faults, all
 //!   drawn from one seed.
 //! - The binary `simnet` runs: a swarm of real `consortium-node` processes on loopback, the way in for people
 //!   (`simnet up 8`) and for CI (`simnet up 8 --exec CMD`) alike.
+//!
+//! - [`cheat`] makes workers dishonest, on the node's library: `consortium-node` itself cannot cheat.
+//! - [`audit_bench`] measures in one process what audits catch, and whom they accuse wrongly.
 //!
 //! # The binary
 //!
@@ -24,6 +27,8 @@
 //! - It signals only its own children, through handles that are gone once the child is reaped.
 //! - Nodes listen on ports that the system picks and report them, so two swarms cannot collide; a lock in the directory
 //!   keeps a second swarm out of it.
+//! - A node that `up --cheat` makes dishonest is simnet's own binary, `simnet cheating-node`: a whole node whose worker
+//!   is tampered with.
 //! - It knows a node as anybody does: by its command line, its data directory and its HTTP API.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]

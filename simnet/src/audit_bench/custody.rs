@@ -306,13 +306,13 @@ impl<'a> Custody<'a> {
         }
 
         let mut chain: Vec<Signed<StageReceipt>> = Vec::new();
-        for stage in 0..stages {
+        for (stage, mut signed) in roots.into_iter().enumerate() {
             let before = chain.last();
             if received == Some(stage) {
                 // An honest stage signs for the forged rows that it was given.
-                roots[stage][0] = before.context("a stage before")?.payload().outputs;
+                signed[0] = before.context("a stage before")?.payload().outputs;
             }
-            let mut receipt = self.receipt(stage, roots[stage], before.map(Signed::digest));
+            let mut receipt = self.receipt(stage, signed, before.map(Signed::digest));
             if let Some(before) = before
                 && !colluding.contains(&stage)
                 && before.payload().outputs != receipt.inputs

@@ -24,5 +24,8 @@ pub mod subjects;
 pub mod svg;
 pub mod tally;
 
+#[cfg(test)]
+mod tests;
+
 pub use report::Report;
 pub use run::{Options, run};

@@ -18,6 +18,12 @@ use super::tally::{Agreement, Cell, Findings, Tally};
 
 /// Below this share of detected blocks a cheat counts as hidden by the noise.
 const MATERIAL: f64 = 0.999;
+/// Share of the stages of jobs that are audited where nothing is said.
+const AUDITED: f64 = 0.2;
+/// Positions of the job by which the time until a cheat is caught is told: 50 in and 500 out.
+const POSITIONS: usize = 550;
+/// Cheats whose curves on the historic grid are drawn.
+const ON_THE_GRID: [&str; 3] = ["int8", "int4", "stale"];
 
 /// The measurement of one model.
 #[derive(Clone, Debug, Serialize)]
@@ -90,6 +96,9 @@ pub struct CheatReport {
     pub pairs: Vec<Row>,
     /// Pairs in which it hides in the noise: fewer blocks detected than 99.9 %.
     pub hidden: Vec<Row>,
+    /// Blocks that a stage computes on average until an audit shows the fraud, at an audit rate of 20 % and jobs of 550
+    /// positions, if blocks are found out independently of each other.
+    pub blocks_until_caught: f64,
     /// Auditors of different classes on the same stages of jobs.
     pub jobs_agreement: Agreement,
 }
@@ -210,10 +219,12 @@ impl Report {
         let cheat = |(index, tally): (&usize, &Tally)| {
             let pairs = Row::pairs(tally);
             let hidden = pairs.iter().filter(|row| row.blocks.frauds().share() < MATERIAL).cloned().collect();
+            let total = Row::new(&tally.total(), None);
             CheatReport {
+                blocks_until_caught: until_caught(subjects[*index].cheat.share * total.blocks.frauds().share()),
                 cheat: subjects[*index].label.clone(),
                 gain: subjects[*index].cheat.kind.gain(),
-                total: Row::new(&tally.total(), None),
+                total,
                 pairs,
                 hidden,
                 jobs_agreement: tally.job_agreement,
@@ -238,6 +249,12 @@ impl Report {
     }
 }
 
+/// Blocks until a stage is caught that is found out in this share of its blocks.
+fn until_caught(share: f64) -> f64 {
+    let blocks = POSITIONS.div_ceil(BLOCK) as f64;
+    blocks / (AUDITED * (1.0 - (1.0 - share).powf(blocks)))
+}
+
 fn schemes(custody: &BTreeMap<(Scheme, Caught), u64>) -> Vec<SchemeReport> {
     let report = |scheme: Scheme| {
         let found = custody.iter().filter(|((other, _), _)| *other == scheme);
@@ -251,7 +268,9 @@ fn panels(subjects: &[Subject], honest: &Tally, cheats: &BTreeMap<usize, Tally>)
     let mut panels = Vec::new();
     for (what, scores) in [("blocks", (|cell| cell.scores) as fn(Cell) -> Vec<f64>), ("jobs", |cell| cell.job_scores)] {
         for (auditee, class) in available().into_iter().enumerate() {
-            let honest = scores(honest.of_auditee(auditee));
+            let work = honest.of_auditee(auditee);
+            let on_the_grid = work.source_scores.clone();
+            let honest = scores(work);
             let mut panel = Panel {
                 title: format!("{what} of {}", class_name(class)),
                 honest: honest.len(),
@@ -260,13 +279,21 @@ fn panels(subjects: &[Subject], honest: &Tally, cheats: &BTreeMap<usize, Tally>)
             };
             // A selective cheat's stage of a job is honest work for the most part.
             for (index, tally) in cheats.iter().filter(|(index, _)| !subjects[**index].is_selective()) {
-                let points = roc::curve(&honest, &scores(tally.of_auditee(auditee)));
+                let label = &subjects[*index].label;
+                let forged = tally.of_auditee(auditee);
+                if what == "blocks" && ON_THE_GRID.contains(&label.as_str()) {
+                    let points = roc::curve(&on_the_grid, &forged.source_scores);
+                    panel.curves.push((format!("grid 64: {label}"), points));
+                }
+                let points = roc::curve(&honest, &scores(forged));
                 match points.first() {
-                    Some((0.0, 1.0)) => panel.apart.push(subjects[*index].label.clone()),
-                    _ => panel.curves.push((subjects[*index].label.clone(), points)),
+                    Some((0.0, 1.0)) => panel.apart.push(label.clone()),
+                    _ => panel.curves.push((label.clone(), points)),
                 }
             }
-            panels.push(panel);
+            if !panel.curves.is_empty() {
+                panels.push(panel);
+            }
         }
     }
     panels

@@ -18,10 +18,14 @@ use super::subjects::{Forged, Subject, forge};
 use super::tally::Tally;
 use crate::cheat::CheatingWorker;
 
-/// Cheats are measured on every so many jobs, selective ones on all.
+/// Cheats are measured on every so many jobs and at most on so many, selective ones on all.
 const CHEATED: usize = 3;
+const MOST_CHEATED: usize = 10;
 /// Rows that an auditor recomputes at once, by turns: 0 is the usual number.
 const CHUNKS: [usize; 2] = [0, 2 * BLOCK];
+
+/// Threads that honest work is done on, by turns: 0 is as many as the machine has.
+const THREADS: [usize; 2] = [0, 1];
 
 /// What to measure.
 #[derive(Clone, Debug)]
@@ -77,6 +81,8 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(usize, usize)) -> Result<
         }
     }
     let mut activations = options.activations.as_deref().map(|dir| Activations::create(dir, &bench)).transpose()?;
+    let pool = |threads: &usize| rayon::ThreadPoolBuilder::new().num_threads(*threads).build();
+    let pools: Vec<rayon::ThreadPool> = THREADS.iter().map(pool).collect::<Result<_, _>>()?;
     let mut counts = Counts::default();
     let mut previous: Option<(Job, Work)> = None;
     let total = jobs * classes;
@@ -85,9 +91,12 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(usize, usize)) -> Result<
         let order = parties.order(&bench, &job)?;
         for class in 0..classes {
             let started = Instant::now();
-            let work = bench.work(&job, class)?;
+            // With every class on either number of threads.
+            let pool = &pools[(number / CHUNKS.len()) % THREADS.len()];
+            let work = pool.install(|| bench.work(&job, class))?;
             counts.costs.generated(class, job.rows, started.elapsed());
             let turn = Turn { bench: &bench, job: &job, number, work: &work, class };
+            let cheated = number % CHEATED == 0 && number < CHEATED * MOST_CHEATED;
             for place in 0..bench.ranges.len() {
                 let started = Instant::now();
                 let chunk = CHUNKS[number % CHUNKS.len()];
@@ -97,11 +106,11 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(usize, usize)) -> Result<
                 let judgements = turn.judge(&stage, &work.outputs[place], &margins, &options.thresholds)?;
                 counts.costs.compared(&judgements);
                 counts.honest.add(class, &judgements, |_| true);
-                if let Some(activations) = activations.as_mut().filter(|_| number % CHEATED == 0) {
+                if let Some(activations) = activations.as_mut().filter(|_| cheated) {
                     activations.honest(number, class, &stage, &work.outputs[place], &judgements)?;
                 }
                 for (index, subject) in subjects.iter().enumerate() {
-                    if number % CHEATED != 0 && !subject.is_selective() {
+                    if !cheated && !subject.is_selective() {
                         continue;
                     }
                     let worker = &workers[&(index, class)];
@@ -109,9 +118,7 @@ pub fn run(options: &Options, progress: &mut dyn FnMut(usize, usize)) -> Result<
                     let judgements = turn.judge_forged(&stage, &forged, &options.thresholds)?;
                     let tally = counts.cheats.entry(index).or_default();
                     tally.add(class, &judgements, |block| forged.changed[block]);
-                    if let Some(activations) =
-                        activations.as_mut().filter(|_| number % CHEATED == 0 && !subject.is_selective())
-                    {
+                    if let Some(activations) = activations.as_mut().filter(|_| cheated && !subject.is_selective()) {
                         activations.cheat(number, class, &stage, &subject.label, &forged, &judgements)?;
                     }
                 }

@@ -9,24 +9,28 @@ const CELLS: f32 = 64.0;
 const CLAMP: f32 = 100.0;
 
 /// What two blocks look like on the grid.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct Likeness {
     /// Every value is in the same cell: the hashes are equal.
     pub equal: bool,
     /// Every value is in the same cell or the next.
     pub within_one_step: bool,
+    /// The most cells that lie between two values; infinite where there is no telling.
+    pub steps: f32,
 }
 
 /// Compares two blocks of values.
 pub fn likeness(a: &[f32], b: &[f32]) -> Likeness {
     let cell = |value: f32| (value.clamp(-CLAMP, CLAMP) * CELLS).round();
-    let mut likeness = Likeness { equal: a.len() == b.len(), within_one_step: a.len() == b.len() };
-    for (a, b) in a.iter().zip(b) {
-        let steps = (cell(*a) - cell(*b)).abs();
-        likeness.equal &= steps == 0.0;
-        likeness.within_one_step &= steps <= 1.0;
-    }
-    likeness
+    let apart = |(a, b): (&f32, &f32)| match (cell(*a) - cell(*b)).abs() {
+        steps if steps.is_nan() => f32::INFINITY,
+        steps => steps,
+    };
+    let steps = match a.len() == b.len() {
+        true => a.iter().zip(b).map(apart).fold(0.0, f32::max),
+        false => f32::INFINITY,
+    };
+    Likeness { equal: steps == 0.0, within_one_step: steps <= 1.0, steps }
 }
 
 #[cfg(test)]

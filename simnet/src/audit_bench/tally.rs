@@ -71,6 +71,8 @@ pub struct Cell {
     pub source_within: Rate,
     /// Of the blocks counted in `blocks`, for curves.
     pub scores: Vec<f64>,
+    /// Steps on the historic grid, of the same blocks.
+    pub source_scores: Vec<f64>,
     /// Of the jobs.
     pub job_scores: Vec<f64>,
 }
@@ -88,6 +90,7 @@ impl Cell {
             self.source_equal.count(block.source.equal);
             self.source_within.count(block.source.within_one_step);
             self.scores.push(block.score);
+            self.source_scores.push(f64::from(block.source.steps));
         }
         self.jobs.count(judgement.finding);
         self.job_scores.push(judgement.score);
@@ -103,6 +106,7 @@ impl Cell {
         self.source_equal = self.source_equal.and(other.source_equal);
         self.source_within = self.source_within.and(other.source_within);
         self.scores.extend_from_slice(&other.scores);
+        self.source_scores.extend_from_slice(&other.source_scores);
         self.job_scores.extend_from_slice(&other.job_scores);
         self
     }

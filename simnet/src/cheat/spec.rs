@@ -16,7 +16,7 @@ pub enum Kind {
     SkipLayer,
     /// Leaves out the attention of one of its layers.
     SkipAttention,
-    /// Attends to the latest positions alone.
+    /// Attends to its block and the 32 positions before it alone: nothing else than honest work up to position 64.
     ShortContext,
     /// Computes with the weights of a few optimiser steps earlier.
     Stale,

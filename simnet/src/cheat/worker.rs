@@ -23,6 +23,9 @@ use super::weights::{Tampering, tampered_copy};
 /// Added to a job's seed by a worker that draws tokens as it likes.
 const OTHER_SEED: u64 = 0x5eed;
 
+/// Shards by layers, and whether they are tampered with.
+type Loaded = BTreeMap<(LayerRange, bool), Arc<Shard>>;
+
 /// A worker that cheats. Clones are the same worker.
 #[derive(Clone)]
 pub struct CheatingWorker {
@@ -31,7 +34,7 @@ pub struct CheatingWorker {
     class: NumericClass,
     model: PathBuf,
     scratch: PathBuf,
-    loaded: Arc<Mutex<BTreeMap<(LayerRange, bool), Arc<Shard>>>>,
+    loaded: Arc<Mutex<Loaded>>,
     past: Past,
 }
 

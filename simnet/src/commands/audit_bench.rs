@@ -90,7 +90,8 @@ fn text(report: &Report) -> String {
             report.honest_blocks
         ),
         "honest work".to_owned(),
-        "cheats, over all pairs of classes; (interval of 95 %)".to_owned(),
+        "cheats, over all pairs of classes (intervals of 95 %); blocks a stage computes until it is caught, 20 % of jobs of 550 \
+         positions audited".to_owned(),
         "where cheats hide in the noise: less than 99.9 % of the blocks detected".to_owned(),
         "cheats at commitments: who notices".to_owned(),
         "agreement of auditors of different classes on the same work".to_owned(),
@@ -105,7 +106,8 @@ fn text(report: &Report) -> String {
         agreement(report),
         costs(report),
     ];
-    heads.iter().zip(&parts).map(|(head, part)| format!("{head}\n{part}\n")).collect::<Vec<_>>().join("\n")
+    let sections = heads.iter().zip(&parts).map(|(head, part)| format!("{head}\n{part}"));
+    sections.map(|section| format!("{}\n", section.trim_end())).collect::<Vec<_>>().join("\n")
 }
 
 fn honest(report: &Report) -> String {
@@ -154,6 +156,7 @@ fn cheats(report: &Report) -> String {
         "worst pair",
         "honest blocks beside it called fraud",
         "grid 64: within a step",
+        "blocks until caught",
     ];
     let mut rows = vec![head.map(str::to_owned)];
     rows.extend(report.cheats.iter().map(|cheat| {
@@ -174,6 +177,7 @@ fn cheats(report: &Report) -> String {
             worst(|row| row.jobs.frauds()),
             total.untouched.frauds().percent(),
             short(total.source_within),
+            format!("{:.0}", cheat.blocks_until_caught),
         ]
     }));
     aligned(&rows)
