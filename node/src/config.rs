@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use consortium_protocol::cluster::ClusterName;
 use consortium_protocol::msat::Msat;
@@ -9,6 +10,9 @@ use serde::Deserialize;
 
 /// What a node asks by default for one token through one layer.
 pub const PRICE: Msat = Msat(1);
+
+/// How long entries of the journal wait by default for a signed tree head.
+pub const BATCH: Duration = Duration::from_secs(300);
 
 /// Settings of a running node.
 #[derive(Clone, Debug)]
@@ -31,6 +35,8 @@ pub struct Config {
     pub stages: Option<usize>,
     /// What this node asks for one token through one layer.
     pub price: Msat,
+    /// How long entries of the journal wait for a signed tree head.
+    pub batch: Duration,
     /// Look for peers on the local network.
     pub mdns: bool,
 }
@@ -55,6 +61,8 @@ pub struct Settings {
     pub stages: Option<usize>,
     /// In msat; see [`Config::price`].
     pub price: Option<u64>,
+    /// In seconds; see [`Config::batch`].
+    pub batch_seconds: Option<u64>,
     /// See [`Config::mdns`].
     pub mdns: Option<bool>,
 }
@@ -113,6 +121,7 @@ impl Settings {
             memory: self.memory.or(lower.memory),
             stages: self.stages.or(lower.stages),
             price: self.price.or(lower.price),
+            batch_seconds: self.batch_seconds.or(lower.batch_seconds),
             mdns: self.mdns.or(lower.mdns),
         }
     }
@@ -149,6 +158,7 @@ impl Settings {
             memory_bytes,
             stages: self.stages,
             price: self.price.map_or(PRICE, Msat),
+            batch: self.batch_seconds.map_or(BATCH, Duration::from_secs),
             mdns: self.mdns.unwrap_or(true),
         })
     }

@@ -178,7 +178,13 @@ pub async fn run_tampered(
     tokio::spawn(dispatch.serve_gateway(submissions));
     tokio::spawn(remember_peers(swarm.clone(), storage.clone(), stop.clone()));
     tokio::spawn(measure(serving, facts.clone()));
-    tokio::spawn(close_batches(standings.ledger().clone(), Arc::clone(&key), swarm.clone(), stop.clone()));
+    tokio::spawn(close_batches(
+        standings.ledger().clone(),
+        Arc::clone(&key),
+        swarm.clone(),
+        config.batch,
+        stop.clone(),
+    ));
     let status = observer.spawn(stop.clone());
     let rpc = Rpc::new(Sources {
         ledger: standings.ledger().clone(),
@@ -298,8 +304,9 @@ async fn remember_peers(swarm: SwarmHandle, storage: Storage, stop: Cancellation
 }
 
 /// Signs a head over the journal whenever a batch is due.
-async fn close_batches(ledger: Ledger, key: Arc<RootKey>, swarm: SwarmHandle, stop: CancellationToken) {
-    let policy = BatchPolicy::default();
+async fn close_batches(ledger: Ledger, key: Arc<RootKey>, swarm: SwarmHandle, wait: Duration, stop: CancellationToken) {
+    let every_ms = u64::try_from(wait.as_millis()).unwrap_or(u64::MAX);
+    let policy = BatchPolicy { every_ms, ..BatchPolicy::default() };
     let mut every = tokio::time::interval(BATCHES);
     every.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {

@@ -55,6 +55,9 @@ pub struct StartArgs {
     /// What this node asks for one token through one layer, in thousandths of a sat [default: 1].
     #[arg(long, env = "CONSORTIUM_PRICE", value_name = "MSAT")]
     price: Option<u64>,
+    /// Seconds that entries of the journal wait for a signed tree head, unless there are 256 before [default: 300].
+    #[arg(long, env = "CONSORTIUM_BATCH_SECONDS", value_name = "SECONDS")]
+    batch_seconds: Option<u64>,
     /// Do not look for peers on the local network.
     #[arg(long, env = "CONSORTIUM_NO_MDNS")]
     no_mdns: bool,
@@ -107,6 +110,7 @@ pub async fn run_tampered(
         memory: args.memory,
         stages: args.stages,
         price: args.price,
+        batch_seconds: args.batch_seconds,
         mdns: args.no_mdns.then_some(false),
     };
     let config = flags.or(file).resolve(data_dir.to_owned())?;

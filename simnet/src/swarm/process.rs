@@ -182,6 +182,8 @@ impl NodeProcess {
             .arg(launch.model)
             .args(["--memory", &format!("{}KiB", self.memory_bytes / 1024)])
             .args(["--stages", &launch.stages.to_string()])
+            // So that a swarm of a minute has signed heads to look at.
+            .args(["--batch-seconds", "5"])
             .arg("--no-mdns")
             .args(listen.iter().flat_map(|address| ["--listen", address]))
             .args(launch.bootstrap.iter().flat_map(|address| ["--bootstrap", address]))

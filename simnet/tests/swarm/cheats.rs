@@ -38,11 +38,8 @@ fn a_cheat_is_caught_and_shut_out_and_nobody_else_is() {
     assert!(place.simnet("c", &up).stdout(Stdio::null()).status().unwrap().success());
     let nodes = place.nodes("c");
     let cheat = nodes.iter().find(|node| node["name"] == "node-2").unwrap()["peer_id"].as_str().unwrap();
-    let honest: Vec<&str> = nodes
-        .iter()
-        .filter(|node| node["peer_id"] != cheat)
-        .map(|node| node["api_base"].as_str().unwrap())
-        .collect();
+    let honest: Vec<&str> =
+        nodes.iter().filter(|node| node["peer_id"] != cheat).map(|node| node["api_base"].as_str().unwrap()).collect();
     // The completion that made the swarm ready may have given it away already; if not, these do.
     for api_base in &honest {
         answer(api_base);
