@@ -92,7 +92,7 @@ fn check_origin(headers: &HeaderMap, host: &Authority) -> Result<(), ApiError> {
 fn needs_key(shared: &Shared, caller: Caller, path: &str) -> bool {
     match path {
         "/health" => false,
-        // It names peers and addresses: from elsewhere it takes a key in any case.
+        // They name peers and addresses: from elsewhere they take a key in any case.
         "/status.json" | "/rpc" => shared.app.require_key || !caller.0.ip().to_canonical().is_loopback(),
         _ => shared.app.require_key,
     }

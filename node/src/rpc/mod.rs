@@ -13,7 +13,8 @@
 //! # Who may ask
 //! Whoever the API's guard lets through: every program on the node's own machine, and from elsewhere whoever has an API
 //! key. What names accounts (`ledger_accounts`, `ledger_statement`, and an entry of the journal by its place) is
-//! answered on the node's own machine alone: a key pays for work, and does not open others' books.
+//! answered on the node's own machine alone: a key pays for work, and does not open others' books. What the guard refuses
+//! has status 401 or 403 and the error shape of the rest of the API.
 //!
 //! # Errors
 //! Besides the codes of JSON-RPC: [`NOT_FOUND`], [`NOT_FOR_YOU`], -32007 (request too large), -32008 (answer too

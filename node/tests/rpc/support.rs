@@ -71,7 +71,8 @@ impl Node {
         let ledger = Ledger::open(&dir.path().join("ledger.db"), key.node_id()).unwrap();
         let storage = Storage::open(&dir.path().join("node.db")).unwrap();
         let proofs = Proofs::new(dir.path());
-        let (status, reader) = watch::channel(NodeStatus::default());
+        let (status, reader) =
+            watch::channel(NodeStatus { peer_id: key.node_id().to_string(), ..NodeStatus::default() });
         let rpc = Rpc::new(Sources {
             ledger: ledger.clone(),
             policy: AuditPolicy::default(),
