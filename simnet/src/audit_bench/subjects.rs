@@ -13,6 +13,9 @@ use crate::cheat::forge::{bytes, floats};
 use crate::cheat::weights::Tampering;
 use crate::cheat::{Cheat, CheatingWorker, Kind};
 
+/// A block has changed if it lies further from honest work than this, relative to its norm. What is closer is as far
+/// as two roundings of f32: a prompt that repeats one token, for instance, needs no long context.
+const MATERIAL: f64 = 1e-6;
 /// Share of the blocks in which a selective cheat cheats.
 const SELECTIVE: f64 = 0.01;
 
@@ -76,7 +79,7 @@ pub struct Forged {
     pub outputs: Vec<f32>,
     /// The tokens it drew.
     pub drawn: Vec<u32>,
-    /// The blocks in which anything is not as honest work has it.
+    /// The blocks in which numbers or tokens are not those of honest work, by more than rounding.
     pub changed: Vec<bool>,
 }
 
@@ -134,7 +137,14 @@ pub fn forge(
     }
     let blocks = forged.outputs.chunks(BLOCK * width).zip(honest.chunks(BLOCK * width));
     let draws = forged.drawn.chunks(BLOCK).zip(work.drawn.chunks(BLOCK));
-    let same_bits = |a: &[f32], b: &[f32]| a.iter().zip(b).all(|(a, b)| a.to_bits() == b.to_bits());
-    forged.changed = blocks.zip(draws).map(|((a, b), (drawn, should))| !same_bits(a, b) || drawn != should).collect();
+    forged.changed = blocks.zip(draws).map(|((a, b), (drawn, should))| differ(a, b) || drawn != should).collect();
     Ok(forged.changed.contains(&true).then_some(forged))
+}
+
+/// Whether numbers lie materially apart.
+fn differ(forged: &[f32], honest: &[f32]) -> bool {
+    let square = |sum: f64, value: f32| sum + f64::from(value) * f64::from(value);
+    let apart = forged.iter().zip(honest).map(|(a, b)| a - b).fold(0.0, square).sqrt();
+    // What is no number is no rounding either.
+    apart.is_nan() || apart > MATERIAL * honest.iter().copied().fold(0.0, square).sqrt()
 }

@@ -76,7 +76,7 @@ fn draw(out: &mut String, left: f64, top: f64, panel: &Panel) {
         height: PANEL_HEIGHT - TOP - BOTTOM,
         decades: (panel.honest.max(10) as f64).log10().ceil(),
     };
-    let title = format!("{}: {} honest", panel.title, panel.honest);
+    let title = format!("{}: {} judgements of honest work", panel.title, panel.honest);
     text(out, plot.left, top + 30.0, "start", 14, &title);
     axes(out, &plot);
     let beside = plot.left + plot.width + 12.0;
@@ -181,7 +181,7 @@ mod tests {
         };
         let svg = document("Audits", &[panel.clone(), panel]);
         assert!(svg.starts_with("<svg") && svg.ends_with("</svg>\n"));
-        assert!(svg.contains("blocks of &lt;a> &amp; b: 2500 honest"));
+        assert!(svg.contains("blocks of &lt;a> &amp; b: 2500 judgements of honest work"));
         assert!(svg.contains("int8, 30.0 %"));
         assert!(!svg.contains("NaN"));
         assert_eq!(svg.matches("<text").count(), svg.matches("</text>").count());

@@ -92,7 +92,7 @@ fn text(report: &Report) -> String {
         "honest work".to_owned(),
         "cheats, over all pairs of classes (intervals of 95 %); blocks a stage computes until it is caught, 20 % of jobs of 550 \
          positions audited".to_owned(),
-        "where cheats hide in the noise: less than 99.9 % of the blocks detected".to_owned(),
+        "where cheats hide in the noise: less than 99.9 % of the blocks detected that changed by more than rounding".to_owned(),
         "cheats at commitments: who notices".to_owned(),
         "agreement of auditors of different classes on the same work".to_owned(),
         "costs".to_owned(),
