@@ -17,8 +17,6 @@ use consortium_protocol::wire::audit::NOT_DRAWN;
 use consortium_protocol::wire::job::Sampling;
 use serde::Serialize;
 
-use crate::bench::statistics::median;
-
 /// Rows of a prompt that a stage computes at once.
 const CHUNK: usize = 256;
 /// The rate at which jobs are drawn.
@@ -70,6 +68,7 @@ pub fn measure(
     turns: usize,
 ) -> Result<Workload> {
     let (class, range) = (own_class(), dir.all_layers());
+    anyhow::ensure!(turns % 2 == 1, "an odd number of turns has a median");
     let limits = thresholds.limits(class, class, dir.config().layers).context("no thresholds for this machine")?;
     let shard = Shard::load_class(dir, range, class)?;
     let auditor = Auditor::load(dir, range, class, class, limits)?;
@@ -93,10 +92,16 @@ pub fn measure(
         prompt,
         generated,
         turns,
-        generation_ms: median(&generation),
-        commitment: median(&commitment),
-        audit: median(&audit),
+        generation_ms: median(&mut generation),
+        commitment: median(&mut commitment),
+        audit: median(&mut audit),
     })
+}
+
+/// The value in the middle of an odd number of them.
+fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
 }
 
 fn work(shard: &Shard, sampler: &Sampler, prompt: usize, generated: usize) -> Result<Done> {
