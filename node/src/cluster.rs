@@ -12,6 +12,7 @@ use consortium_protocol::identity::{NodeId, RootKey};
 use consortium_protocol::membership::{self, MemberState, Membership, MembershipConfig};
 use consortium_protocol::msat::Msat;
 use consortium_protocol::time::Millis;
+use consortium_protocol::wire::audit::AuditOrder;
 use consortium_protocol::wire::election::ElectionMessage;
 use consortium_protocol::wire::fact::Fact;
 use consortium_protocol::wire::heartbeat::{Heartbeat, Lease, ModelRef};
@@ -22,8 +23,8 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
-use crate::audit::Audits;
 use crate::audit::standings::Standings;
+use crate::audit::{Audits, Heard};
 use crate::clock::{Skew, Timeliness, wall_ms};
 use crate::shards::Shards;
 use crate::storage::{Storage, StorageError};
@@ -225,10 +226,12 @@ impl Running {
             SwarmEvent::Fact { fact: Fact::Certificate(certificate), .. } => {
                 self.election_input(ElectionInput::Certificate(certificate)).await;
             }
-            SwarmEvent::Fact { fact: Fact::Verdict(verdict), .. } => self.task.audits.heard(verdict),
-            SwarmEvent::Fact { fact: Fact::Rebuttal(rebuttal), .. } => self.task.audits.rebutted(rebuttal),
-            SwarmEvent::Fact { fact: Fact::TreeHead(head), .. } => self.task.audits.head(head),
-            SwarmEvent::Fact { fact: Fact::Equivocation(proof), .. } => self.task.audits.equivocated(proof),
+            SwarmEvent::Fact { fact: Fact::Verdict(verdict), .. } => self.task.audits.heard(Heard::Verdict(verdict)),
+            SwarmEvent::Fact { fact: Fact::Rebuttal(word), .. } => self.task.audits.heard(Heard::Rebuttal(word)),
+            SwarmEvent::Fact { fact: Fact::TreeHead(head), .. } => self.task.audits.heard(Heard::Head(head)),
+            SwarmEvent::Fact { fact: Fact::Equivocation(proof), .. } => {
+                self.task.audits.heard(Heard::Equivocation(proof));
+            }
             SwarmEvent::Request { from, request, reply } => self.answer(from, request, reply).await,
         }
     }
@@ -256,6 +259,10 @@ impl Running {
                 reply.send(Response::Ack);
                 self.election_input(ElectionInput::Message { from, message }).await;
             }
+            Request::Audit(order) if !self.may_order(from, &order) => reply.send(Response::Refused(Refusal::new(
+                RefusalCode::NotMaster,
+                "audits are ordered by the member that pays, of members' work",
+            ))),
             Request::Audit(order) => reply.send(match self.task.audits.order(*order) {
                 true => Response::Ack,
                 false => Response::Refused(Refusal::new(RefusalCode::Busy, "too many audits are waiting here")),
@@ -280,6 +287,14 @@ impl Running {
                 });
             }
         }
+    }
+
+    /// Whether this node audits for `from`: a member's own job, done by members.
+    fn may_order(&self, from: NodeId, order: &AuditOrder) -> bool {
+        let member = |node: &NodeId| self.membership.member(node).is_some();
+        order.order.payload().payer == from
+            && member(&from)
+            && order.receipt().is_some_and(|receipt| receipt.signer() != from && member(&receipt.signer()))
     }
 
     fn check_order(&self, from: NodeId, signer: NodeId, assign: &Assign) -> Result<(), Refusal> {

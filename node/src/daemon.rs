@@ -143,7 +143,7 @@ pub async fn run_tampered(
         storage: storage.clone(),
         proofs: proofs.clone(),
         standings: standings.clone(),
-        thresholds: Arc::new(Thresholds::compiled_in()),
+        thresholds: Arc::new(thresholds(&config)?),
     }
     .spawn(stop.clone());
     let dispatch = Dispatch { swarm: swarm.clone(), view: view.subscribe(), driver, audits: audits.clone() };
@@ -243,6 +243,12 @@ fn require_key(address: SocketAddr, keys: &ApiKeys) -> anyhow::Result<bool> {
         );
     }
     Ok(true)
+}
+
+/// How far honest numbers may lie apart: as measured on this machine's models, or else as compiled in.
+fn thresholds(config: &Config) -> anyhow::Result<Thresholds> {
+    let path = config.data_dir.join("thresholds.json");
+    Ok(if path.exists() { Thresholds::read(&path)? } else { Thresholds::compiled_in() })
 }
 
 async fn open_models(config: &Config) -> anyhow::Result<(Library, Vec<Arc<Serving>>)> {

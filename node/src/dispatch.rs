@@ -9,7 +9,7 @@ use consortium_protocol::wire;
 use consortium_protocol::wire::job::{JobError, JobErrorCode, JobEvent, JobRequest, Receipts};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{Semaphore, mpsc, watch};
-use tracing::{debug, info};
+use tracing::{debug, info, warn};
 
 use crate::audit::{Audits, Settlement};
 use crate::cluster::ClusterView;
@@ -147,11 +147,14 @@ impl Dispatch {
                 let _gone = events.send(failed(JobErrorCode::NoMaster, &message)).await;
                 return;
             };
+            let given = request.emitted.len();
             match self.attempt(master, &mut request, &mut accepted, &events).await {
                 Outcome::Over => return,
-                Outcome::Done(None) => return debug!(job = %request.job, "an answer came without receipts"),
+                Outcome::Done(None) => {
+                    return warn!(job = %request.job, "an answer came without receipts: nobody is paid for the job");
+                }
                 Outcome::Done(Some(receipts)) => {
-                    return self.audits.settle(Settlement { request, nonce, receipts });
+                    return self.audits.settle(Settlement { request, nonce, receipts, master, given });
                 }
                 Outcome::Lost(why) => reason = why,
             }

@@ -1,5 +1,7 @@
 //! What a payer makes of the receipts for its job, before any number is recomputed.
 
+use consortium_protocol::cluster::ClusterId;
+use consortium_protocol::hash::Hash;
 use consortium_protocol::identity::NodeId;
 use consortium_protocol::wire::audit::{NOT_DRAWN, Nonce, block_digests, blocks_root, boundary_key, check_chain};
 use consortium_protocol::wire::job::{JobRequest, Receipts};
@@ -13,6 +15,23 @@ pub struct Settlement {
     pub nonce: Nonce,
     /// What the stages signed.
     pub receipts: Box<Receipts>,
+    /// Who answered.
+    pub master: NodeId,
+    /// Tokens of the answer that this node gave with the request, from masters that were lost.
+    pub given: usize,
+}
+
+/// What a payer knows for itself.
+#[derive(Clone, Debug)]
+pub struct Expected {
+    /// Who pays.
+    pub payer: NodeId,
+    /// The cluster that was asked.
+    pub cluster: ClusterId,
+    /// Digest and layers of the model that was asked for, where they are known.
+    pub model: Option<(Hash, u16)>,
+    /// The prompt's tokens, where this node can tell them.
+    pub prompt: Option<Vec<u32>>,
 }
 
 /// Why receipts are not accepted.
@@ -30,8 +49,7 @@ impl Unacceptable {
     }
 }
 
-/// Checks receipts against what `payer` asked for and got. `prompt` is the prompt's tokens, where this node can tell
-/// them.
+/// Checks receipts against what was asked for and got.
 ///
 /// The chain must hold, its first stage must have computed the tokens that the payer knows, and its last one must have
 /// drawn those that the payer got. A chain whose master ordered something else than was asked for is nobody's work for
@@ -39,13 +57,18 @@ impl Unacceptable {
 ///
 /// # Errors
 /// The first thing that is wrong.
-pub fn examine(settlement: &Settlement, payer: NodeId, prompt: Option<&[u32]>) -> Result<(), Unacceptable> {
-    let Settlement { request, nonce, receipts } = settlement;
+pub fn examine(settlement: &Settlement, expected: &Expected) -> Result<(), Unacceptable> {
+    let Settlement { request, nonce, receipts, master, given } = settlement;
     let Receipts { order, chain, tokens, drawn_from } = receipts.as_ref();
     let open = order.payload();
-    let asked = (payer, request.job, nonce.commitment(), &request.sampling);
-    if (open.payer, open.job, open.challenge, &open.sampling) != asked || open.driver != order.signer() {
+    let asked = (expected.payer, expected.cluster, request.job, nonce.commitment(), &request.sampling);
+    let ordered = (open.payer, open.cluster, open.job, open.challenge, &open.sampling);
+    if ordered != asked || (open.driver, order.signer()) != (*master, *master) {
         return Err(Unacceptable::master("the master's order is not what was asked for"));
+    }
+    let layers = open.route.last().map_or(0, |hop| hop.range.last.saturating_add(1));
+    if expected.model.is_some_and(|model| model != (open.model, layers)) {
+        return Err(Unacceptable::master("the master ordered another model, or not all of it"));
     }
     if chain.len() != open.route.len() {
         return Err(Unacceptable::master("there is not one receipt for each stage"));
@@ -59,7 +82,11 @@ pub fn examine(settlement: &Settlement, payer: NodeId, prompt: Option<&[u32]>) -
     if !answer.starts_with(&request.emitted) || answer.len() > request.emitted.len() + 1 {
         return Err(Unacceptable::master("the tokens are not those of the answer"));
     }
-    if prompt.is_some_and(|prompt| tokens.get(..prompt_len) != Some(prompt)) {
+    // A first attempt begins where this node left off; a later one, behind what the attempts before it emitted.
+    if open.attempt <= 1 && *drawn_from as usize != prompt_len + given {
+        return Err(Unacceptable::master("not all of the answer was drawn by the stages that signed"));
+    }
+    if expected.prompt.as_deref().is_some_and(|prompt| tokens.get(..prompt_len) != Some(prompt)) {
         return Err(Unacceptable::master("the tokens do not begin with the prompt"));
     }
     let positions = chain[0].payload().positions as usize;

@@ -6,6 +6,10 @@
 //! fetches the stage's [`opening`], recomputes it ([`check`]), and gives a signed verdict to the cluster. A fraud comes
 //! with a [`proof`] that others stream on request ([`evidence`]) and check for themselves: only a proof that this node
 //! saw hold counts as fraud here, and one that it saw fail counts against the accuser ([`standings`]).
+//!
+//! What is not caught yet: a stage that gives no receipt costs the others theirs and is not punished; of a job that was
+//! taken over after a failure, only the last attempt is accounted for, so what earlier ones emitted is nobody's work;
+//! a client that leaves before the end pays nothing.
 
 pub mod account;
 pub mod check;
@@ -16,8 +20,10 @@ mod record;
 pub mod spool;
 pub mod standings;
 mod task;
+mod witness;
 
 pub use account::Settlement;
 pub use record::{Record, Rows};
 pub use spool::Spool;
 pub use task::{AuditTask, Audits};
+pub use witness::Heard;

@@ -4,6 +4,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
+use consortium_protocol::identity::NodeId;
 use consortium_protocol::wire;
 use consortium_protocol::wire::audit::{AuditOrder, Opening};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
@@ -19,9 +20,11 @@ const ASKING: Duration = Duration::from_secs(15);
 /// Time for all of an opening to arrive.
 const FETCHING: Duration = Duration::from_secs(120);
 /// The largest opening that is read, bytes of inputs and outputs together.
-pub const MAX_OPENING: usize = 1 << 30;
+pub const MAX_OPENING: usize = 256 << 20;
 /// Openings served at a time.
 const MAX_STREAMS: usize = 8;
+/// Peers that may be about to ask for one.
+const MAX_ASKING: usize = 256;
 
 /// What a stage showed.
 #[derive(Debug)]
@@ -86,26 +89,29 @@ pub async fn fetch(swarm: &SwarmHandle, order: &AuditOrder, width: u32) -> Resul
 
 /// Shows this node's sessions to those who may see them, until the swarm ends.
 pub async fn serve(swarm: SwarmHandle, spool: Spool, mut incoming: Incoming) {
-    let room = Arc::new(Semaphore::new(MAX_STREAMS));
+    let (asking, room) = (Arc::new(Semaphore::new(MAX_ASKING)), Semaphore::new(MAX_STREAMS));
+    let room = Arc::new(room);
     while let Some((from, stream)) = incoming.recv().await {
-        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
-        let (me, spool) = (swarm.me(), spool.clone());
+        let Ok(permit) = Arc::clone(&asking).try_acquire_owned() else { continue };
+        let (me, spool, room) = (swarm.me(), spool.clone(), Arc::clone(&room));
         tokio::spawn(async move {
             let _held_while_serving = permit;
-            if let Err(error) = show(me, &spool, stream).await {
+            if let Err(error) = show(me, &spool, &room, stream).await {
                 debug!(%from, %error, "an opening was not shown");
             }
         });
     }
 }
 
-async fn show(me: consortium_protocol::identity::NodeId, spool: &Spool, mut stream: ByteStream) -> io::Result<()> {
+async fn show(me: NodeId, spool: &Spool, room: &Semaphore, mut stream: ByteStream) -> io::Result<()> {
     let asked = tokio::time::timeout(ASKING, read_message::<AuditOrder>(&mut stream)).await;
     let Some(order) = asked.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?? else { return Ok(()) };
     let kept = order.receipt().filter(|receipt| receipt.signer() == me).and_then(|r| spool.find(&r.digest()));
     let Some(kept) = kept else {
         return Err(io::Error::new(io::ErrorKind::NotFound, "no such session is kept here"));
     };
+    // Only whoever has the nonce gets so far: nobody else can take the places.
+    let Ok(_sending) = room.acquire().await else { return Ok(()) };
     let sending = async {
         write_message(&mut stream, &kept.opening).await?;
         stream.write_all(&kept.inputs).await?;

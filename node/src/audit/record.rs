@@ -4,7 +4,7 @@ use consortium_inference::audit::grid::{CommitError, StageCommitter};
 use consortium_protocol::envelope::Signed;
 use consortium_protocol::identity::RootKey;
 use consortium_protocol::wire::audit::{
-    NOT_DRAWN, NumericClass, Opening, StageReceipt, blocks_root, boundary_key, check_chain, grid_key,
+    NOT_DRAWN, NumericClass, Opening, StageReceipt, block_digests, blocks_root, boundary_key, check_chain, grid_key,
 };
 use consortium_protocol::wire::pipeline::SessionOpen;
 
@@ -111,6 +111,14 @@ impl Record {
             return Err(format!("{} receipts came before that of stage {}", chain.len(), self.stage));
         }
         check_chain(&self.order, chain).map_err(|fault| fault.to_string())?;
+        // The tokens come from the stage before, and no hash of its outputs covers them.
+        if let Some(first) = chain.first() {
+            let tokens: Vec<u8> = self.opening.tokens.iter().flat_map(|token| token.to_le_bytes()).collect();
+            let given = blocks_root(&block_digests(&boundary_key(open.job, open.attempt, 0), &tokens, 4));
+            if given != first.payload().inputs {
+                return Err("the tokens are not those that the first stage signs for".to_owned());
+            }
+        }
         let committed = self.committer.finish();
         let positions = u32::try_from(self.opening.tokens.len()).unwrap_or(u32::MAX);
         let inputs = blocks_root(&committed.inputs);

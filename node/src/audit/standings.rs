@@ -58,7 +58,7 @@ impl Standings {
     #[must_use]
     pub fn audit_rate(&self, node: &NodeId) -> f64 {
         self.scores.borrow().get(node).map_or(1.0, |score| {
-            let now = Score { at_ms: wall_ms(), ..score.clone() };
+            let now = Score { at_ms: wall_ms(), ..*score };
             self.policy.rate(&now)
         })
     }
@@ -104,15 +104,18 @@ impl Standings {
         written.await;
     }
 
-    /// Takes a verdict into account: this node's own, or another's.
+    /// Takes a verdict into account: this node's own, or a member's.
     pub async fn judged(&self, verdict: &Signed<Verdict>) {
         let (verdict, me) = (verdict.clone(), self.key.node_id());
         self.write(move |ledger| {
             let now = wall_ms();
-            // Evidence is kept of those who have a record: of members, and of whoever worked for this node.
+            // Evidence is kept by and about those who have a record: members, and whoever worked for this node.
             if verdict.signer() == me {
                 ledger.observe(&verdict.payload().auditee, true, 0, now)?;
                 ledger.settle_audit(&verdict, &Terms::default(), now)?;
+            }
+            if verdict.signer() != me {
+                ledger.observe(&verdict.signer(), true, 0, now)?;
             }
             ledger.note_verdict(&verdict, now).map(drop)
         })

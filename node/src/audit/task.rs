@@ -4,25 +4,27 @@ use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
+use consortium_inference::audit::classes::own_class;
 use consortium_inference::audit::thresholds::Thresholds;
 use consortium_protocol::cluster::ClusterId;
 use consortium_protocol::envelope::Signed;
 use consortium_protocol::hash::Hash;
 use consortium_protocol::identity::{NodeId, RootKey};
-use consortium_protocol::wire::audit::{AuditOrder, Outcome, Verdict};
+use consortium_protocol::msat::Msat;
+use consortium_protocol::wire::audit::{AuditOrder, Outcome, StageReceipt, Verdict};
 use consortium_protocol::wire::fact::Fact;
-use consortium_protocol::wire::ledger::{Equivocation, Rebuttal, TreeHead};
 use consortium_protocol::wire::pipeline::SessionOpen;
-use consortium_protocol::wire::rpc::Request;
+use consortium_protocol::wire::rpc::{Request, Response};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::account::{Settlement, examine};
+use super::account::{Expected, Settlement, examine};
 use super::check::{Finding, check};
+use super::opening::{self, Opened};
 use super::proof::{Proof, Proofs};
 use super::standings::Standings;
-use super::{evidence, opening};
+use super::witness::{Heard, Witness};
 use crate::clock::wall_ms;
 use crate::cluster::ClusterView;
 use crate::library::Library;
@@ -38,62 +40,48 @@ const PATIENCE: Duration = Duration::from_secs(20);
 const POLL: Duration = Duration::from_millis(100);
 /// Time for another auditor to take an order.
 const HANDING_OVER: Duration = Duration::from_secs(5);
-/// Proofs remembered as seen.
-const MAX_SEEN: usize = 4096;
+/// How often a stage is asked for an opening, and the pause between.
+const ASKED: u32 = 3;
+const PAUSE: Duration = Duration::from_secs(2);
+/// Receipts remembered as audited.
+const MAX_AUDITED: usize = 16_384;
 
 enum Work {
     Settle(Settlement),
     Audit(AuditOrder),
-    Heard(Signed<Verdict>),
-    Rebutted(Signed<Rebuttal>),
-    Head(Signed<TreeHead>),
-    Equivocated(Box<Equivocation>),
 }
 
 /// Cloneable handle to the auditor.
 #[derive(Clone)]
 pub struct Audits {
     work: mpsc::Sender<Work>,
+    /// Apart from the work: a proof that takes long to check must not keep receipts waiting.
+    heard: mpsc::Sender<Heard>,
 }
 
 impl Audits {
     /// Takes the receipts of one of this node's own jobs.
     pub fn settle(&self, settlement: Settlement) {
-        self.put(Work::Settle(settlement), "receipts");
+        put(&self.work, Work::Settle(settlement), "receipts");
     }
 
-    /// Takes an audit that another payer asks for; false when there is no room.
+    /// Takes an audit; false when there is no room.
     pub fn order(&self, order: AuditOrder) -> bool {
-        self.put(Work::Audit(order), "an order")
+        put(&self.work, Work::Audit(order), "an order")
     }
 
-    /// Takes a verdict that was heard.
-    pub fn heard(&self, verdict: Signed<Verdict>) {
-        self.put(Work::Heard(verdict), "a verdict");
+    /// Takes what was heard of others' audits and journals.
+    pub fn heard(&self, heard: Heard) {
+        put(&self.heard, heard, "what it heard");
     }
+}
 
-    /// Takes the word that an accusation does not hold.
-    pub fn rebutted(&self, rebuttal: Signed<Rebuttal>) {
-        self.put(Work::Rebutted(rebuttal), "a rebuttal");
+fn put<T>(queue: &mpsc::Sender<T>, work: T, what: &str) -> bool {
+    let taken = queue.try_send(work).is_ok();
+    if !taken {
+        warn!("the auditor has too much to do and drops {what}");
     }
-
-    /// Takes a head of another's journal.
-    pub fn head(&self, head: Signed<TreeHead>) {
-        self.put(Work::Head(head), "a head");
-    }
-
-    /// Takes a proof that a node said two things about its journal.
-    pub fn equivocated(&self, proof: Box<Equivocation>) {
-        self.put(Work::Equivocated(proof), "an equivocation");
-    }
-
-    fn put(&self, work: Work, what: &str) -> bool {
-        let taken = self.work.try_send(work).is_ok();
-        if !taken {
-            warn!("the auditor has too much to do and drops {what}");
-        }
-        taken
-    }
+    taken
 }
 
 /// What the auditor needs.
@@ -127,16 +115,56 @@ impl AuditTask {
     #[must_use]
     pub fn spawn(self, stop: CancellationToken) -> Audits {
         let (work, queue) = mpsc::channel(QUEUE);
-        let audits = Audits { work };
-        tokio::spawn(Running { task: self, seen: BTreeSet::new(), audits: audits.clone() }.run(queue, stop));
+        let (heard, rumours) = mpsc::channel(QUEUE);
+        let audits = Audits { work, heard };
+        let task = Arc::new(self);
+        tokio::spawn(Witness::new(Arc::clone(&task)).run(rumours, stop.clone()));
+        let running = Running { task, audited: BTreeSet::new(), audits: audits.clone() };
+        tokio::spawn(running.run(queue, stop));
         audits
+    }
+
+    /// Waits until the stages are idle, but not for ever.
+    pub(super) async fn wait_for_quiet(&self) {
+        let quiet = async {
+            while self.shards.sessions() > 0 {
+                tokio::time::sleep(POLL).await;
+            }
+        };
+        let _busy = tokio::time::timeout(PATIENCE, quiet).await;
+    }
+
+    pub(super) fn is_member(&self, node: &NodeId) -> bool {
+        self.view.borrow().members.contains_key(node)
+    }
+
+    /// Digest and layers of a model by its name: this node's own, else what the master says it has.
+    fn model(&self, name: &str, master: &NodeId) -> Option<(Hash, u16)> {
+        let own = self.serving.iter().map(|serving| &serving.model).find(|model| model.name == name).cloned();
+        let said = || {
+            let view = self.view.borrow();
+            view.members.get(master)?.heartbeat.models.iter().find(|model| model.name == name).cloned()
+        };
+        own.or_else(said).map(|model| (model.digest, model.layers))
+    }
+
+    /// Whether it is known how far honest numbers of a stage's class lie apart.
+    fn can_judge(&self, receipt: &StageReceipt) -> bool {
+        let layers = u16::try_from(receipt.range.count()).unwrap_or(u16::MAX);
+        self.thresholds.limits(own_class(), receipt.class, layers).is_some()
+    }
+
+    pub(super) async fn spread(&self, fact: Fact) {
+        if self.swarm.publish(fact).await.is_err() {
+            debug!("the swarm has ended");
+        }
     }
 }
 
 struct Running {
-    task: AuditTask,
-    /// Fraud proofs that were checked or refused.
-    seen: BTreeSet<Hash>,
+    task: Arc<AuditTask>,
+    /// Receipts that were audited here: nobody makes this node do it twice.
+    audited: BTreeSet<Hash>,
     audits: Audits,
 }
 
@@ -154,14 +182,6 @@ impl Running {
                 match work {
                     Work::Settle(settlement) => self.settle(settlement).await,
                     Work::Audit(order) => self.audit(order).await,
-                    Work::Heard(verdict) => self.heard(verdict).await,
-                    Work::Rebutted(rebuttal) => self.task.standings.rebutted(rebuttal).await,
-                    Work::Head(head) => {
-                        if let Some(proof) = self.task.standings.head(head).await {
-                            self.spread(Fact::Equivocation(proof)).await;
-                        }
-                    }
-                    Work::Equivocated(proof) => self.task.standings.equivocated(proof).await,
                 }
             };
             tokio::select! {
@@ -181,13 +201,19 @@ impl Running {
             None => None,
         };
         let job = settlement.request.job;
-        if let Err(refused) = examine(&settlement, me, known.as_deref()) {
+        let expected = Expected {
+            payer: me,
+            cluster: self.task.cluster,
+            model: self.task.model(&settlement.request.model, &settlement.master),
+            prompt: known,
+        };
+        if let Err(refused) = examine(&settlement, &expected) {
             warn!(%job, stage = refused.stage, reason = refused.reason, "receipts are not accepted: nobody is paid for the job");
             return;
         }
         let Settlement { nonce, receipts, .. } = settlement;
-        if let Some(node) = self.overcharging(receipts.order.payload()) {
-            warn!(%job, %node, "the master's order pays more than the node asks: nobody is paid for the job");
+        if let Some(stage) = receipts.chain.iter().position(|receipt| !self.task.can_judge(receipt.payload())) {
+            warn!(%job, stage, "receipts of a numeric class that cannot be audited: nobody is paid for the job");
             return;
         }
         let drawn = receipts.chain.iter().enumerate().filter(|(_, receipt)| {
@@ -206,18 +232,23 @@ impl Running {
         if let Err(error) = self.task.storage.save_receipts(&kept).await {
             warn!(%error, "receipts could not be kept");
         }
-        self.task.standings.worked(receipts.order.payload(), &receipts.chain, &drawn).await;
+        match self.overcharging(receipts.order.payload()) {
+            None => self.task.standings.worked(receipts.order.payload(), &receipts.chain, &drawn).await,
+            Some(node) => {
+                warn!(%job, %node, "the master's order pays more than the node asks: nobody is paid for the job");
+            }
+        }
         for order in orders {
             self.audits.order(order);
         }
     }
 
-    /// The first node of a route that is to be paid more than it says it asks.
+    /// The first node of a route that is to be paid more than it says it asks; a node that is not known asks nothing.
     fn overcharging(&self, open: &SessionOpen) -> Option<NodeId> {
         let view = self.task.view.borrow();
         let asks = |node: &NodeId| Some(view.members.get(node)?.heartbeat.price_per_layer_token);
         let mut paid = open.route.iter().map(|hop| hop.node).zip(&open.prices);
-        paid.find(|(node, price)| asks(node).is_some_and(|asked| **price > asked)).map(|(node, _)| node)
+        paid.find(|(node, price)| **price > asks(node).unwrap_or(Msat(0))).map(|(node, _)| node)
     }
 
     /// Audits a stage, or has another do it if this node has not the model.
@@ -226,20 +257,34 @@ impl Running {
         if receipt.payload().cluster != self.task.cluster || receipt.signer() == self.task.swarm.me() {
             return;
         }
+        if !self.audited.insert(receipt.digest()) {
+            return debug!("a receipt was audited before");
+        }
+        if self.audited.len() > MAX_AUDITED {
+            self.audited.pop_first();
+        }
         let Some((_, dir)) = self.task.library.get(&receipt.payload().model) else {
             return self.hand_over(order).await;
         };
         let dir = Arc::clone(dir);
-        self.wait_for_quiet().await;
+        self.task.wait_for_quiet().await;
+        let own = order.order.payload().payer == self.task.swarm.me();
         let width = u32::try_from(dir.config().hidden_size).unwrap_or(u32::MAX);
-        let (finding, proof) = match opening::fetch(&self.task.swarm, &order, width).await {
+        let (finding, proof) = match self.fetch(&order, width).await {
+            // Whoever asks for an audit of another's job may have come too late, or keep the stage from answering.
+            Err(reason) if !own => return debug!(reason, "a stage showed nothing for another's job"),
             Err(reason) => (Finding::withheld(reason), None),
             Ok(opened) => {
                 let (proof, thresholds) = (Proof { order, opened }, Arc::clone(&self.task.thresholds));
+                let proofs = self.task.proofs.clone();
                 let checking = tokio::task::spawn_blocking(move || {
-                    let finding = check(&proof, &dir, &thresholds)?;
-                    let bytes = (finding.outcome == Outcome::Fraud).then(|| proof.encode());
-                    Ok::<_, super::check::CheckError>((finding, bytes))
+                    let finding = check(&proof, &dir, &thresholds).map_err(|error| error.to_string())?;
+                    // There is no verdict of fraud without a proof that is kept.
+                    let kept = match finding.outcome {
+                        Outcome::Fraud => Some(proofs.keep(&proof.encode()).map_err(|error| error.to_string())?),
+                        _ => None,
+                    };
+                    Ok::<_, String>((finding, kept))
                 });
                 match checking.await {
                     Ok(Ok(found)) => found,
@@ -248,19 +293,15 @@ impl Running {
                 }
             }
         };
-        let proof = match proof.map(|bytes| self.task.proofs.keep(&bytes)) {
-            None => None,
-            Some(Ok(digest)) => Some(digest),
-            Some(Err(error)) => return warn!(%error, "a fraud proof could not be kept; there is no verdict without it"),
-        };
-        self.give_verdict(&receipt, &finding, proof).await;
+        self.give_verdict(&receipt, &finding, proof, own).await;
     }
 
     async fn give_verdict(
         &mut self,
-        receipt: &Signed<consortium_protocol::wire::audit::StageReceipt>,
+        receipt: &Signed<StageReceipt>,
         finding: &Finding,
         proof: Option<Hash>,
+        own: bool,
     ) {
         let said = receipt.payload();
         let auditee = receipt.signer();
@@ -283,21 +324,26 @@ impl Running {
             at_ms: wall_ms(),
         };
         let verdict = Signed::sign(&self.task.key, verdict);
-        if let Some(proof) = proof {
-            self.remember(proof);
+        // Praise that somebody else ordered is no evidence of this node's own: it could be ordered by the praised.
+        if own || finding.outcome == Outcome::Fraud {
+            self.task.standings.judged(&verdict).await;
         }
-        self.task.standings.judged(&verdict).await;
-        self.spread(Fact::Verdict(verdict)).await;
+        self.task.spread(Fact::Verdict(verdict)).await;
     }
 
-    /// Waits until the stages are idle, but not for ever.
-    async fn wait_for_quiet(&self) {
-        let quiet = async {
-            while self.task.shards.sessions() > 0 {
-                tokio::time::sleep(POLL).await;
+    /// Asks the stage a few times: a busy one is not a dishonest one.
+    async fn fetch(&self, order: &AuditOrder, width: u32) -> Result<Opened, String> {
+        let mut last = String::new();
+        for attempt in 0..ASKED {
+            if attempt > 0 {
+                tokio::time::sleep(PAUSE).await;
             }
-        };
-        let _busy = tokio::time::timeout(PATIENCE, quiet).await;
+            match opening::fetch(&self.task.swarm, order, width).await {
+                Ok(opened) => return Ok(opened),
+                Err(reason) => last = reason,
+            }
+        }
+        Err(last)
     }
 
     async fn hand_over(&self, order: AuditOrder) {
@@ -311,90 +357,22 @@ impl Running {
                     .is_some_and(|m| !m.suspect && m.heartbeat.models.iter().any(|r| r.digest == model))
             };
             let others = view.members.keys().filter(|node| **node != auditee && **node != self.task.swarm.me());
-            // Those that had no part in the job first.
-            let (on_route, off_route): (Vec<NodeId>, Vec<NodeId>) = others
-                .filter(|node| has(node))
-                .copied()
-                .partition(|node| order.order.payload().route.iter().any(|hop| hop.node == *node));
-            off_route.into_iter().chain(on_route).collect()
+            let mut able: Vec<NodeId> = others.filter(|node| has(node)).copied().collect();
+            // Those that had no part in the job first, and among them in an order that nobody could choose.
+            able.sort_by_cached_key(|node| {
+                let on_route = order.order.payload().route.iter().any(|hop| hop.node == *node);
+                let ticket = Hash::of(&[receipt.digest().as_bytes(), node.as_bytes().as_slice()].concat());
+                (on_route, (order.nonce.draw(&ticket) * 1e9) as u64)
+            });
+            able
         };
         for auditor in able {
             let request = Request::Audit(Box::new(order.clone()));
             match self.task.swarm.request(auditor, request, HANDING_OVER).await {
-                Ok(consortium_protocol::wire::rpc::Response::Ack) => return,
+                Ok(Response::Ack) => return,
                 Ok(_) | Err(_) => debug!(%auditor, "would not audit"),
             }
         }
         warn!(job = %receipt.payload().job, "no member with the model could be found to audit a stage");
-    }
-
-    /// Takes another's verdict into account. A fraud counts when this node has seen the proof hold.
-    async fn heard(&mut self, verdict: Signed<Verdict>) {
-        let said = verdict.payload();
-        let accuser = verdict.signer();
-        if said.cluster != self.task.cluster || accuser == self.task.swarm.me() || accuser == said.auditee {
-            return;
-        }
-        let (Outcome::Fraud, Some(digest)) = (said.outcome, said.proof) else {
-            return self.task.standings.judged(&verdict).await;
-        };
-        if said.auditee == self.task.swarm.me() {
-            return warn!(%accuser, job = %said.job, "this node is accused of fraud");
-        }
-        // One proof shuts a node out; its other jobs are for their payers to judge.
-        if self.seen.contains(&digest) || self.task.standings.is_banned(&said.auditee) {
-            return;
-        }
-        self.remember(digest);
-        match self.holds(&verdict, digest).await {
-            Ok(true) => {
-                info!(node = %said.auditee, %accuser, job = %said.job, "a fraud proof holds");
-                // What it saw proved it can vouch for itself.
-                let said = Verdict { at_ms: wall_ms(), ..said.clone() };
-                let verdict = Signed::sign(&self.task.key, said);
-                self.task.standings.judged(&verdict).await;
-                self.spread(Fact::Verdict(verdict)).await;
-            }
-            Ok(false) => {
-                warn!(%accuser, node = %said.auditee, job = %said.job, "a fraud proof does not hold: a false accusation");
-                if let Some(rebuttal) = self.task.standings.rebut(&verdict).await {
-                    self.spread(Fact::Rebuttal(rebuttal)).await;
-                }
-            }
-            Err(reason) => debug!(%accuser, reason, "a fraud proof could not be checked"),
-        }
-    }
-
-    async fn holds(&self, verdict: &Signed<Verdict>, digest: Hash) -> Result<bool, String> {
-        let bytes = evidence::fetch(&self.task.swarm, verdict.signer(), &digest).await?;
-        let Ok(proof) = Proof::decode(&bytes).await else { return Ok(false) };
-        let Some(receipt) = proof.order.receipt() else { return Ok(false) };
-        if (receipt.digest(), receipt.signer()) != (verdict.payload().receipt, verdict.payload().auditee) {
-            return Ok(false);
-        }
-        let model = receipt.payload().model;
-        let (_, dir) = self.task.library.get(&model).ok_or("this node has not the model")?;
-        let (dir, thresholds) = (Arc::clone(dir), Arc::clone(&self.task.thresholds));
-        self.wait_for_quiet().await;
-        let checking = tokio::task::spawn_blocking(move || check(&proof, &dir, &thresholds));
-        let finding = checking.await.map_err(|error| error.to_string())?.map_err(|error| error.to_string())?;
-        if finding.outcome == Outcome::Fraud {
-            // Others can have it from here as well.
-            self.task.proofs.keep(&bytes).map_err(|error| error.to_string())?;
-        }
-        Ok(finding.outcome == Outcome::Fraud)
-    }
-
-    async fn spread(&self, fact: Fact) {
-        if self.task.swarm.publish(fact).await.is_err() {
-            debug!("the swarm has ended");
-        }
-    }
-
-    fn remember(&mut self, proof: Hash) {
-        if self.seen.len() >= MAX_SEEN {
-            self.seen.clear();
-        }
-        self.seen.insert(proof);
     }
 }

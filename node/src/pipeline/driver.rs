@@ -266,7 +266,8 @@ impl<'a> Job<'a> {
             // Before they were asked for.
             ChainEvent::Receipts { .. } => Input::Tick,
             ChainEvent::Failed { attempt, failure } => {
-                self.at_fault = (failure.code != StageFailureCode::PeerLost).then_some(failure.node);
+                let on_route = self.route.iter().any(|hop| hop.node == failure.node);
+                self.at_fault = (on_route && failure.code != StageFailureCode::PeerLost).then_some(failure.node);
                 warn!(job = %self.request.job, node = %failure.node, stage = failure.stage, reason = failure.message, "a stage failed");
                 Input::StageFailed { attempt, stage: failure.stage, node: failure.node, retryable: true }
             }

@@ -7,7 +7,7 @@ use std::time::Duration;
 use consortium_protocol::identity::NodeId;
 use consortium_protocol::wire::job::JobId;
 use consortium_protocol::wire::pipeline::{Frame, SessionOpen};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tracing::debug;
 
 use super::chain::ChainEvent;
@@ -15,6 +15,8 @@ use super::framing;
 use crate::swarm::{ByteStream, Incoming};
 
 const OPENING: Duration = Duration::from_secs(10);
+/// Streams received at a time.
+const MAX_STREAMS: usize = 256;
 
 type Waiting = HashMap<(JobId, u32), (NodeId, mpsc::Sender<ChainEvent>)>;
 
@@ -55,8 +57,14 @@ impl TokenInbox {
 
     /// Serves incoming token streams until the swarm ends; `me` signed the sessions they belong to.
     pub async fn serve(self, me: NodeId, mut incoming: Incoming) {
+        let room = Arc::new(Semaphore::new(MAX_STREAMS));
         while let Some((from, stream)) = incoming.recv().await {
-            tokio::spawn(self.clone().receive(me, from, stream));
+            let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
+            let inbox = self.clone();
+            tokio::spawn(async move {
+                let _held_while_receiving = permit;
+                inbox.receive(me, from, stream).await;
+            });
         }
     }
 

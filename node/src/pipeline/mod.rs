@@ -31,10 +31,12 @@ use consortium_protocol::wire::pipeline::SessionOpen;
 
 /// Names one attempt of a job on a stage.
 fn session_id(open: &SessionOpen) -> [u8; 16] {
-    let mut name = Vec::with_capacity(60);
+    let mut name = Vec::with_capacity(96);
     // A job handed in to the next master begins with attempt 1 again, while its old session may still be closing.
     name.extend_from_slice(open.driver.as_bytes());
     name.extend_from_slice(&open.term.to_le_bytes());
+    // Two payers may draw the same name for a job, by chance or on purpose.
+    name.extend_from_slice(open.payer.as_bytes());
     name.extend_from_slice(&open.job.0);
     name.extend_from_slice(&open.attempt.to_le_bytes());
     let digest = Hash::of(&name);

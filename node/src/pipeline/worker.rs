@@ -147,7 +147,8 @@ impl Worker {
             .map_err(|error| unreachable(error.to_string()))?;
         let active = self.shards.begin_session();
         let place = u16::try_from(stage).unwrap_or(u16::MAX);
-        let record = Record::new(signed.clone(), place, own_class(), shard.stage.info().width, &self.spool);
+        let width = shard.stage.info().width;
+        let record = Box::new(Record::new(signed.clone(), place, own_class(), width, &self.spool));
         let at = Place { me, stage, next, last: protocol == wire::TOKENS };
         let tampered = self.tamper.as_ref().and_then(|tamper| tamper.session(open, place));
         let steps = Steps { at, guard, record: Some(record), key: Arc::clone(&self.key), tampered };
@@ -206,7 +207,7 @@ struct Steps {
     at: Place,
     guard: SessionGuard,
     /// None once it is sealed.
-    record: Option<Record>,
+    record: Option<Box<Record>>,
     key: Arc<RootKey>,
     tampered: Option<Box<dyn TamperedSession>>,
 }
@@ -247,9 +248,9 @@ impl Steps {
         &mut self,
         header: StepHeader,
         payload: Vec<u8>,
-        record: Record,
+        record: Box<Record>,
         downstream: &mut Downstream,
-    ) -> Result<Record, StageFailure> {
+    ) -> Result<Box<Record>, StageFailure> {
         let (seq, pos, sample) = (header.seq, header.pos, header.sample);
         let rows = u32::try_from(header.tokens.len()).unwrap_or(u32::MAX);
         let tokens = header.tokens.clone();
@@ -275,7 +276,7 @@ impl Steps {
         let Some(hidden) = hidden else {
             return Err(self.at.failure(StageFailureCode::Internal, "the stage gave no hidden states to commit to"));
         };
-        let write_down = move |mut record: Record| {
+        let write_down = move |mut record: Box<Record>| {
             let rows = Rows { tokens: &tokens, input: input.as_deref(), output: &hidden.data, drawn };
             record.add(&rows).map(|()| record)
         };
@@ -308,7 +309,7 @@ impl Steps {
     async fn seal(
         &mut self,
         mut chain: Vec<Signed<StageReceipt>>,
-        record: Record,
+        record: Box<Record>,
         downstream: &mut Downstream,
     ) -> Result<(), StageFailure> {
         let receipt = record.seal(&self.key, &chain);

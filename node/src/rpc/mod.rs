@@ -2,7 +2,7 @@
 //!
 //! Everything here only reads. [`Rpc::answer`] takes the text of a request ([`call`]: one, or a batch of at most
 //! [`call::MAX_BATCH`]) and gives the text of the answer; HTTP is around it, not in it. The methods are
-//! [`reputation`], [`audits`], [`books`] and [`nodes`], each with a line in [`describe::METHODS`], from which the OpenRPC
+//! [`reputation`], [`audits`], [`books`] and [`nodes`], each with a line in [`describe`], from which the OpenRPC
 //! document of `rpc.discover` is made. Calls that touch a database run on threads made for waiting, [`ROOM`] at a time.
 //!
 //! # Limits

@@ -60,7 +60,7 @@ pub struct SessionOpen {
     pub prices: Vec<Msat>,
     /// How to draw.
     pub sampling: Sampling,
-    /// Tokens of the prompt, the emitted ones included.
+    /// Tokens of the prompt, without those that were emitted before.
     pub prompt_len: u32,
     /// Positions to keep room for; at least `prompt_len`.
     pub max_positions: u32,

@@ -4,6 +4,7 @@
 //! - [`subjects`]: the cheats, made by the very worker that cheats in a swarm;
 //! - [`judge`]: recomputing and comparing, as an auditor of each class; [`source_grid`]: what the scheme of the first
 //!   document would have said of the same rows;
+//! - [`workload`]: what commitments and audits cost beside the work itself;
 //! - [`custody`]: cheats at commitments, judged by receipts, roots and recomputing;
 //! - [`tally`], [`rates`], [`roc`]: counting; [`report`] and [`svg`]: what is shown; [`activations`]: what is handed to
 //!   other schemes.
@@ -23,6 +24,7 @@ pub mod source_grid;
 pub mod subjects;
 pub mod svg;
 pub mod tally;
+pub mod workload;
 
 #[cfg(test)]
 mod tests;

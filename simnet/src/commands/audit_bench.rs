@@ -5,9 +5,10 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use consortium_node::inference::audit::thresholds::Thresholds;
+use consortium_node::inference::model_dir::ModelDir;
 use consortium_simnet::audit_bench::rates::Rate;
 use consortium_simnet::audit_bench::report::{CheatReport, Row};
-use consortium_simnet::audit_bench::{Options, Report, run as measure, svg};
+use consortium_simnet::audit_bench::{Options, Report, run as measure, svg, workload};
 use indicatif::{ProgressBar, ProgressStyle};
 
 use super::table::aligned;
@@ -57,6 +58,7 @@ pub(crate) fn run(arguments: &cli::AuditBench) -> Result<ExitCode> {
         .with_context(|| format!("the bench of {} failed", model.display()))?;
         bar.finish_and_clear();
         print(&text(&report))?;
+        print(&workloads(model, &thresholds)?)?;
         reports.push(report);
     }
     if let Some(path) = &arguments.json {
@@ -243,6 +245,26 @@ fn costs(report: &Report) -> String {
         costs.comparing_micros()
     ));
     lines.join("\n")
+}
+
+/// What commitments and audits cost beside the work, for two shapes of jobs.
+fn workloads(model: &Path, thresholds: &Thresholds) -> Result<String> {
+    let dir = ModelDir::open(model)?;
+    let context = dir.config().max_positions as usize;
+    let mut lines = vec!["shares of the time of generation, medians of 9 turns".to_owned()];
+    for (prompt, generated) in [(50, 500), (1000, 100)] {
+        // A shorter context takes the same parts of it.
+        let fitting = context.min(prompt + generated);
+        let (prompt, generated) = (prompt * fitting / (prompt + generated), generated * fitting / (prompt + generated));
+        let cost = workload::measure(&dir, thresholds, prompt, generated, 9)?;
+        lines.push(format!(
+            "{prompt} in and {generated} out: committing {:.2} %, auditing all of it {:.1} %, at the default rate {:.2} %",
+            100.0 * cost.commitment,
+            100.0 * cost.audit,
+            100.0 * cost.at_default_rate()
+        ));
+    }
+    Ok(lines.join("\n") + "\n\n")
 }
 
 /// A share without its interval.

@@ -10,7 +10,7 @@ use consortium_inference::audit::thresholds::Thresholds;
 use consortium_inference::model_dir::ModelDir;
 use consortium_ledger::reputation::Finding as Found;
 use consortium_protocol::envelope::Signed;
-use consortium_protocol::wire::audit::Outcome;
+use consortium_protocol::wire::audit::{NumericClass, Outcome};
 use indicatif::ProgressBar;
 use serde_json::json;
 
@@ -100,9 +100,10 @@ fn concluded(proof: &Proof, finding: &Finding) -> String {
         Outcome::Pass => format!("not proved: {accused} did the work that it signed for"),
         Outcome::Inconclusive => "not proved: the numbers are off, but honest ones may be as well".to_owned(),
     };
-    let Finding { blocks, exact, class, detail, .. } = finding;
+    let Finding { blocks, exact, detail, .. } = finding;
+    let NumericClass { compute, kernels, engine } = finding.class;
     format!(
-        "checked    {blocks} blocks, {exact} of them equal bit for bit, in class {class:?}\n\
+        "checked    {blocks} blocks, {exact} of them equal bit for bit, computed in {compute:?} by {kernels:?} kernels {engine}\n\
          found      {detail}\n\
          {verdict}\n"
     )
