@@ -137,11 +137,11 @@ impl Parties {
         Self { master: key(0), nodes: (1..=stages).map(key).collect() }
     }
 
-    /// The master's order of a job.
+    /// The master's order of a job, for an attempt of that number.
     ///
     /// # Errors
     /// When the model cannot be read.
-    pub fn order(&self, bench: &Bench, job: &Job) -> Result<Signed<SessionOpen>> {
+    pub fn order(&self, bench: &Bench, job: &Job, attempt: u32) -> Result<Signed<SessionOpen>> {
         let me = self.master.node_id();
         let nonce = Nonce(*Hash::of(&job.id.0).as_bytes());
         let route = self.nodes.iter().zip(&bench.ranges).map(|(key, range)| Hop { node: key.node_id(), range: *range });
@@ -149,7 +149,7 @@ impl Parties {
             cluster: ClusterName::new("bench", Some(me))?.id(),
             term: 1,
             job: job.id,
-            attempt: 0,
+            attempt,
             model: bench.dir.digest()?,
             driver: me,
             route: route.collect(),
@@ -170,7 +170,7 @@ impl<'a> Custody<'a> {
     /// # Errors
     /// When the model cannot be read.
     pub fn new(parties: &Parties, bench: &'a Bench, job: &'a Job, work: &'a Work, class: usize) -> Result<Self> {
-        let order = parties.order(bench, job)?;
+        let order = parties.order(bench, job, 0)?;
         let mut custody = Self { bench, job, work, class, order, roots: Vec::new() };
         custody.roots = (0..bench.ranges.len())
             .map(|place| custody.commit(place, &custody.inputs(place), &bytes(&work.outputs[place])))

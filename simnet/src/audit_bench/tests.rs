@@ -55,7 +55,7 @@ fn honest_work_passes_and_every_cheat_is_fraud() {
                 .iter()
                 .zip(&works)
                 .map(|(job, work)| {
-                    let order = parties.order(&bench, job).unwrap();
+                    let order = parties.order(&bench, job, 0).unwrap();
                     forge(&worker, &bench, order.payload(), job, work, place).unwrap()
                 })
                 .collect();
