@@ -113,3 +113,7 @@ pub fn examine(settlement: &Settlement, expected: &Expected) -> Result<(), Unacc
     }
     Ok(())
 }
+
+#[cfg(test)]
+#[path = "account_tests.rs"]
+mod tests;
