@@ -122,6 +122,12 @@ impl Standings {
         .await;
     }
 
+    /// Applies the verdict of an auditor that this node chose to the pay it is about.
+    pub async fn settled(&self, verdict: &Signed<Verdict>) {
+        let verdict = verdict.clone();
+        self.run(move |ledger| ledger.settle_audit(&verdict, &Terms::default(), wall_ms()).map(drop)).await;
+    }
+
     /// Says that an accusation does not hold; the word to spread.
     pub async fn rebut(&self, verdict: &Signed<Verdict>) -> Option<Signed<Rebuttal>> {
         let (verdict, key) = (verdict.clone(), Arc::clone(&self.key));

@@ -1,7 +1,7 @@
 //! The auditor: one audit after the other, while the stages have nothing else to do.
 
-use std::collections::BTreeSet;
-use std::sync::Arc;
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use consortium_inference::audit::classes::own_class;
@@ -45,6 +45,25 @@ const ASKED: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(2);
 /// Receipts remembered as audited.
 const MAX_AUDITED: usize = 16_384;
+
+/// Receipts whose audits were handed over, and to whom: pay goes by that node's verdict.
+#[derive(Clone, Default)]
+pub(super) struct Handed(Arc<Mutex<BTreeMap<Hash, NodeId>>>);
+
+impl Handed {
+    fn note(&self, receipt: Hash, auditor: NodeId) {
+        let mut handed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if handed.len() >= MAX_AUDITED {
+            handed.pop_first();
+        }
+        handed.insert(receipt, auditor);
+    }
+
+    /// Whether the audit of this receipt was handed to this node.
+    pub(super) fn is_with(&self, receipt: &Hash, auditor: &NodeId) -> bool {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(receipt) == Some(auditor)
+    }
+}
 
 enum Work {
     Settle(Settlement),
@@ -118,8 +137,9 @@ impl AuditTask {
         let (heard, rumours) = mpsc::channel(QUEUE);
         let audits = Audits { work, heard };
         let task = Arc::new(self);
-        tokio::spawn(Witness::new(Arc::clone(&task)).run(rumours, stop.clone()));
-        let running = Running { task, audited: BTreeSet::new(), audits: audits.clone() };
+        let handed = Handed::default();
+        tokio::spawn(Witness::new(Arc::clone(&task), handed.clone()).run(rumours, stop.clone()));
+        let running = Running { task, audited: BTreeSet::new(), handed, audits: audits.clone() };
         tokio::spawn(running.run(queue, stop));
         audits
     }
@@ -165,6 +185,7 @@ struct Running {
     task: Arc<AuditTask>,
     /// Receipts that were audited here: nobody makes this node do it twice.
     audited: BTreeSet<Hash>,
+    handed: Handed,
     audits: Audits,
 }
 
@@ -369,7 +390,7 @@ impl Running {
         for auditor in able {
             let request = Request::Audit(Box::new(order.clone()));
             match self.task.swarm.request(auditor, request, HANDING_OVER).await {
-                Ok(Response::Ack) => return,
+                Ok(Response::Ack) => return self.handed.note(receipt.digest(), auditor),
                 Ok(_) | Err(_) => debug!(%auditor, "would not audit"),
             }
         }

@@ -15,7 +15,7 @@ use tracing::{debug, info, warn};
 use super::check::check;
 use super::evidence;
 use super::proof::Proof;
-use super::task::AuditTask;
+use super::task::{AuditTask, Handed};
 use crate::clock::wall_ms;
 
 /// Proofs remembered as settled.
@@ -37,13 +37,14 @@ pub enum Heard {
 /// Takes what is heard, one after the other.
 pub(super) struct Witness {
     task: Arc<AuditTask>,
+    handed: Handed,
     /// Proofs that were seen to hold or not to hold.
     settled: BTreeSet<Hash>,
 }
 
 impl Witness {
-    pub(super) fn new(task: Arc<AuditTask>) -> Self {
-        Self { task, settled: BTreeSet::new() }
+    pub(super) fn new(task: Arc<AuditTask>, handed: Handed) -> Self {
+        Self { task, handed, settled: BTreeSet::new() }
     }
 
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Heard>, stop: CancellationToken) {
@@ -83,6 +84,9 @@ impl Witness {
         // Strangers could have any number of names.
         if !concerns || !task.is_member(&accuser) {
             return;
+        }
+        if self.handed.is_with(&said.receipt, &accuser) {
+            task.standings.settled(&verdict).await;
         }
         let (Outcome::Fraud, Some(digest)) = (said.outcome, said.proof) else {
             return task.standings.judged(&verdict).await;

@@ -37,7 +37,7 @@ pub(super) struct ReputationArgs {
 
 #[derive(Subcommand, Debug)]
 enum ReputationCommand {
-    /// List the nodes on record [default].
+    /// List the nodes on record; what is done when nothing is named.
     List(Asking),
     /// Show one node, and the evidence about it.
     Show {

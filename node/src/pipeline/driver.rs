@@ -259,7 +259,7 @@ impl<'a> Job<'a> {
             ChainEvent::Opened { attempt } => Input::Opened { attempt },
             ChainEvent::Token { attempt, seq, pos, id } => {
                 if attempt == self.attempt.number {
-                    self.attempt.drawn(pos, id);
+                    self.attempt.drawn(seq, pos, id);
                 }
                 Input::Token { attempt, seq, pos, id }
             }
@@ -267,7 +267,8 @@ impl<'a> Job<'a> {
             ChainEvent::Receipts { .. } => Input::Tick,
             ChainEvent::Failed { attempt, failure } => {
                 let on_route = self.route.iter().any(|hop| hop.node == failure.node);
-                self.at_fault = (on_route && failure.code != StageFailureCode::PeerLost).then_some(failure.node);
+                let blameless = matches!(failure.code, StageFailureCode::PeerLost | StageFailureCode::Cancelled);
+                self.at_fault = (on_route && !blameless).then_some(failure.node);
                 warn!(job = %self.request.job, node = %failure.node, stage = failure.stage, reason = failure.message, "a stage failed");
                 Input::StageFailed { attempt, stage: failure.stage, node: failure.node, retryable: true }
             }
@@ -288,6 +289,9 @@ impl<'a> Job<'a> {
                 match output {
                     Output::Open { attempt, route, max_positions } => self.open(attempt, route, max_positions),
                     Output::Step { attempt: _, seq, pos, tokens, sample } => {
+                        if sample {
+                            self.attempt.awaited = Some(seq);
+                        }
                         // A chain that has ended says so by an event of its own.
                         let _queued =
                             self.chain.as_ref().is_some_and(|chain| chain.step(ChainStep { seq, pos, tokens, sample }));
@@ -332,7 +336,7 @@ impl<'a> Job<'a> {
         self.chain = Chain::open(&self.driver.swarm, &self.driver.inbox, &open, &self.chain_events.0);
         let tokens = [self.prompt.as_slice(), self.session.emitted()].concat();
         let drawn_from = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
-        self.attempt = Attempt { number: attempt, order: Some(open), tokens, drawn_from };
+        self.attempt = Attempt { number: attempt, order: Some(open), tokens, drawn_from, awaited: None };
     }
 
     async fn emit(&mut self, index: u32, id: u32) -> Result<bool, JobError> {
@@ -390,8 +394,8 @@ impl<'a> Job<'a> {
             match event {
                 ChainEvent::Receipts { attempt, chain } if attempt == self.attempt.number => return Ok(chain),
                 // Asked for before it was clear that the text had ended.
-                ChainEvent::Token { attempt, pos, id, .. } if attempt == self.attempt.number => {
-                    self.attempt.drawn(pos, id);
+                ChainEvent::Token { attempt, seq, pos, id } if attempt == self.attempt.number => {
+                    self.attempt.drawn(seq, pos, id);
                 }
                 ChainEvent::Failed { attempt, failure } if attempt == self.attempt.number => {
                     return Err(failure.to_string());
@@ -414,11 +418,14 @@ struct Attempt {
     /// The prompt, what was emitted before, and every token drawn since, whether it was emitted or not.
     tokens: Vec<u32>,
     drawn_from: u32,
+    /// The last step that asked for a token, until it came.
+    awaited: Option<u32>,
 }
 
 impl Attempt {
-    fn drawn(&mut self, pos: u32, id: u32) {
-        if self.tokens.len() == pos as usize {
+    fn drawn(&mut self, seq: u32, pos: u32, id: u32) {
+        if self.tokens.len() == pos as usize && self.awaited == Some(seq) {
+            self.awaited = None;
             self.tokens.push(id);
         }
     }

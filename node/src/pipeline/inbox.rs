@@ -18,7 +18,9 @@ const OPENING: Duration = Duration::from_secs(10);
 /// Streams received at a time.
 const MAX_STREAMS: usize = 256;
 
-type Waiting = HashMap<(JobId, u32), (NodeId, mpsc::Sender<ChainEvent>)>;
+/// Payer, job and attempt.
+type Key = (NodeId, JobId, u32);
+type Waiting = HashMap<Key, (NodeId, mpsc::Sender<ChainEvent>)>;
 
 /// Cloneable registry of attempts that wait for their last stage.
 #[derive(Clone, Default)]
@@ -29,7 +31,7 @@ pub struct TokenInbox {
 /// Keeps an attempt registered until dropped.
 pub(super) struct Registration {
     inbox: TokenInbox,
-    key: (JobId, u32),
+    key: Key,
 }
 
 impl Drop for Registration {
@@ -50,7 +52,7 @@ impl TokenInbox {
         last_stage: NodeId,
         events: mpsc::Sender<ChainEvent>,
     ) -> Registration {
-        let key = (open.job, open.attempt);
+        let key = (open.payer, open.job, open.attempt);
         self.lock().insert(key, (last_stage, events));
         Registration { inbox: self.clone(), key }
     }
@@ -75,7 +77,7 @@ impl TokenInbox {
             Ok(Err(error)) => return debug!(%from, %error, "refused a token stream"),
             Ok(Ok(None)) | Err(_) => return,
         };
-        let key = (open.payload().job, open.payload().attempt);
+        let key = (open.payload().payer, open.payload().job, open.payload().attempt);
         // Taken out: a second stream for the same attempt finds nothing.
         let waiting = self.lock().remove(&key);
         let Some((expected, events)) = waiting else { return debug!(%from, "nobody waits for these tokens") };
@@ -83,7 +85,7 @@ impl TokenInbox {
             self.lock().insert(key, (expected, events));
             return debug!(%from, "refused tokens from a node that is not the last stage");
         }
-        let attempt = key.1;
+        let attempt = key.2;
         if events.send(ChainEvent::Opened { attempt }).await.is_err() {
             return;
         }

@@ -336,6 +336,8 @@ fn failure(node: NodeId, stage: usize, code: StageFailureCode, message: String) 
 
 fn failure_code(error: &StageError) -> StageFailureCode {
     match error {
+        // The session of an earlier try is still closing.
+        StageError::DuplicateSession => StageFailureCode::Cancelled,
         StageError::TooManySessions { .. } | StageError::KvBudget { .. } => StageFailureCode::OutOfMemory,
         StageError::Sequence { .. }
         | StageError::Position { .. }
