@@ -273,7 +273,9 @@ pub struct Committed {
     pub inputs: Vec<Hash>,
     /// Of the bytes of the boundary after it.
     pub outputs: Vec<Hash>,
-    /// Of its hidden states on the canonical grid ([`Profile::Rms`]).
+    /// Of its hidden states: first on the canonical grid ([`Profile::Rms`]), block by block, then of their exact bytes.
+    /// The grid alone would leave room, within its cells, to show other states than those that were computed, and so to
+    /// make an honest stage look dishonest; only the last stage's states are in no boundary.
     pub grid: Vec<Hash>,
 }
 
@@ -298,6 +300,7 @@ pub struct StageCommitter {
     outputs: Option<BlockHasher>,
     keys: [[u8; 32]; 2],
     grid: GridHasher,
+    states: BlockHasher,
     open: usize,
     done: Vec<Hash>,
     row: Vec<f32>,
@@ -320,6 +323,7 @@ impl StageCommitter {
             outputs: None,
             keys: [*before, *after],
             grid: GridHasher::new(grid, Profile::Rms, width),
+            states: BlockHasher::new(&blake3::derive_key("consortium audit states 1", grid), width * 4),
             open: 0,
             done: Vec::new(),
             row: Vec::with_capacity(width),
@@ -353,6 +357,7 @@ impl StageCommitter {
         {
             hasher.get_or_insert_with(|| BlockHasher::new(key, bytes.len() / rows)).push(bytes)?;
         }
+        self.states.push(hidden)?;
         for row in hidden.chunks_exact(self.width * 4) {
             self.row.clear();
             self.row.extend(row.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)));
@@ -371,6 +376,7 @@ impl StageCommitter {
         if self.open > 0 {
             self.done.push(self.grid.finish());
         }
+        self.done.extend(self.states.finish());
         Committed {
             inputs: self.inputs.map(BlockHasher::finish).unwrap_or_default(),
             outputs: self.outputs.map(BlockHasher::finish).unwrap_or_default(),

@@ -113,7 +113,8 @@ proptest! {
             at += n;
         }
         let (whole, cut) = (whole.finish(), cut.finish());
-        prop_assert_eq!(whole.grid.len(), rows.div_ceil(BLOCK));
+        // Cells, then exact bytes.
+        prop_assert_eq!(whole.grid.len(), 2 * rows.div_ceil(BLOCK));
         prop_assert_eq!(&whole, &cut);
         // And they are what they are documented to be.
         for (block, values) in hidden.chunks(BLOCK * 4 * width).enumerate() {

@@ -11,7 +11,8 @@
 //! A block's bytes are hashed under a key that belongs to the job, the attempt and the boundary ([`boundary_key`]), so
 //! that no hash is of use anywhere else; the hashes are the leaves of the boundary's Merkle tree ([`crate::merkle`]).
 //! A stage's [`StageReceipt`] names the roots of the boundaries on both sides of it, and a third root over the
-//! canonical-grid digests of its outputs, which are keyed by [`grid_key`].
+//! canonical-grid digests of its outputs, which are keyed by [`grid_key`], and over their exact bytes: those of the last
+//! stage cross no boundary.
 //!
 //! Receipts are made one after the other along the pipeline. Each stage sees that its predecessor's `outputs` are its
 //! own `inputs`, and signs over its predecessor's receipt: that countersigns it. The first is anchored to the tokens,
@@ -156,7 +157,7 @@ pub struct StageReceipt {
     pub inputs: Hash,
     /// Root of the boundary after it.
     pub outputs: Hash,
-    /// Root over the canonical-grid digests of the outputs.
+    /// Root over the canonical-grid digests of the outputs, block by block, followed by those of their exact bytes.
     pub grid: Hash,
     /// Digest of the predecessor's signed receipt; none for the first stage.
     pub upstream: Option<Hash>,
