@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use consortium_inference::audit::classes::own_class;
 use consortium_inference::audit::thresholds::Thresholds;
@@ -36,7 +36,10 @@ use crate::swarm::SwarmHandle;
 /// Audits, settlements and verdicts that may wait.
 const QUEUE: usize = 256;
 /// An audit begins after this time though the stages are busy.
-const PATIENCE: Duration = Duration::from_secs(20);
+pub(super) const PATIENCE: Duration = Duration::from_secs(20);
+/// A stage that shows nothing so long after its audit was drawn may have let go of it: sessions are kept for
+/// [`super::spool::KEEP`], and within a bound of memory.
+const LATE: Duration = Duration::from_secs(60);
 const POLL: Duration = Duration::from_millis(100);
 /// Time for another auditor to take an order.
 const HANDING_OVER: Duration = Duration::from_secs(5);
@@ -67,7 +70,8 @@ impl Handed {
 
 enum Work {
     Settle(Settlement),
-    Audit(AuditOrder),
+    /// With the time of asking.
+    Audit(AuditOrder, Instant),
 }
 
 /// Cloneable handle to the auditor.
@@ -86,7 +90,7 @@ impl Audits {
 
     /// Takes an audit; false when there is no room.
     pub fn order(&self, order: AuditOrder) -> bool {
-        put(&self.work, Work::Audit(order), "an order")
+        put(&self.work, Work::Audit(order, Instant::now()), "an order")
     }
 
     /// Takes what was heard of others' audits and journals.
@@ -145,13 +149,13 @@ impl AuditTask {
     }
 
     /// Waits until the stages are idle, but not for ever.
-    pub(super) async fn wait_for_quiet(&self) {
+    pub(super) async fn wait_for_quiet(&self, patience: Duration) {
         let quiet = async {
             while self.shards.sessions() > 0 {
                 tokio::time::sleep(POLL).await;
             }
         };
-        let _busy = tokio::time::timeout(PATIENCE, quiet).await;
+        let _busy = tokio::time::timeout(patience, quiet).await;
     }
 
     pub(super) fn is_member(&self, node: &NodeId) -> bool {
@@ -199,10 +203,12 @@ impl Running {
                     None => return,
                 },
             };
+            // With many waiting there is no time to wait for a quiet moment.
+            let patience = PATIENCE / (1 + u32::try_from(queue.len()).unwrap_or(u32::MAX - 1));
             let working = async {
                 match work {
                     Work::Settle(settlement) => self.settle(settlement).await,
-                    Work::Audit(order) => self.audit(order).await,
+                    Work::Audit(order, asked) => self.audit(order, asked, patience).await,
                 }
             };
             tokio::select! {
@@ -273,7 +279,7 @@ impl Running {
     }
 
     /// Audits a stage, or has another do it if this node has not the model.
-    async fn audit(&mut self, order: AuditOrder) {
+    async fn audit(&mut self, order: AuditOrder, asked: Instant, patience: Duration) {
         let Some(receipt) = order.receipt().cloned() else { return };
         if receipt.payload().cluster != self.task.cluster || receipt.signer() == self.task.swarm.me() {
             return;
@@ -288,12 +294,14 @@ impl Running {
             return self.hand_over(order).await;
         };
         let dir = Arc::clone(dir);
-        self.task.wait_for_quiet().await;
+        self.task.wait_for_quiet(patience).await;
         let own = order.order.payload().payer == self.task.swarm.me();
         let width = u32::try_from(dir.config().hidden_size).unwrap_or(u32::MAX);
         let (finding, proof) = match self.fetch(&order, width).await {
             // Whoever asks for an audit of another's job may have come too late, or keep the stage from answering.
             Err(reason) if !own => return debug!(reason, "a stage showed nothing for another's job"),
+            // This node was too busy to ask in time; that is not the stage's fault.
+            Err(reason) if asked.elapsed() > LATE => return warn!(reason, "asked a stage too late for its opening"),
             Err(reason) => (Finding::withheld(reason), None),
             Ok(opened) => {
                 let (proof, thresholds) = (Proof { order, opened }, Arc::clone(&self.task.thresholds));

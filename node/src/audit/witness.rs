@@ -15,7 +15,7 @@ use tracing::{debug, info, warn};
 use super::check::check;
 use super::evidence;
 use super::proof::Proof;
-use super::task::{AuditTask, Handed};
+use super::task::{AuditTask, Handed, PATIENCE};
 use crate::clock::wall_ms;
 
 /// Proofs remembered as settled.
@@ -133,7 +133,7 @@ impl Witness {
         let (_, dir) = self.task.library.get(&model).ok_or("this node has not the model")?;
         let (dir, thresholds) = (Arc::clone(dir), Arc::clone(&self.task.thresholds));
         let proofs = self.task.proofs.clone();
-        self.task.wait_for_quiet().await;
+        self.task.wait_for_quiet(PATIENCE).await;
         let checking = tokio::task::spawn_blocking(move || {
             let finding = check(&proof, &dir, &thresholds).map_err(|error| error.to_string())?;
             match finding.outcome {
