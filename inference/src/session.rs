@@ -50,13 +50,15 @@ pub struct SessionTiming {
     pub chunk: u64,
     /// For the answer to [`Output::Replan`].
     pub plan: u64,
+    /// For a stage to have room for the session, while it is full of others.
+    pub room: u64,
     /// Before the second replanning of a job; doubles with each further one. The first comes at once.
     pub backoff: u64,
 }
 
 impl Default for SessionTiming {
     fn default() -> Self {
-        Self { job: 600_000, open: 5_000, step: 10_000, chunk: 10_000, plan: 60_000, backoff: 250 }
+        Self { job: 600_000, open: 5_000, step: 10_000, chunk: 10_000, plan: 60_000, room: 60_000, backoff: 250 }
     }
 }
 
@@ -94,6 +96,11 @@ pub enum Input {
         node: NodeId,
         /// Whether another pipeline may do better. Not so if the request itself is at fault.
         retryable: bool,
+    },
+    /// A stage is whole, and full of other sessions: it has no room for this one yet.
+    Busy {
+        /// The attempt it was opened for.
+        attempt: u32,
     },
     /// The answer to [`Output::Replan`]: a route, or none with the present nodes.
     Plan(Option<Vec<Hop>>),
@@ -192,6 +199,10 @@ pub struct Session {
     timing: SessionTiming,
     state: State,
     attempt: u32,
+    /// Attempts that ended because a stage was full: they are no failures.
+    waits: u32,
+    /// Until when the job waits for room.
+    room_deadline: Option<u64>,
     /// All tokens after the prompt.
     emitted: Vec<u32>,
     /// How many tokens there may be after the prompt.
@@ -211,6 +222,8 @@ impl Session {
             timing,
             state: State::New,
             attempt: 0,
+            waits: 0,
+            room_deadline: None,
             excluded: Vec::new(),
             job_deadline: u64::MAX,
         }
@@ -266,10 +279,11 @@ impl Session {
             Input::StageFailed { attempt, node, retryable, .. } if attempt == self.attempt => {
                 self.stage_failed(node, retryable, now, rng, &mut out);
             }
+            Input::Busy { attempt } if attempt == self.attempt => self.busy(now, rng, &mut out),
             Input::Plan(route) => self.planned(route, now, rng, &mut out),
             Input::Cancel | Input::StopMatched => self.finish(FinishReason::Stop, &mut out),
             Input::Tick => self.tick(now, rng, &mut out),
-            Input::Token { .. } | Input::StageFailed { .. } => {}
+            Input::Token { .. } | Input::StageFailed { .. } | Input::Busy { .. } => {}
         }
         out
     }
@@ -334,6 +348,7 @@ impl Session {
             return;
         }
         let route = std::mem::take(route);
+        self.room_deadline = None;
         let history: Vec<u32> = [self.spec.prompt.as_slice(), &self.emitted].concat();
         let chunks = history.len().div_ceil(PREFILL_CHUNK);
         let mut pos = 0;
@@ -400,6 +415,23 @@ impl Session {
         self.lost(Loss::Stage, now, rng, out);
     }
 
+    /// Waits a little, and tries again: on the same pipeline, if it is up to the stage.
+    fn busy(&mut self, now: u64, rng: &mut impl RngCore, out: &mut Vec<Output>) {
+        if !matches!(self.state, State::Opening { .. }) {
+            return;
+        }
+        let deadline = *self.room_deadline.get_or_insert(now.saturating_add(self.timing.room));
+        if now >= deadline {
+            self.fail(JobErrorCode::Overloaded, "the stages are full of other sessions; try again in a moment", out);
+            return;
+        }
+        self.close(out);
+        self.attempt += 1;
+        self.waits += 1;
+        let wait = rng.random_range(self.timing.backoff / 2..=self.timing.backoff);
+        self.state = State::Backoff { until: now.saturating_add(wait) };
+    }
+
     fn planned(&mut self, route: Option<Vec<Hop>>, now: u64, rng: &mut impl RngCore, out: &mut Vec<Output>) {
         if !matches!(self.state, State::Planning { .. }) {
             return;
@@ -427,7 +459,7 @@ impl Session {
 
     /// The present attempt is over without success.
     fn lost(&mut self, loss: Loss, now: u64, rng: &mut impl RngCore, out: &mut Vec<Output>) {
-        if self.attempt >= MAX_ATTEMPTS {
+        if self.attempt - self.waits >= MAX_ATTEMPTS {
             let (code, message) = match loss {
                 Loss::Stage => (JobErrorCode::WorkerLost, "every pipeline that was tried lost a stage"),
                 Loss::Timeout => (JobErrorCode::Timeout, "the stages did not answer in time"),
@@ -438,8 +470,9 @@ impl Session {
         }
         self.close(out);
         self.attempt += 1;
-        let doublings = self.attempt.saturating_sub(3);
-        let full = match (self.attempt, loss) {
+        let tried = self.attempt - self.waits;
+        let doublings = tried.saturating_sub(3);
+        let full = match (tried, loss) {
             (2, Loss::Stage | Loss::Timeout) => 0,
             _ => self.timing.backoff << doublings.min(16),
         };

@@ -16,7 +16,7 @@ const VOCAB: u32 = 50;
 const EOS: u32 = 7;
 
 fn timing() -> SessionTiming {
-    SessionTiming { job: 20_000, open: 500, step: 400, chunk: 100, plan: 1_000, backoff: 100 }
+    SessionTiming { job: 20_000, open: 500, step: 400, chunk: 100, plan: 1_000, room: 5_000, backoff: 100 }
 }
 
 fn spec(prompt: usize, max_tokens: Option<u32>) -> JobSpec {
@@ -342,6 +342,47 @@ fn one_lost_stage_is_survived() {
     assert_eq!(tokens.last(), Some(&20));
     let out = at(Input::Token { attempt: 2, seq: 1, pos: 301, id: 21 }, 7);
     assert!(matches!(out[..], [Output::Emit { index: 1, id: 21 }, Output::Step { .. }]));
+}
+
+/// Full stages are waited for, on no account of the job's attempts, and not for ever.
+#[test]
+fn a_full_stage_is_waited_for() {
+    let mut rng = ChaCha8Rng::seed_from_u64(3);
+    let plan = route(&mut rng);
+    let mut session = Session::new(spec(5, Some(4)), timing());
+    let mut now = 0;
+    session.handle(Input::Start { plan: plan.clone() }, Millis(now), &mut rng);
+    let mut turned_away = 0;
+    let error = loop {
+        let busy = session.handle(Input::Busy { attempt: session.attempt() }, Millis(now), &mut rng);
+        if let Some(Output::Fail(error)) = busy.last() {
+            break error.clone();
+        }
+        assert!(matches!(busy[..], [Output::Close { .. }]), "{busy:?}");
+        turned_away += 1;
+        now = session.next_deadline().unwrap().0;
+        let again = session.handle(Input::Tick, Millis(now), &mut rng);
+        assert!(matches!(&again[..], [Output::Replan { exclude, .. }] if exclude.is_empty()), "{again:?}");
+        let open = session.handle(Input::Plan(Some(plan.clone())), Millis(now), &mut rng);
+        assert!(matches!(open[..], [Output::Open { .. }]), "{open:?}");
+    };
+    assert!(turned_away > 2 * MAX_ATTEMPTS && now >= timing().room, "{turned_away} times until {now}");
+    assert_eq!(error.code, JobErrorCode::Overloaded);
+
+    // With room at last, the job has all of its attempts.
+    let mut session = Session::new(spec(5, Some(4)), timing());
+    session.handle(Input::Start { plan: plan.clone() }, Millis(0), &mut rng);
+    for _ in 0..2 * MAX_ATTEMPTS {
+        session.handle(Input::Busy { attempt: session.attempt() }, Millis(1), &mut rng);
+        let due = session.next_deadline().unwrap();
+        session.handle(Input::Tick, due, &mut rng);
+        session.handle(Input::Plan(Some(plan.clone())), Millis(1), &mut rng);
+    }
+    let opened = session.handle(Input::Opened { attempt: session.attempt() }, Millis(2), &mut rng);
+    assert!(matches!(opened[..], [Output::Step { .. }]), "{opened:?}");
+    let lost = Input::StageFailed { attempt: session.attempt(), stage: 1, node: plan[1].node, retryable: true };
+    let replanned = session.handle(lost, Millis(3), &mut rng);
+    assert!(matches!(replanned[..], [Output::Close { .. }, Output::Replan { .. }]), "{replanned:?}");
 }
 
 #[test]

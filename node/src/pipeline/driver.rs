@@ -88,7 +88,7 @@ impl Driver {
             let encoding = tokio::task::spawn_blocking(move || serving.tokens(&prompt));
             encoding.await.map_err(|error| JobError::new(JobErrorCode::Internal, error.to_string()))??
         };
-        let mut job = Job::new(&self.config, serving, payer, request, tokens, events)?;
+        let mut job = Job::new(&self.config, &self.room, serving, payer, request, tokens, events)?;
         let pipeline = tokio::select! {
             pipeline = job.wait_for_pipeline(None) => pipeline?,
             () = events.closed() => return Ok(()),
@@ -129,11 +129,16 @@ struct Job<'a> {
     prices: Vec<Msat>,
     /// Who said that it cannot go on, since the last plan.
     at_fault: Option<NodeId>,
+    /// A stage had no room: nothing is wrong with the pipeline.
+    full: bool,
+    /// Jobs in progress on this driver.
+    room: &'a Semaphore,
 }
 
 impl<'a> Job<'a> {
     fn new(
         driver: &'a DriverConfig,
+        room: &'a Semaphore,
         serving: Arc<Serving>,
         payer: NodeId,
         request: JobRequest,
@@ -171,6 +176,8 @@ impl<'a> Job<'a> {
             route: Vec::new(),
             prices: Vec::new(),
             at_fault: None,
+            full: false,
+            room,
             request,
         })
     }
@@ -265,6 +272,14 @@ impl<'a> Job<'a> {
             }
             // Before they were asked for.
             ChainEvent::Receipts { .. } => Input::Tick,
+            // Alone, a job that does not fit will not fit later either.
+            ChainEvent::Failed { attempt, failure }
+                if failure.code == StageFailureCode::OutOfMemory && self.room.available_permits() + 1 < MAX_JOBS =>
+            {
+                debug!(job = %self.request.job, node = %failure.node, reason = failure.message, "waiting for room");
+                self.full = true;
+                Input::Busy { attempt }
+            }
             ChainEvent::Failed { attempt, failure } => {
                 let on_route = self.route.iter().any(|hop| hop.node == failure.node);
                 let blameless = matches!(failure.code, StageFailureCode::PeerLost | StageFailureCode::Cancelled);
@@ -347,9 +362,15 @@ impl<'a> Job<'a> {
     }
 
     async fn replan(&mut self) -> Result<Input, JobError> {
-        self.driver.master.report_failure(Failure { version: self.version, node: self.at_fault.take() });
+        let failed = match std::mem::take(&mut self.full) {
+            true => None,
+            false => {
+                self.driver.master.report_failure(Failure { version: self.version, node: self.at_fault.take() });
+                Some(self.version)
+            }
+        };
         let pipeline = tokio::select! {
-            pipeline = self.wait_for_pipeline(Some(self.version)) => pipeline?,
+            pipeline = self.wait_for_pipeline(failed) => pipeline?,
             () = self.events.closed() => return Ok(Input::Cancel),
         };
         debug!(job = %self.request.job, version = pipeline.version, "going on with another pipeline");
