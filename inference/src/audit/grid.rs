@@ -5,8 +5,7 @@
 //! the edge of a cell, so digests that differ prove nothing.
 
 use consortium_protocol::Hash;
-use consortium_protocol::merkle;
-use consortium_protocol::wire::audit::BLOCK;
+use consortium_protocol::wire::audit::{BLOCK, blocks_root};
 
 /// How values become cells.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -266,7 +265,7 @@ pub enum CommitError {
     },
 }
 
-/// What a stage commits to, per block of rows, in order: content hashes, of which [`leaves`] makes leaves.
+/// What a stage commits to, per block of rows, in order: content hashes, of which [`blocks_root`] makes roots.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]
 pub struct Committed {
     /// Of the bytes of the boundary before the stage.
@@ -279,15 +278,10 @@ pub struct Committed {
     pub grid: Vec<Hash>,
 }
 
-/// The Merkle leaves of content hashes: each hash's 32 bytes are an entry.
-pub fn leaves(contents: &[Hash]) -> Vec<Hash> {
-    contents.iter().map(|hash| merkle::leaf_hash(hash.as_bytes())).collect()
-}
-
 impl Committed {
     /// The roots of inputs, outputs and grid, as a receipt names them.
     pub fn roots(&self) -> [Hash; 3] {
-        [&self.inputs, &self.outputs, &self.grid].map(|contents| merkle::root(&leaves(contents)))
+        [&self.inputs, &self.outputs, &self.grid].map(|digests| blocks_root(digests))
     }
 }
 

@@ -2,6 +2,8 @@ use proptest::prelude::*;
 use rand::{Rng, SeedableRng};
 use rand_chacha::ChaCha8Rng;
 
+use consortium_protocol::wire::audit::block_digests;
+
 use super::*;
 
 fn random(count: usize, seed: u64) -> Vec<f32> {
@@ -123,7 +125,7 @@ proptest! {
             let values: Vec<f32> = values.as_chunks().0.iter().map(|b| f32::from_le_bytes(*b)).collect();
             prop_assert_eq!(whole.grid[block], digest(&keys[2], Profile::Rms, &values, width));
         }
-        prop_assert_eq!(whole.roots()[0], merkle::root(&leaves(&cut.inputs)));
+        prop_assert_eq!(whole.roots()[0], blocks_root(&block_digests(&keys[0], &tokens, 4)));
     }
 }
 

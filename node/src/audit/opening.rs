@@ -7,12 +7,12 @@ use std::time::Duration;
 use consortium_protocol::identity::NodeId;
 use consortium_protocol::wire;
 use consortium_protocol::wire::audit::{AuditOrder, Opening};
-use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::{AsyncRead, AsyncWriteExt as _};
 use tokio::sync::Semaphore;
 use tracing::debug;
 
 use super::spool::Spool;
-use crate::pipeline::{read_message, write_message};
+use crate::pipeline::{read_exactly, read_message, write_message};
 use crate::swarm::{ByteStream, Incoming, SwarmHandle};
 
 /// Time for a peer to say what it wants, and for a stage to begin its answer.
@@ -60,17 +60,10 @@ impl Opened {
         let Some((inputs, outputs)) = lengths else {
             return Err(io::Error::new(io::ErrorKind::InvalidData, "not of the shape that was signed for"));
         };
-        let inputs = read_exactly(stream, inputs).await?;
-        let outputs = read_exactly(stream, outputs).await?;
+        let inputs = read_exactly(stream, inputs, MAX_OPENING).await?;
+        let outputs = read_exactly(stream, outputs, MAX_OPENING).await?;
         Ok(Self { opening, inputs, outputs })
     }
-}
-
-/// Grows with what arrives, so that an announced length alone allocates nothing.
-async fn read_exactly(stream: &mut (impl AsyncRead + Unpin), length: usize) -> io::Result<Vec<u8>> {
-    let mut bytes = Vec::with_capacity(length.min(1 << 20));
-    stream.take(length as u64).read_to_end(&mut bytes).await?;
-    if bytes.len() == length { Ok(bytes) } else { Err(io::ErrorKind::UnexpectedEof.into()) }
 }
 
 /// Asks the stage that an order is about for its opening.

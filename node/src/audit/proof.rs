@@ -6,8 +6,9 @@
 //! verdict: whoever checks it comes to one. It discloses the job's tokens, and with the hidden states of the stage all
 //! that can be read from them; whoever prompts a swarm should know that a stage that cheats makes this public.
 
-use std::io;
+use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
 
 use consortium_protocol::hash::Hash;
 use consortium_protocol::wire::Message as _;
@@ -91,6 +92,8 @@ impl Proof {
 #[derive(Clone, Debug)]
 pub struct Proofs {
     folder: PathBuf,
+    /// One writer at a time: what lies half-written is of a node that has ended.
+    writing: Arc<Mutex<()>>,
 }
 
 /// How many proofs a node keeps.
@@ -102,7 +105,7 @@ impl Proofs {
     /// The proofs in `<data-dir>/fraud`.
     #[must_use]
     pub fn new(data_dir: &Path) -> Self {
-        Self { folder: data_dir.join("fraud") }
+        Self { folder: data_dir.join("fraud"), writing: Arc::default() }
     }
 
     /// Where the proof with this digest is, if it is kept.
@@ -116,12 +119,13 @@ impl Proofs {
     /// # Errors
     /// [`ProofError::Io`], a full disk for example.
     pub fn keep(&self, bytes: &[u8]) -> Result<Hash, ProofError> {
+        let _alone = self.writing.lock().unwrap_or_else(PoisonError::into_inner);
         let digest = Hash::of(bytes);
         let path = self.path(&digest);
         let io = |source| ProofError::Io { path: path.clone(), source };
         std::fs::create_dir_all(&self.folder).map_err(io)?;
         let partial = path.with_extension("partial");
-        let written = std::fs::write(&partial, bytes).and_then(|()| std::fs::rename(&partial, &path));
+        let written = write_through(&partial, bytes).and_then(|()| std::fs::rename(&partial, &path));
         if let Err(error) = written {
             let _gone = std::fs::remove_file(&partial);
             return Err(io(error));
@@ -135,8 +139,11 @@ impl Proofs {
         for entry in std::fs::read_dir(&self.folder)? {
             let entry = entry?;
             let about = entry.metadata()?;
-            if entry.path().extension().is_some_and(|end| end == "proof") {
-                kept.push((about.modified()?, about.len(), entry.path()));
+            match entry.path().extension().and_then(|end| end.to_str()) {
+                Some("proof") => kept.push((about.modified()?, about.len(), entry.path())),
+                // Of a node that ended while it wrote.
+                Some("partial") => std::fs::remove_file(entry.path())?,
+                _ => {}
             }
         }
         kept.sort();
@@ -148,5 +155,32 @@ impl Proofs {
             }
         }
         Ok(())
+    }
+}
+
+/// Writes a file to the disk itself: a name must not outlive what it names.
+fn write_through(path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = std::fs::File::create(path)?;
+    file.write_all(bytes)?;
+    file.sync_all()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_a_crash_left_goes_and_the_oldest_make_way() {
+        let dir = tempfile::tempdir().unwrap();
+        let proofs = Proofs::new(dir.path());
+        let first = proofs.keep(b"first").unwrap();
+        let left = dir.path().join("fraud/abc.partial");
+        std::fs::write(&left, b"half").unwrap();
+        let long_ago = std::time::SystemTime::now() - std::time::Duration::from_secs(60);
+        std::fs::File::options().write(true).open(proofs.path(&first)).unwrap().set_modified(long_ago).unwrap();
+        let others: Vec<Hash> = (0..MAX_KEPT as u64).map(|n| proofs.keep(&n.to_le_bytes()).unwrap()).collect();
+        assert!(!left.exists() && !proofs.path(&first).exists());
+        assert!(others.iter().all(|digest| proofs.path(digest).exists()));
+        assert_eq!(proofs.keep(&0_u64.to_le_bytes()).unwrap(), others[0], "keeping twice is keeping once");
     }
 }

@@ -119,9 +119,8 @@ impl Record {
                 return Err("the tokens are not those that the first stage signs for".to_owned());
             }
         }
-        let committed = self.committer.finish();
+        let [inputs, outputs, grid] = self.committer.finish().roots();
         let positions = u32::try_from(self.opening.tokens.len()).unwrap_or(u32::MAX);
-        let inputs = blocks_root(&committed.inputs);
         if let Some(before) = chain.last().map(Signed::payload)
             && (before.positions, before.outputs) != (positions, inputs)
         {
@@ -142,8 +141,8 @@ impl Record {
             class: self.class,
             positions,
             inputs,
-            outputs: blocks_root(&committed.outputs),
-            grid: blocks_root(&committed.grid),
+            outputs,
+            grid,
             upstream: chain.last().map(Signed::digest),
             challenge: open.challenge,
         };

@@ -97,8 +97,11 @@ async fn read_length(stream: &mut (impl AsyncRead + Unpin)) -> io::Result<Option
     Ok(Some(u32::from_le_bytes(prefix) as usize))
 }
 
-/// Grows with what arrives, so that an announced length alone allocates nothing.
-async fn read_exactly(stream: &mut (impl AsyncRead + Unpin), length: usize, max: usize) -> io::Result<Vec<u8>> {
+/// Reads `length` bytes, at most `max`. Grows with what arrives, so that an announced length alone allocates nothing.
+///
+/// # Errors
+/// When there are to be more than `max`, or fewer arrive.
+pub async fn read_exactly(stream: &mut (impl AsyncRead + Unpin), length: usize, max: usize) -> io::Result<Vec<u8>> {
     if length > max {
         return Err(io::Error::new(
             io::ErrorKind::InvalidData,

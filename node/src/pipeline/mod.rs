@@ -21,7 +21,7 @@ mod tests;
 mod worker;
 
 pub use driver::{Driver, DriverConfig};
-pub use framing::{read_message, write_message};
+pub use framing::{read_exactly, read_message, write_message};
 pub use inbox::TokenInbox;
 pub use tamper::{Tamper, TamperedSession};
 pub use worker::Worker;
