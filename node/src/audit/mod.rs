@@ -12,6 +12,7 @@
 //! a client that leaves before the end pays nothing.
 
 pub mod account;
+mod auditor;
 pub mod check;
 pub mod evidence;
 pub mod opening;
@@ -19,11 +20,10 @@ pub mod proof;
 mod record;
 pub mod spool;
 pub mod standings;
-mod task;
 mod witness;
 
 pub use account::Settlement;
+pub use auditor::{AuditTask, Audits};
 pub use record::{Record, Rows};
 pub use spool::Spool;
-pub use task::{AuditTask, Audits};
 pub use witness::Heard;

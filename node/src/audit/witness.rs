@@ -12,10 +12,10 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
+use super::auditor::{AuditTask, Handed, PATIENCE};
 use super::check::check;
 use super::evidence;
 use super::proof::Proof;
-use super::task::{AuditTask, Handed, PATIENCE};
 use crate::clock::wall_ms;
 
 /// Proofs remembered as settled.

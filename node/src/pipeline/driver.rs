@@ -5,8 +5,6 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use consortium_inference::session::{Input, JobSpec, Output, Session, SessionTiming};
-use consortium_inference::stops::StopMatcher;
-use consortium_inference::tokenizer::Detokenizer;
 use consortium_protocol::cluster::ClusterId;
 use consortium_protocol::envelope::Signed;
 use consortium_protocol::identity::{NodeId, RootKey};
@@ -21,8 +19,10 @@ use rand::rngs::StdRng;
 use tokio::sync::{Semaphore, mpsc};
 use tracing::{debug, warn};
 
+use super::attempt::Attempt;
 use super::chain::{Chain, ChainEvent, ChainStep};
 use super::inbox::TokenInbox;
+use super::text_out::TextOut;
 use crate::master::{Failure, MasterHandle, Pipeline};
 use crate::serving::Serving;
 use crate::swarm::SwarmHandle;
@@ -428,72 +428,5 @@ impl<'a> Job<'a> {
             }
         }
         Err("the queue of events closed".to_owned())
-    }
-}
-
-/// What the present attempt has computed, for its receipts.
-#[derive(Default)]
-struct Attempt {
-    number: u32,
-    order: Option<Signed<SessionOpen>>,
-    /// The prompt, what was emitted before, and every token drawn since, whether it was emitted or not.
-    tokens: Vec<u32>,
-    drawn_from: u32,
-    /// The last step that asked for a token, until it came.
-    awaited: Option<u32>,
-}
-
-impl Attempt {
-    fn drawn(&mut self, seq: u32, pos: u32, id: u32) {
-        if self.tokens.len() == pos as usize && self.awaited == Some(seq) {
-            self.awaited = None;
-            self.tokens.push(id);
-        }
-    }
-}
-
-/// Tokens to text, with stop strings cut out.
-struct TextOut {
-    detokenizer: Detokenizer,
-    stops: StopMatcher,
-    stopped: bool,
-}
-
-#[derive(Default)]
-struct Piece {
-    text: String,
-    matched: bool,
-}
-
-impl TextOut {
-    /// Goes on behind tokens whose text the client has already.
-    fn resume(detokenizer: Detokenizer, stops: Vec<String>, emitted: &[u32]) -> Result<Self, JobError> {
-        let mut text = Self { detokenizer, stops: StopMatcher::new(stops), stopped: false };
-        for id in emitted {
-            text.push(*id)?;
-        }
-        Ok(text)
-    }
-
-    fn push(&mut self, id: u32) -> Result<Piece, JobError> {
-        if self.stopped {
-            return Ok(Piece::default());
-        }
-        let piece =
-            self.detokenizer.push(id).map_err(|error| JobError::new(JobErrorCode::Internal, error.to_string()))?;
-        let step = self.stops.push(&piece);
-        self.stopped = step.matched;
-        Ok(Piece { text: step.text, matched: step.matched })
-    }
-
-    /// What was held back.
-    fn finish(&mut self) -> Result<String, JobError> {
-        if self.stopped {
-            return Ok(String::new());
-        }
-        let rest =
-            self.detokenizer.finish().map_err(|error| JobError::new(JobErrorCode::Internal, error.to_string()))?;
-        let step = self.stops.push(&rest);
-        if step.matched { Ok(step.text) } else { Ok(step.text + &self.stops.finish()) }
     }
 }

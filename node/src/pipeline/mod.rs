@@ -9,8 +9,10 @@
 //! - `inbox`: where tokens come home to their driver.
 //! - `chain`: the driver's end of one attempt.
 //! - `tamper`: where an experiment makes a worker dishonest.
-//! - `driver`: a job from prompt to last token, over as many attempts as it takes.
+//! - `driver`: a job from prompt to last token, over as many attempts as it takes; `attempt`: what the present one has
+//!   computed; `text_out`: what the client reads.
 
+mod attempt;
 mod chain;
 mod driver;
 mod framing;
@@ -18,6 +20,7 @@ mod inbox;
 mod tamper;
 #[cfg(test)]
 mod tests;
+mod text_out;
 mod worker;
 
 pub use driver::{Driver, DriverConfig};
