@@ -1,74 +1,11 @@
-//! The binary as it is typed: what it says when something is wrong, and that it ends as it should.
-#![allow(clippy::unwrap_used, clippy::panic)]
+//! Starting, refusing to start, and ending.
 
-use std::io::{BufRead as _, BufReader};
 use std::net::TcpListener;
-use std::path::{Path, PathBuf};
-use std::process::{Child, Command, Output, Stdio};
-use std::time::{Duration, Instant};
+use std::path::Path;
 
-use nix::sys::signal::{Signal, kill};
-use nix::unistd::Pid;
+use nix::sys::signal::Signal;
 
-fn command(data_dir: &Path, arguments: &[&str]) -> Command {
-    let mut command = Command::new(env!("CARGO_BIN_EXE_consortium-node"));
-    command.env_clear().arg("--data-dir").arg(data_dir).args(arguments);
-    command
-}
-
-fn run(data_dir: &Path, arguments: &[&str]) -> Output {
-    command(data_dir, arguments).output().unwrap()
-}
-
-/// What a command that must fail says.
-fn complaint(data_dir: &Path, arguments: &[&str]) -> String {
-    let output = run(data_dir, arguments);
-    let text = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert!(!output.status.success(), "{arguments:?} succeeded");
-    assert!(!text.contains("panicked"), "{text}");
-    text
-}
-
-fn tiny() -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("../training/models/consortium-tiny")
-}
-
-const START: [&str; 6] = ["start", "--no-mdns", "--listen", "/ip4/127.0.0.1/tcp/0", "--api-addr", "127.0.0.1:0"];
-
-/// A running node; killed when dropped.
-struct Running {
-    child: Child,
-    ready: String,
-}
-
-impl Running {
-    fn start(data_dir: &Path, more: &[&str]) -> Self {
-        let mut child =
-            command(data_dir, &[&START, more].concat()).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
-        let mut ready = String::new();
-        BufReader::new(child.stdout.take().unwrap()).read_line(&mut ready).unwrap();
-        Self { child, ready }
-    }
-
-    fn stop(mut self, signal: Signal) -> std::process::ExitStatus {
-        kill(Pid::from_raw(i32::try_from(self.child.id()).unwrap()), signal).unwrap();
-        let deadline = Instant::now() + Duration::from_secs(20);
-        loop {
-            if let Some(status) = self.child.try_wait().unwrap() {
-                return status;
-            }
-            assert!(Instant::now() < deadline, "the node did not end");
-            std::thread::sleep(Duration::from_millis(50));
-        }
-    }
-}
-
-impl Drop for Running {
-    fn drop(&mut self) {
-        let _ended_already = self.child.kill();
-        let _reaped = self.child.wait();
-    }
-}
+use crate::support::{Running, START, complaint, run, tiny};
 
 #[test]
 fn a_node_starts_holds_its_directory_and_ends_cleanly() {
