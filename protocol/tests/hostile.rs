@@ -16,6 +16,7 @@ use consortium_protocol::wire::audit::{Opening, StageReceipt};
 use consortium_protocol::wire::fact::Fact;
 use consortium_protocol::wire::heartbeat::{Heartbeat, LayerRange};
 use consortium_protocol::wire::job::{JobEvent, JobRequest, Receipts};
+use consortium_protocol::wire::pay::Acceptance;
 use consortium_protocol::wire::pipeline::{Frame, FrameHeader, MAX_HEADER, MAX_PAYLOAD, SessionOpen, parse_header};
 use consortium_protocol::wire::rpc::{Assign, Release, Request, Response};
 use consortium_protocol::{ClusterId, Hash, Msat, NodeId};
@@ -479,6 +480,28 @@ fn ballots_are_checked() {
         change(&mut other);
         let request = Request::Election(ElectionMessage::Vote(other));
         assert!(Request::decode(&request.encode()).is_err());
+    }
+}
+
+#[test]
+fn acceptances_are_for_the_work_of_their_order_at_its_price() {
+    assert!(samples::acceptance().check().is_ok());
+    let changes: [fn(&mut Acceptance); 4] = [
+        |said| said.pay.0 += 1,
+        |said| said.receipt = Signed::sign(&key(4), said.receipt.payload().clone()),
+        |said| {
+            let other = SessionOpen { term: 99, ..said.order.payload().clone() };
+            said.order = Signed::sign(&key(2), other);
+        },
+        |said| {
+            let other = StageReceipt { stage: 63, ..said.receipt.payload().clone() };
+            said.receipt = Signed::sign(&key(3), other);
+        },
+    ];
+    for (which, change) in changes.into_iter().enumerate() {
+        let mut other = samples::acceptance();
+        change(&mut other);
+        assert!(other.check().is_err(), "change {which}");
     }
 }
 
