@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, oneshot, watch};
 use tracing::{debug, info, warn};
 
 use super::behaviour::{self, Behaviour, BehaviourEvent};
+use super::connections::Connections;
 use super::handle::{Command, PeerInfo, Reply, SwarmError, SwarmEvent, SwarmHandle};
 use super::peer_id;
 use super::streams::{Incoming, Streams};
@@ -101,6 +102,7 @@ pub fn spawn<const N: usize>(
         waiting: BTreeMap::new(),
         answers: FuturesUnordered::new(),
         peers: BTreeMap::new(),
+        connections: Connections::default(),
         lookups: 0,
     };
     tokio::spawn(actor.run(command_queue));
@@ -129,6 +131,7 @@ struct Actor {
     waiting: BTreeMap<OutboundRequestId, oneshot::Sender<Result<Response, String>>>,
     answers: FuturesUnordered<BoxFuture<'static, Answer>>,
     peers: BTreeMap<NodeId, PeerInfo>,
+    connections: Connections,
     lookups: u32,
 }
 
@@ -237,7 +240,10 @@ impl Actor {
                 warn!(%error, "a listener failed");
                 None
             }
-            swarm::SwarmEvent::ConnectionEstablished { peer_id, endpoint, num_established, .. } => {
+            swarm::SwarmEvent::ConnectionEstablished { peer_id, connection_id, endpoint, num_established, .. } => {
+                if self.connections.established(peer_id, connection_id, &endpoint) {
+                    self.begin_anew(peer_id);
+                }
                 let node = peer_id::to_node(&peer_id)?;
                 let info = self.peers.entry(node).or_default();
                 if endpoint.is_dialer() {
@@ -245,10 +251,17 @@ impl Actor {
                 }
                 (num_established.get() == 1).then_some(SwarmEvent::Connected(node))
             }
-            swarm::SwarmEvent::ConnectionClosed { peer_id, num_established: 0, cause, .. } => {
+            swarm::SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established, cause, .. } => {
+                let to_dial = self.connections.closed(&peer_id, &connection_id);
+                if num_established > 0 {
+                    return None;
+                }
                 let node = peer_id::to_node(&peer_id)?;
                 debug!(peer = %node, ?cause, "disconnected");
-                self.peers.remove(&node);
+                let known = self.peers.remove(&node).unwrap_or_default();
+                if to_dial {
+                    self.dial_peer(peer_id, known.addresses.iter().filter_map(|text| text.parse().ok()).collect());
+                }
                 Some(SwarmEvent::Disconnected(node))
             }
             swarm::SwarmEvent::OutgoingConnectionError { peer_id, error, .. } => {
@@ -378,9 +391,21 @@ impl Actor {
         }
     }
 
+    /// Closes all connections with a peer; it is dialled when they are closed.
+    fn begin_anew(&mut self, peer: PeerId) {
+        debug!(%peer, "beginning anew with a peer");
+        self.connections.dial_when_closed(peer);
+        let _already_gone = self.swarm.disconnect_peer_id(peer);
+    }
+
     /// Announces this node as a member of its cluster and looks for the others.
     fn look_up_members(&mut self) {
         self.lookups = self.lookups.saturating_add(1);
+        // Every node subscribes to something: who does not say so takes this node for an older life of itself.
+        let gossip = &self.swarm.behaviour().gossip;
+        let silent = gossip.all_peers().filter(|(_, topics)| topics.is_empty()).map(|(peer, _)| *peer);
+        let silent: Vec<PeerId> = silent.filter(|peer| self.connections.stands_long(peer)).collect();
+        silent.into_iter().for_each(|peer| self.begin_anew(peer));
         if self.peers.is_empty() {
             self.dial_bootstrap();
             return;

@@ -13,6 +13,7 @@
 mod actor;
 mod behaviour;
 mod codec;
+mod connections;
 mod handle;
 mod peer_id;
 mod streams;
