@@ -1,6 +1,7 @@
 //! Sends jobs to whoever is the master: this node's own driver, or another node over the swarm. What was already
 //! emitted is kept here, so that a job outlives the master that began it: the next one goes on behind it.
 
+use std::pin::pin;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,6 +10,9 @@ use consortium_protocol::wire;
 use consortium_protocol::wire::job::{JobError, JobErrorCode, JobEvent, JobRequest, Receipts};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{Semaphore, mpsc, watch};
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::audit::{Audits, Settlement};
@@ -46,9 +50,9 @@ pub struct Dispatch {
 
 /// How one try at a job ended.
 enum Outcome {
-    /// It failed, or the client has gone.
+    /// It failed.
     Over,
-    /// The answer was delivered; with what the stages signed for it.
+    /// The answer ended, with the model's last word or because the client has gone; with what the stages signed for it.
     Done(Option<Box<Receipts>>),
     /// The master was lost or is none any more; what follows is why.
     Lost(String),
@@ -103,18 +107,24 @@ impl Dispatch {
             return write.shutdown().await;
         }
         let (events, mut queue) = mpsc::channel(64);
-        let driver = Arc::clone(&self.driver);
-        let job = tokio::spawn(async move { driver.run(from, request, events).await });
+        let (driver, leave) = (Arc::clone(&self.driver), CancellationToken::new());
+        let leaving = leave.clone();
+        let job = tokio::spawn(async move { driver.run(from, request, events, leaving).await });
         let writing = async {
             while let Some(event) = queue.recv().await {
                 write_message(&mut write, &event).await?;
             }
             write.shutdown().await
         };
+        // The gateway has nothing more to say: when its side ends, its client has gone. It still takes receipts.
+        let listening = async {
+            let _ended = read.read_u8().await;
+            leave.cancel();
+            std::future::pending().await
+        };
         let result = tokio::select! {
             result = writing => result,
-            // The gateway has nothing more to say: when its side ends, its client has gone.
-            _ = read.read_u8() => Ok(()),
+            never = listening => never,
         };
         drop(queue);
         let _driver_ended = job.await;
@@ -132,6 +142,9 @@ impl Dispatch {
         for attempt in 0..=MAX_RESUBMISSIONS {
             if attempt > 0 {
                 tokio::time::sleep(PAUSE).await;
+                if events.is_closed() {
+                    return;
+                }
                 info!(job = %request.job, emitted = request.emitted.len(), reason, "handing a job in again");
             }
             let master = tokio::select! {
@@ -150,6 +163,9 @@ impl Dispatch {
             let given = request.emitted.len();
             match self.attempt(master, &mut request, &mut accepted, &events).await {
                 Outcome::Over => return,
+                Outcome::Done(None) if request.emitted.is_empty() => {
+                    return debug!(job = %request.job, "the client left before the first token");
+                }
                 Outcome::Done(None) => {
                     return warn!(job = %request.job, "an answer came without receipts: nobody is paid for the job");
                 }
@@ -177,25 +193,20 @@ impl Dispatch {
         events: &mpsc::Sender<JobEvent>,
     ) -> Outcome {
         let (forward, mut queue) = mpsc::channel(64);
-        let source = if master == self.swarm.me() {
-            let (driver, request) = (Arc::clone(&self.driver), request.clone());
-            let me = self.swarm.me();
-            tokio::spawn(async move { driver.run(me, request, forward).await })
-        } else {
-            let (swarm, request) = (self.swarm.clone(), request.clone());
-            tokio::spawn(async move {
-                if let Err(error) = forward_job(&swarm, master, &request, &forward).await {
-                    let _gone = forward.send(failed(JobErrorCode::NoMaster, &error)).await;
-                }
-            })
-        };
+        let leave = CancellationToken::new();
         // Ends the forwarding (and with it the job on every stage) however this function is left.
-        let _aborted_on_return = AbortOnDrop(source);
+        let _aborted_on_return = AbortOnDrop(self.start(master, request.clone(), forward, leave.clone()));
         let mut lost_master = self.view.clone();
+        let mut given_up = pin!(tokio::time::sleep(Duration::MAX));
         loop {
             let event = tokio::select! {
                 event = queue.recv() => event,
-                () = events.closed() => return Outcome::Over,
+                () = events.closed(), if !leave.is_cancelled() => {
+                    leave.cancel();
+                    given_up.as_mut().reset(Instant::now() + RECEIPTS);
+                    continue;
+                }
+                () = &mut given_up => return Outcome::Over,
                 _ = lost_master.wait_for(|view| view.master.is_some_and(|now| now != master)) => {
                     return Outcome::Lost("another master took over".to_owned());
                 }
@@ -220,7 +231,9 @@ impl Dispatch {
                 JobEvent::Done { .. } | JobEvent::Failed { .. } => {}
             }
             let (done, failed) = (matches!(event, JobEvent::Done { .. }), matches!(event, JobEvent::Failed { .. }));
-            if events.send(event).await.is_err() || failed {
+            // A client that has gone is noticed above.
+            let _gone = events.send(event).await;
+            if failed {
                 return Outcome::Over;
             }
             if done {
@@ -232,6 +245,27 @@ impl Dispatch {
             }
         }
     }
+
+    /// Hands a job to the master: this node's own driver, or another node.
+    fn start(
+        &self,
+        master: NodeId,
+        request: JobRequest,
+        forward: mpsc::Sender<JobEvent>,
+        leave: CancellationToken,
+    ) -> JoinHandle<()> {
+        let me = self.swarm.me();
+        if master == me {
+            let driver = Arc::clone(&self.driver);
+            return tokio::spawn(async move { driver.run(me, request, forward, leave).await });
+        }
+        let swarm = self.swarm.clone();
+        tokio::spawn(async move {
+            if let Err(error) = forward_job(&swarm, master, &request, &forward, &leave).await {
+                let _gone = forward.send(failed(JobErrorCode::NoMaster, &error)).await;
+            }
+        })
+    }
 }
 
 async fn forward_job(
@@ -239,26 +273,40 @@ async fn forward_job(
     master: NodeId,
     request: &JobRequest,
     events: &mpsc::Sender<JobEvent>,
+    leave: &CancellationToken,
 ) -> Result<(), String> {
-    let mut stream = swarm.open_stream(master, wire::JOB).await.map_err(|error| error.to_string())?;
-    write_message(&mut stream, request).await.map_err(|error| error.to_string())?;
-    loop {
-        let next = tokio::time::timeout(SILENCE, read_message::<JobEvent>(&mut stream)).await;
-        let event = match next {
-            Err(_) => return Err(format!("the master was silent for {} s", SILENCE.as_secs())),
-            Ok(Err(error)) => return Err(error.to_string()),
-            Ok(Ok(None)) => return Err("the master closed the stream".to_owned()),
-            Ok(Ok(Some(event))) => event,
-        };
-        // The stream ends with `Receipts`; an answer without them is known to its reader by silence.
-        let last = matches!(event, JobEvent::Receipts(_) | JobEvent::Failed { .. });
-        if events.send(event).await.is_err() || last {
-            return Ok(());
+    let stream = swarm.open_stream(master, wire::JOB).await.map_err(|error| error.to_string())?;
+    let (mut read, mut write) = tokio::io::split(stream);
+    write_message(&mut write, request).await.map_err(|error| error.to_string())?;
+    let reading = async {
+        loop {
+            let next = tokio::time::timeout(SILENCE, read_message::<JobEvent>(&mut read)).await;
+            let event = match next {
+                Err(_) => return Err(format!("the master was silent for {} s", SILENCE.as_secs())),
+                Ok(Err(error)) => return Err(error.to_string()),
+                Ok(Ok(None)) => return Err("the master closed the stream".to_owned()),
+                Ok(Ok(Some(event))) => event,
+            };
+            // The stream ends with `Receipts`; an answer without them is known to its reader by silence.
+            let last = matches!(event, JobEvent::Receipts(_) | JobEvent::Failed { .. });
+            if events.send(event).await.is_err() || last {
+                return Ok(());
+            }
         }
+    };
+    // The end of this side of the stream says that nobody wants more.
+    let leaving = async {
+        leave.cancelled().await;
+        let _gone = write.shutdown().await;
+        std::future::pending().await
+    };
+    tokio::select! {
+        ended = reading => ended,
+        never = leaving => never,
     }
 }
 
-struct AbortOnDrop(tokio::task::JoinHandle<()>);
+struct AbortOnDrop(JoinHandle<()>);
 
 impl Drop for AbortOnDrop {
     fn drop(&mut self) {

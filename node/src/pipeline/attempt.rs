@@ -16,6 +16,11 @@ pub(super) struct Attempt {
 }
 
 impl Attempt {
+    /// Whether there is anything to sign for.
+    pub(super) fn began(&self) -> bool {
+        self.awaited.is_some() || self.tokens.len() > self.drawn_from as usize
+    }
+
     /// Takes a token that was drawn, if it is the one that is awaited.
     pub(super) fn drawn(&mut self, seq: u32, pos: u32, id: u32) {
         if self.tokens.len() == pos as usize && self.awaited == Some(seq) {

@@ -17,6 +17,7 @@ use consortium_protocol::wire::pipeline::{Hop, SessionOpen, StageFailureCode};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
 use tokio::sync::{Semaphore, mpsc};
+use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
 use super::attempt::Attempt;
@@ -65,9 +66,16 @@ impl Driver {
         Self { config, room: Semaphore::new(MAX_JOBS) }
     }
 
-    /// Runs one job of `payer` to its end. The receiver of `events` being dropped cancels it on all stages.
-    pub async fn run(&self, payer: NodeId, request: JobRequest, events: mpsc::Sender<JobEvent>) {
-        if let Err(error) = self.try_run(payer, request, &events).await {
+    /// Runs one job of `payer` to its end. `leave` ends the answer where it is, and what was computed is accounted for;
+    /// the receiver of `events` being dropped ends it on all stages without that.
+    pub async fn run(
+        &self,
+        payer: NodeId,
+        request: JobRequest,
+        events: mpsc::Sender<JobEvent>,
+        leave: CancellationToken,
+    ) {
+        if let Err(error) = self.try_run(payer, request, &events, &leave).await {
             let _gone = events.send(JobEvent::Failed { error }).await;
         }
     }
@@ -77,6 +85,7 @@ impl Driver {
         payer: NodeId,
         request: JobRequest,
         events: &mpsc::Sender<JobEvent>,
+        leave: &CancellationToken,
     ) -> Result<(), JobError> {
         Message::check(&request).map_err(|error| JobError::new(JobErrorCode::InvalidRequest, error.to_string()))?;
         let _room = self.room.try_acquire().map_err(|_| {
@@ -88,10 +97,11 @@ impl Driver {
             let encoding = tokio::task::spawn_blocking(move || serving.tokens(&prompt));
             encoding.await.map_err(|error| JobError::new(JobErrorCode::Internal, error.to_string()))??
         };
-        let mut job = Job::new(&self.config, &self.room, serving, payer, request, tokens, events)?;
+        let reader = Reader { events, leave };
+        let mut job = Job::new(&self.config, &self.room, serving, payer, request, tokens, reader)?;
         let pipeline = tokio::select! {
             pipeline = job.wait_for_pipeline(None) => pipeline?,
-            () = events.closed() => return Ok(()),
+            () = reader.gone() => return Ok(()),
         };
         job.accept(&pipeline).await;
         job.drive(pipeline).await
@@ -107,10 +117,32 @@ impl Driver {
     }
 }
 
+/// Who reads the answer.
+#[derive(Clone, Copy)]
+struct Reader<'a> {
+    events: &'a mpsc::Sender<JobEvent>,
+    leave: &'a CancellationToken,
+}
+
+impl Reader<'_> {
+    /// Resolves when nobody wants more of the answer.
+    async fn gone(&self) {
+        tokio::select! {
+            () = self.leave.cancelled() => {}
+            () = self.events.closed() => {}
+        }
+    }
+
+    /// False when nobody hears it.
+    async fn tell(&self, event: JobEvent) -> bool {
+        self.events.send(event).await.is_ok()
+    }
+}
+
 /// One job in progress.
 struct Job<'a> {
     driver: &'a DriverConfig,
-    events: &'a mpsc::Sender<JobEvent>,
+    reader: Reader<'a>,
     payer: NodeId,
     request: JobRequest,
     prompt: Vec<u32>,
@@ -143,7 +175,7 @@ impl<'a> Job<'a> {
         payer: NodeId,
         request: JobRequest,
         prompt: Vec<u32>,
-        events: &'a mpsc::Sender<JobEvent>,
+        reader: Reader<'a>,
     ) -> Result<Self, JobError> {
         let text = TextOut::resume(serving.tokenizer.detokenizer(), request.stop.clone(), &request.emitted)?;
         let config = serving.dir.config();
@@ -160,7 +192,7 @@ impl<'a> Job<'a> {
         let session = Session::new(spec, SessionTiming::default());
         Ok(Self {
             driver,
-            events,
+            reader,
             payer,
             prompt,
             serving,
@@ -215,7 +247,7 @@ impl<'a> Job<'a> {
             prompt_tokens: self.prompt_len(),
             seed: self.request.sampling.seed,
         };
-        let _gone = self.events.send(accepted).await;
+        self.reader.tell(accepted).await;
     }
 
     async fn drive(&mut self, pipeline: Arc<Pipeline>) -> Result<(), JobError> {
@@ -232,7 +264,7 @@ impl<'a> Job<'a> {
                     Some(event) => self.translate(event),
                     None => return Err(JobError::new(JobErrorCode::Internal, "the event queue closed".to_owned())),
                 },
-                () = self.events.closed() => Input::Cancel,
+                () = self.reader.gone() => Input::Cancel,
                 changed = pipelines.changed() => {
                     let now = pipelines.borrow_and_update().clone();
                     changed.ok().and(now).and_then(|now| self.superseded(&now)).unwrap_or(Input::Tick)
@@ -357,7 +389,7 @@ impl<'a> Job<'a> {
     async fn emit(&mut self, index: u32, id: u32) -> Result<bool, JobError> {
         let step = self.text.push(id)?;
         // A reader that has gone is noticed by the loop, as a cancellation.
-        let _gone = self.events.send(JobEvent::Token { index, id, text: step.text }).await;
+        self.reader.tell(JobEvent::Token { index, id, text: step.text }).await;
         Ok(step.matched)
     }
 
@@ -371,7 +403,7 @@ impl<'a> Job<'a> {
         };
         let pipeline = tokio::select! {
             pipeline = self.wait_for_pipeline(failed) => pipeline?,
-            () = self.events.closed() => return Ok(Input::Cancel),
+            () = self.reader.gone() => return Ok(Input::Cancel),
         };
         debug!(job = %self.request.job, version = pipeline.version, "going on with another pipeline");
         Ok(self.plan(&pipeline, |route| Input::Plan(Some(route))))
@@ -379,10 +411,10 @@ impl<'a> Job<'a> {
 
     async fn finish(&mut self, (finish, usage): (FinishReason, Usage)) -> Result<(), JobError> {
         let text = self.text.finish()?;
-        if self.events.send(JobEvent::Done { finish, usage, text }).await.is_ok()
+        if self.reader.tell(JobEvent::Done { finish, usage, text }).await
             && let Some(receipts) = self.receipts().await
         {
-            let _gone = self.events.send(JobEvent::Receipts(Box::new(receipts))).await;
+            self.reader.tell(JobEvent::Receipts(Box::new(receipts))).await;
         }
         self.chain = None;
         Ok(())
@@ -391,7 +423,7 @@ impl<'a> Job<'a> {
     /// What the stages sign for the last attempt.
     async fn receipts(&mut self) -> Option<Receipts> {
         let order = self.attempt.order.clone()?;
-        if !self.chain.as_ref().is_some_and(Chain::seal) {
+        if !self.attempt.began() || !self.chain.as_ref().is_some_and(Chain::seal) {
             return None;
         }
         match tokio::time::timeout(SEAL, self.sealed()).await {
