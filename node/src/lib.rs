@@ -18,6 +18,7 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 pub use consortium_inference as inference;
+pub use consortium_ledger as ledger;
 
 pub mod audit;
 pub mod cli;
