@@ -53,6 +53,17 @@ pub(crate) enum Command {
     Pause(Node),
     /// Let a paused node run again.
     Unpause(Node),
+    /// Add up the books of all nodes, and hold what each says that it owes another against what that one says.
+    Books {
+        /// Seconds to wait for nodes to tell each other what they owe, before they are found not to agree.
+        #[arg(long, default_value = "60", value_name = "SECONDS", value_parser = seconds)]
+        wait: Duration,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
+    /// Chat with the running swarm while nodes are killed, frozen and started again at random; then check the books.
+    Chaos(Chaos),
     /// End the swarm; its data and logs stay for `up --resume` and `logs`.
     Down,
     /// Compare the speed of a pipeline over several nodes with that of one.
@@ -116,6 +127,23 @@ pub(crate) struct Up {
     pub(crate) in_background: bool,
     #[command(flatten)]
     pub(crate) parts: Parts,
+}
+
+/// `simnet chaos`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Chaos {
+    /// Seconds of it.
+    #[arg(long, default_value = "60", value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) time: Duration,
+    /// Chats at the same time.
+    #[arg(long, default_value_t = 3, value_parser = clap::value_parser!(u32).range(1..=64))]
+    pub(crate) clients: u32,
+    /// Seconds from one fault to the next, about.
+    #[arg(long, default_value = "5", value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) every: Duration,
+    /// Decides who suffers what, and who asks what.
+    #[arg(long, default_value_t = 1)]
+    pub(crate) seed: u64,
 }
 
 /// `simnet audit-bench`.

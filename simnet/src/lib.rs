@@ -34,5 +34,6 @@
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 pub mod audit_bench;
+pub mod books;
 pub mod cheat;
 pub mod world;

@@ -2,7 +2,9 @@
 
 mod audit_bench;
 mod bench;
+mod books;
 mod callers;
+mod chaos;
 mod chat;
 pub(crate) mod cheating_node;
 mod detach;
@@ -38,6 +40,8 @@ pub(crate) async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Restart(node) => orders::run(&dir, Order::Restart { node: node.node }).await,
         Command::Pause(node) => orders::run(&dir, Order::Pause { node: node.node }).await,
         Command::Unpause(node) => orders::run(&dir, Order::Unpause { node: node.node }).await,
+        Command::Books { wait, json } => books::run(&dir, wait, json).await,
+        Command::Chaos(arguments) => chaos::run(&dir, &arguments).await,
         Command::Down => orders::down(&dir).await,
         Command::Bench(arguments) => bench::run(arguments).await,
         Command::AuditBench(arguments) => audit_bench::run(&arguments),
