@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use consortium_inference::audit::classes::own_class;
+use consortium_inference::audit::compare;
 use consortium_inference::audit::thresholds::Thresholds;
 use consortium_ledger::accounts::{Book, Owner};
 use consortium_protocol::cluster::ClusterId;
@@ -395,6 +396,9 @@ impl Running {
     ) {
         let said = receipt.payload();
         let auditee = receipt.signer();
+        if finding.given > compare::Finding::Inconclusive {
+            warn!(job = %said.job, term = said.term, "the master of this term gave tokens that no stage could have drawn");
+        }
         info!(
             job = %said.job, stage = said.stage, node = %auditee, outcome = ?finding.outcome,
             blocks = finding.blocks, exact = finding.exact, detail = finding.detail, "audited"

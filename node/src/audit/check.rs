@@ -27,6 +27,9 @@ pub struct Finding {
     pub exact: u32,
     /// The auditor's class.
     pub class: NumericClass,
+    /// Whether tokens of the answer that the stage was given, as drawn by others before it, could have been drawn. It
+    /// is the master who gave them.
+    pub given: compare::Finding,
     /// The figures behind the outcome, in words.
     pub detail: String,
 }
@@ -35,7 +38,14 @@ impl Finding {
     /// That the stage did not open what it committed to.
     #[must_use]
     pub fn withheld(detail: impl Into<String>) -> Self {
-        Self { outcome: Outcome::Withheld, blocks: 0, exact: 0, class: own_class(), detail: detail.into() }
+        Self {
+            outcome: Outcome::Withheld,
+            blocks: 0,
+            exact: 0,
+            class: own_class(),
+            given: compare::Finding::Pass,
+            detail: detail.into(),
+        }
     }
 }
 
@@ -94,8 +104,12 @@ pub fn check(proof: &Proof, dir: &ModelDir, thresholds: &Thresholds) -> Result<F
         _ => ReplayInputs::Hidden(&inputs),
     };
     let audited = auditor.audit(inputs, &floats(&proof.opened.outputs))?;
-    let drawn = judge_draws(proof, &auditor, &audited)?;
-    let worst = drawn.iter().map(|(_, finding)| *finding).max().unwrap_or(compare::Finding::Pass);
+    let (drawn, given) = draws(proof);
+    let drawn = judge_draws(proof, &auditor, &audited, &drawn)?;
+    let given = judge_draws(proof, &auditor, &audited, &given)?;
+    let worst = |judged: &[(f64, compare::Finding)]| judged.iter().map(|(_, finding)| *finding).max();
+    let given = worst(&given).unwrap_or(compare::Finding::Pass);
+    let worst = worst(&drawn).unwrap_or(compare::Finding::Pass);
     let drift = audited.stats.blocks.iter().map(|block| block.near).fold(0.0, f64::max);
     let margin = drawn.iter().map(|(margin, _)| *margin).fold(0.0, f64::max);
     Ok(Finding {
@@ -107,6 +121,7 @@ pub fn check(proof: &Proof, dir: &ModelDir, thresholds: &Thresholds) -> Result<F
         blocks: u32::try_from(audited.blocks.len()).unwrap_or(u32::MAX),
         exact: u32::try_from(audited.stats.exact()).unwrap_or(u32::MAX),
         class,
+        given,
         detail: format!(
             "numbers {:?} (largest drift of a block {drift:.3} units), draws {worst:?} ({} drawn, largest margin \
              {margin:.3})",
@@ -167,22 +182,34 @@ fn opens(proof: &Proof, receipt: &Signed<StageReceipt>, dir: &ModelDir) -> Resul
     }
 }
 
-/// By how much drawn tokens lost, and what that says. The logits are those of the recomputed hidden states: whether the
+/// Tokens with their positions.
+type Draws = Vec<(u32, u32)>;
+
+/// The tokens that the last stage drew, and those of the answer that it was given; none of either for other stages.
+fn draws(proof: &Proof) -> (Draws, Draws) {
+    let shown = &proof.opened.opening;
+    let prompt_len = proof.order.order.payload().prompt_len;
+    let drawn = (1..).zip(shown.drawn.iter().copied()).filter(|(_, token)| *token != NOT_DRAWN).collect();
+    // The token at a position is drawn at the row before it.
+    let given = (1..).zip(shown.tokens.iter().copied().skip(1)).zip(&shown.drawn);
+    let given = given.filter(|((position, _), drawn)| *position >= prompt_len && **drawn == NOT_DRAWN);
+    (drawn, given.map(|(token, _)| token).collect())
+}
+
+/// By how much tokens lost, and what that says. The logits are those of the recomputed hidden states: whether the
 /// stage's own are right is judged by themselves.
 fn judge_draws(
     proof: &Proof,
     auditor: &Auditor,
     audited: &Audited,
+    draws: &[(u32, u32)],
 ) -> Result<Vec<(f64, compare::Finding)>, AuditError> {
-    let open = proof.order.order.payload();
-    let shown = &proof.opened.opening;
-    let drawn: Vec<(u32, u32)> =
-        (1..).zip(shown.drawn.iter().copied()).filter(|(_, token)| *token != NOT_DRAWN).collect();
-    if drawn.is_empty() {
+    if draws.is_empty() {
         return Ok(Vec::new());
     }
+    let open = proof.order.order.payload();
     let sampler = Sampler::new(open.sampling.clone(), open.prompt_len);
-    auditor.draws(&audited.matching, &sampler, &shown.tokens, &drawn)
+    auditor.draws(&audited.matching, &sampler, &proof.opened.opening.tokens, draws)
 }
 
 fn floats(bytes: &[u8]) -> Vec<f32> {

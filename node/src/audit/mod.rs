@@ -10,9 +10,13 @@
 //! Accepted work is owed for: the payer writes it down, books it, and tells the worker until that one has booked it as
 //! well (`owing`, [`earning`]), and so with the verdicts that pay waits for. A crash of either forgets nothing of it.
 //!
-//! What is not caught yet: a stage that gives no receipt costs the others theirs and is not punished; of a job that was
-//! taken over after a failure, only the last attempt is accounted for, so what earlier ones emitted is nobody's work;
-//! a client that leaves before the end pays nothing.
+//! Of a job that was taken over after a failure, the last attempt is accounted for: it covers every position, and a
+//! position is paid once. What the attempts before it computed is their loss, one attempt's work at most. A client that
+//! leaves early pays for what was computed until then. Nobody is paid for a job whose gateway died with it, or one of
+//! whose stages does not sign: such a stage is left out of pipelines for a while.
+//!
+//! Tokens that a master says an earlier attempt drew are checked when the last stage is audited, and what could not
+//! have been drawn is told to the operator: no receipt proves it to others.
 
 pub mod account;
 mod auditor;

@@ -431,8 +431,12 @@ impl<'a> Job<'a> {
                 let Attempt { tokens, drawn_from, .. } = std::mem::take(&mut self.attempt);
                 Some(Receipts { order, chain, tokens, drawn_from })
             }
-            Ok(Err(reason)) => {
-                warn!(job = %self.request.job, reason, "the stages gave no receipts");
+            Ok(Err((node, reason))) => {
+                warn!(job = %self.request.job, ?node, reason, "the stages gave no receipts");
+                // Who does not sign for its work costs the others their pay: it is left out for a while.
+                if let Some(node) = node.filter(|node| self.route.iter().any(|hop| hop.node == *node)) {
+                    self.driver.master.report_failure(Failure { version: self.version, node: Some(node) });
+                }
                 None
             }
             Err(_) => {
@@ -442,7 +446,8 @@ impl<'a> Job<'a> {
         }
     }
 
-    async fn sealed(&mut self) -> Result<Vec<Signed<StageReceipt>>, String> {
+    /// The receipts; or who is said to have given none, and why.
+    async fn sealed(&mut self) -> Result<Vec<Signed<StageReceipt>>, (Option<NodeId>, String)> {
         while let Some(event) = self.chain_events.1.recv().await {
             match event {
                 ChainEvent::Receipts { attempt, chain } if attempt == self.attempt.number => return Ok(chain),
@@ -451,14 +456,15 @@ impl<'a> Job<'a> {
                     self.attempt.drawn(seq, pos, id);
                 }
                 ChainEvent::Failed { attempt, failure } if attempt == self.attempt.number => {
-                    return Err(failure.to_string());
+                    return Err((Some(failure.node), failure.to_string()));
                 }
+                // The first stage's stream ends also when one behind it has gone.
                 ChainEvent::Broken { attempt, node, reason } if attempt == self.attempt.number => {
-                    return Err(format!("{node}: {reason}"));
+                    return Err((None, format!("{node}: {reason}")));
                 }
                 _ => {}
             }
         }
-        Err("the queue of events closed".to_owned())
+        Err((None, "the queue of events closed".to_owned()))
     }
 }

@@ -4,6 +4,7 @@ use std::path::Path;
 use std::sync::Arc;
 use std::time::Duration;
 
+use consortium_inference::audit::compare;
 use consortium_protocol::cluster::{ClusterId, ClusterName};
 use consortium_protocol::envelope::Signed;
 use consortium_protocol::identity::RootKey;
@@ -259,13 +260,13 @@ async fn bad_frames_end_their_session_alone() {
 }
 
 /// Runs a job of a few tokens to its receipt, and opens it.
-async fn sealed(pair: &Pair, job: u8) -> Proof {
+async fn sealed(pair: &Pair, job: u8, mut tokens: Vec<u32>) -> Proof {
     let open = Signed::sign(&pair.key, SessionOpen { job: JobId([job; 16]), ..pair.open() });
     let (events, mut queue) = mpsc::channel(16);
     let chain = Chain::open(&pair.master, &pair.inbox, &open, &events).unwrap();
     let mut next = async || tokio::time::timeout(PATIENCE, queue.recv()).await.unwrap().unwrap();
     assert!(matches!(next().await, ChainEvent::Opened { .. }));
-    let (mut tokens, mut pos) = ((5..45).map(|token| token + u32::from(job)).collect::<Vec<u32>>(), 0);
+    let mut pos = 0;
     for seq in 0..3 {
         let rows = u32::try_from(tokens.len()).unwrap();
         assert!(chain.step(ChainStep { seq, pos, tokens, sample: true }));
@@ -299,9 +300,16 @@ async fn a_sealed_session_opens_and_passes_and_nothing_else_does() {
     let dir = Path::new(env!("CARGO_MANIFEST_DIR")).join("../training/models/consortium-tiny");
     let dir = consortium_inference::model_dir::ModelDir::open(dir).unwrap();
     let thresholds = consortium_inference::audit::thresholds::Thresholds::compiled_in();
-    let proof = sealed(&pair, 1).await;
+    let proof = sealed(&pair, 1, (6..46).collect()).await;
     let finding = check(&proof, &dir, &thresholds).unwrap();
     assert_eq!((finding.outcome, finding.blocks, finding.exact), (Outcome::Pass, 2, 2), "{}", finding.detail);
+    // The stage did as it was told; behind the prompt's three tokens it was told what nobody drew.
+    assert_eq!(finding.given, compare::Finding::Fraud);
+    let prompt = [6, 7, 8];
+    let drawn = pair.tokens(3, &prompt, 20).await;
+    let honest = sealed(&pair, 4, [&prompt[..], &drawn].concat()).await;
+    let honest = check(&honest, &dir, &thresholds).unwrap();
+    assert_eq!((honest.outcome, honest.given), (Outcome::Pass, compare::Finding::Pass), "{}", honest.detail);
 
     // What goes through a file is the same, and a byte more or less is noticed.
     let bytes = proof.encode();
@@ -323,7 +331,7 @@ async fn a_sealed_session_opens_and_passes_and_nothing_else_does() {
         assert_eq!(check(&other, &dir, &thresholds).unwrap().outcome, Outcome::Withheld, "{damage}");
     }
     // Another job's opening does not do.
-    let elsewhere = sealed(&pair, 2).await;
+    let elsewhere = sealed(&pair, 2, (7..47).collect()).await;
     let swapped = Proof { order: proof.order, opened: elsewhere.opened };
     assert_eq!(check(&swapped, &dir, &thresholds).unwrap().outcome, Outcome::Withheld);
 }

@@ -1,0 +1,26 @@
+//! Nodes that work for each other agree on what they owe each other, whatever becomes of them meanwhile.
+
+use std::process::Stdio;
+
+use serde_json::Value;
+
+use crate::support::{Place, text};
+
+#[test]
+fn both_sides_of_every_debt_agree_after_kills_and_freezes() {
+    let place = Place::new();
+    assert!(place.simnet("b", &["up", "4", "--detach"]).stdout(Stdio::null()).status().unwrap().success());
+    let chaos = place.run("b", &["chaos", "--time", "20", "--every", "4", "--clients", "2"]);
+    assert!(chaos.status.success(), "{}", text(&chaos));
+    let findings: Value = serde_json::from_str(&place.succeed("b", &["books", "--json"])).unwrap();
+    assert!(findings["pairs"].as_u64().unwrap() > 0 && findings["owed"].as_u64().unwrap() > 0, "{findings}");
+    // A node's word that it owes less is noticed.
+    let nodes = place.nodes("b");
+    place.succeed("b", &["down"]);
+    let emptied = nodes[1]["data_dir"].as_str().unwrap();
+    for file in ["ledger.db", "ledger.db-wal", "ledger.db-shm"] {
+        let _absent = std::fs::remove_file(std::path::Path::new(emptied).join(file));
+    }
+    let books = place.run("b", &["books", "--wait", "1"]);
+    assert!(!books.status.success(), "{}", text(&books));
+}
