@@ -146,8 +146,8 @@ impl Standings {
 
     /// Takes note of a head of another's journal; the proof, if it contradicts one that was known.
     pub async fn head(&self, head: Signed<TreeHead>) -> Option<Box<Equivocation>> {
-        let signer = head.signer();
-        match self.run(move |ledger| ledger.note_head(&head, wall_ms())).await? {
+        let (signer, key) = (head.signer(), Arc::clone(&self.key));
+        match self.run(move |ledger| ledger.note_head(&key, &head, wall_ms())).await? {
             HeadSeen::New | HeadSeen::Known => None,
             HeadSeen::NotOurs => {
                 error!(
@@ -158,6 +158,8 @@ impl Standings {
             }
             HeadSeen::Equivocation(proof) => {
                 warn!(node = %signer, "signed two journals of one length");
+                // It is shut out from now on.
+                self.write(|_| Ok(())).await;
                 Some(proof)
             }
         }
@@ -165,7 +167,8 @@ impl Standings {
 
     /// Keeps a proof that a node signed two journals.
     pub async fn equivocated(&self, proof: Box<Equivocation>) {
-        if let Some(node) = self.run(move |ledger| ledger.note_equivocation(&proof, wall_ms())).await {
+        let key = Arc::clone(&self.key);
+        if let Some(node) = self.write(move |ledger| ledger.note_equivocation(&key, &proof, wall_ms())).await {
             warn!(%node, "is proved to have signed two journals");
         }
     }
