@@ -22,7 +22,7 @@ use crate::swarm::SwarmHandle;
 const MAX_CASES: usize = 2;
 /// A case that nobody reads is dropped after this time.
 const IDLE: Duration = Duration::from_secs(60);
-/// Time to wait for other cases to be fetched.
+/// Time to wait for other cases to be fetched, or verdicts to be checked.
 const TURN: Duration = Duration::from_secs(150);
 /// Time for a verdict from outside to be checked.
 const CHECKING: Duration = Duration::from_secs(300);
@@ -92,13 +92,14 @@ pub struct AuditDesk {
     /// Read last of late comes last.
     cases: Arc<Mutex<VecDeque<(Instant, Arc<Case>)>>>,
     fetching: Arc<tokio::sync::Mutex<()>>,
+    submitting: Arc<tokio::sync::Mutex<()>>,
 }
 
 impl AuditDesk {
     /// The desk for the jobs in `settled`.
     #[must_use]
     pub fn new(swarm: SwarmHandle, settled: SettledJobs, audits: Audits) -> Self {
-        Self { swarm, settled, audits, cases: Arc::default(), fetching: Arc::default() }
+        Self { swarm, settled, audits, cases: Arc::default(), fetching: Arc::default(), submitting: Arc::default() }
     }
 
     /// One stage of a job, computed by another.
@@ -178,6 +179,8 @@ impl AuditDesk {
     /// [`DeskError`].
     pub async fn submit(&self, verdict: Signed<Verdict>) -> Result<Weight, DeskError> {
         let (job, stage) = (verdict.payload().job, verdict.payload().stage);
+        // One at a time: to check one is to compute a stage again.
+        let turn = tokio::time::timeout(TURN, self.submitting.lock()).await.map_err(|_| DeskError::Busy)?;
         let case = self.case(job, stage).await?;
         let (reply, answer) = oneshot::channel();
         let submitted = Submitted { verdict, proof: case.digest, bytes: Arc::clone(&case.bytes), reply };
@@ -185,6 +188,7 @@ impl AuditDesk {
             return Err(DeskError::Busy);
         }
         let weighed = tokio::time::timeout(CHECKING, answer).await;
+        drop(turn);
         weighed.map_err(|_| DeskError::Busy)?.map_err(|_| DeskError::Busy)
     }
 

@@ -11,6 +11,7 @@ use consortium_ledger::metering::{JobRecord, StageWork, Terms};
 use consortium_ledger::reputation::AuditPolicy;
 use consortium_ledger::reputation::score::Score;
 use consortium_protocol::envelope::Signed;
+use consortium_protocol::hash::Hash;
 use consortium_protocol::identity::{NodeId, RootKey};
 use consortium_protocol::wire::audit::{StageReceipt, Verdict};
 use consortium_protocol::wire::ledger::{Equivocation, Rebuttal, TreeHead};
@@ -126,6 +127,12 @@ impl Standings {
     pub async fn settled(&self, verdict: &Signed<Verdict>) {
         let verdict = verdict.clone();
         self.run(move |ledger| ledger.settle_audit(&verdict, &Terms::default(), wall_ms()).map(drop)).await;
+    }
+
+    /// Whether this node accuses somebody by this fraud proof.
+    pub async fn accuses(&self, proof: Hash) -> bool {
+        let accusers = self.run(move |ledger| ledger.accusers(&proof)).await.unwrap_or_default();
+        accusers.contains(&self.key.node_id())
     }
 
     /// Says that an accusation does not hold; the word to spread.

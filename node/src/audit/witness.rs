@@ -180,6 +180,10 @@ impl Witness {
         if said.proof != Some(*proof) {
             return nothing("the proof that it names is not what the stage showed");
         }
+        // Another word on the same would only move the time of the first, and of the ban.
+        if self.task.standings.accuses(*proof).await {
+            return Weight::Counted;
+        }
         match self.holds(verdict, Arc::clone(bytes)).await {
             Err(reason) => Weight::Nothing(reason),
             Ok(None) => Weight::False,

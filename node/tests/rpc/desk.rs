@@ -5,20 +5,23 @@ use std::process::Output;
 use std::time::Duration;
 
 use consortium_node::audit::proof::Proof;
-use consortium_node::audit::{Record, Rows, Spool};
+use consortium_node::audit::{Heard, Record, Rows, Spool};
 use consortium_node::clock::wall_ms;
 use consortium_node::inference::audit::classes::own_class;
 use consortium_node::library::Library;
+use consortium_node::swarm::SwarmEvent;
 use consortium_protocol::envelope::Signed;
 use consortium_protocol::hash::Hash;
-use consortium_protocol::identity::RootKey;
+use consortium_protocol::identity::{NodeId, RootKey};
 use consortium_protocol::msat::Msat;
 use consortium_protocol::wire;
 use consortium_protocol::wire::audit::{AuditOrder, Nonce, Outcome, StageReceipt, Verdict};
 use consortium_protocol::wire::heartbeat::LayerRange;
 use consortium_protocol::wire::job::{JobId, Sampling};
 use consortium_protocol::wire::pipeline::{Hop, SessionOpen};
+use consortium_protocol::wire::rpc::{Refusal, RefusalCode, Request, Response};
 use serde_json::{Value, json};
+use tokio::sync::mpsc;
 
 use crate::support::{Node, PATIENCE, cluster, other, swarm_of};
 
@@ -40,18 +43,20 @@ struct Cheat {
 
 /// A payer with the model (or without), and a job in which the first of two stages cheated.
 async fn cheated(library: Library, rows: u32) -> (Node, Cheat) {
-    let node = Node::start_full(false, library).await;
+    let node = Node::start_full(false, library, Vec::new()).await;
+    let cheat = cheat(&node, rows).await;
+    (node, cheat)
+}
+
+/// Settles a job of `node` in which the first of two stages cheated.
+async fn cheat(node: &Node, rows: u32) -> Cheat {
     let key = other(2);
     let address = node.swarm.listening().wait_for(|all| !all.is_empty()).await.unwrap()[0].clone();
     let (swarm, mut events, [openings]) = swarm_of(&key, vec![address], [wire::OPENING]);
     tokio::spawn(async move { while events.recv().await.is_some() {} });
     let spool = Spool::new(64 << 20);
     tokio::spawn(consortium_node::audit::opening::serve(swarm, spool.clone(), openings));
-    let deadline = tokio::time::Instant::now() + PATIENCE;
-    while node.swarm.peers().await.unwrap().is_empty() {
-        assert!(tokio::time::Instant::now() < deadline, "the two do not meet");
-        tokio::time::sleep(Duration::from_millis(50)).await;
-    }
+    meet(node, &key).await;
     node.ledger.observe(&key.node_id(), true, 10, wall_ms()).unwrap();
 
     let open = SessionOpen {
@@ -91,7 +96,16 @@ async fn cheated(library: Library, rows: u32) -> (Node, Cheat) {
     let chain = vec![first, Signed::sign(&node.key, second)];
     let order = AuditOrder { order, chain, nonce: NONCE };
     node.settled.note(order.clone());
-    (node, Cheat { key, order })
+    Cheat { key, order }
+}
+
+/// Waits until the node knows another.
+async fn meet(node: &Node, key: &RootKey) {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    while !node.swarm.peers().await.unwrap().iter().any(|(peer, _)| *peer == key.node_id()) {
+        assert!(tokio::time::Instant::now() < deadline, "the two do not meet");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }
 
 fn model() -> Library {
@@ -184,6 +198,10 @@ async fn words_of_outsiders_weigh_nothing_by_themselves() {
     assert!(node.ledger.evidence(None, None, 10).unwrap().evidence.is_empty(), "nothing is kept of them");
     assert!(node.ledger.node_record(&other(50).node_id()).unwrap().is_none(), "nor of who said it");
     assert_eq!(submit(&other(50), &fraud).await["counted"], true);
+    // Said again, it moves nothing: the ban lasts no longer.
+    let kept = node.ledger.evidence(None, None, 10).unwrap();
+    assert_eq!(submit(&other(51), &fraud).await["counted"], true);
+    assert_eq!(node.ledger.evidence(None, None, 10).unwrap(), kept);
     let (code, message) = node.error("audit_submit", json!({"signed": "00"})).await;
     assert_eq!(code, -32602, "{message}");
     assert_eq!(node.error("audit_submit", json!({"signed": "00".repeat(5000)})).await.0, -32602);
@@ -241,4 +259,87 @@ async fn the_owner_has_a_job_audited() {
     assert_eq!(again["audits"][0]["verdict"], verdict);
     assert_eq!(node.error("audit_order", json!({"job": JOB, "stage": 1})).await.0, -32001);
     assert_eq!(node.error("audit_order", json!({"job": "00".repeat(16)})).await.0, -32001);
+}
+
+/// An auditor that takes orders or refuses them; tells which it was asked for.
+async fn auditor(node: &Node, key: &RootKey, takes: bool) -> mpsc::Receiver<AuditOrder> {
+    let address = node.swarm.listening().wait_for(|all| !all.is_empty()).await.unwrap()[0].clone();
+    let (swarm, mut events, []) = swarm_of(key, vec![address], []);
+    let (asked, orders) = mpsc::channel(8);
+    tokio::spawn(async move {
+        let _kept = swarm;
+        while let Some(event) = events.recv().await {
+            if let SwarmEvent::Request { request: Request::Audit(order), reply, .. } = event {
+                let refusal = || Response::Refused(Refusal::new(RefusalCode::Busy, "not now"));
+                reply.send(if takes { Response::Ack } else { refusal() });
+                asked.send(*order).await.unwrap();
+            }
+        }
+    });
+    meet(node, key).await;
+    orders
+}
+
+#[tokio::test]
+async fn auditors_that_were_named_come_before_the_node_itself() {
+    let (refuses, takes, absent, stranger) = (other(60), other(61), other(62), other(63));
+    // The auditee is among them, and is not asked to audit itself.
+    let named = [&refuses, &takes, &absent, &other(2)].map(RootKey::node_id).to_vec();
+    let node = Node::start_full(false, model(), named).await;
+    let (_refused, mut taken) = (auditor(&node, &refuses, false).await, auditor(&node, &takes, true).await);
+    let cheat = cheat(&node, 40).await;
+    node.result("audit_order", json!({"job": JOB, "stage": 0})).await;
+    let order = tokio::time::timeout(PATIENCE, taken.recv()).await.unwrap().unwrap();
+    assert_eq!((&order.chain[..], order.nonce), (&cheat.order.chain[..1], NONCE));
+
+    // Its word counts though it is no member; another's does not.
+    let receipt = &cheat.order.chain[0];
+    let word = |key: &RootKey| {
+        let said = receipt.payload();
+        let word = Verdict {
+            cluster: said.cluster,
+            auditee: receipt.signer(),
+            job: JOB,
+            attempt: 1,
+            stage: 0,
+            receipt: receipt.digest(),
+            outcome: Outcome::Withheld,
+            blocks: 0,
+            exact: 0,
+            class: own_class(),
+            proof: None,
+            at_ms: wall_ms(),
+        };
+        Signed::sign(key, word)
+    };
+    assert!(node.audits.heard(Heard::Verdict(word(&stranger))));
+    assert!(node.audits.heard(Heard::Verdict(word(&refuses))));
+    assert!(node.audits.heard(Heard::Verdict(word(&takes))));
+    assert_eq!(judges(&node).await, [takes.node_id()], "and the node itself has not audited");
+}
+
+#[tokio::test]
+async fn the_node_audits_itself_when_nobody_that_was_named_will() {
+    let (refuses, absent) = (other(60), other(62));
+    let named = vec![absent.node_id(), refuses.node_id()];
+    let node = Node::start_full(false, model(), named).await;
+    let mut refused = auditor(&node, &refuses, false).await;
+    let cheat = cheat(&node, 40).await;
+    node.result("audit_order", json!({"job": JOB, "stage": 0})).await;
+    let order = tokio::time::timeout(PATIENCE, refused.recv()).await.unwrap().unwrap();
+    assert_eq!(order.chain, cheat.order.chain[..1]);
+    assert_eq!(judges(&node).await, [node.key.node_id()]);
+}
+
+/// Whose verdicts are kept, once there are any.
+async fn judges(node: &Node) -> Vec<NodeId> {
+    let deadline = tokio::time::Instant::now() + PATIENCE;
+    loop {
+        let kept = node.ledger.verdicts(None, None, 10).unwrap().verdicts;
+        if !kept.is_empty() {
+            return kept.iter().map(|view| view.evidence.signer).collect();
+        }
+        assert!(tokio::time::Instant::now() < deadline, "no verdict is kept");
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
 }

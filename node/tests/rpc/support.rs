@@ -11,7 +11,7 @@ use consortium_ledger::ledger::Ledger;
 use consortium_ledger::reputation::AuditPolicy;
 use consortium_node::audit::proof::Proofs;
 use consortium_node::audit::standings::Standings;
-use consortium_node::audit::{AuditDesk, AuditTask, SettledJobs};
+use consortium_node::audit::{AuditDesk, AuditTask, Audits, SettledJobs};
 use consortium_node::clock::wall_ms;
 use consortium_node::cluster::ClusterView;
 use consortium_node::gateway::Gateway;
@@ -51,6 +51,7 @@ pub(crate) struct Node {
     pub(crate) proofs: Proofs,
     pub(crate) swarm: SwarmHandle,
     pub(crate) settled: SettledJobs,
+    pub(crate) audits: Audits,
     pub(crate) status: watch::Sender<NodeStatus>,
     pub(crate) rpc: Rpc,
     pub(crate) keys: Arc<ApiKeys>,
@@ -95,11 +96,11 @@ impl Node {
     }
 
     pub(crate) async fn start_with(require_key: bool) -> Self {
-        Self::start_full(require_key, Library::default()).await
+        Self::start_full(require_key, Library::default(), Vec::new()).await
     }
 
-    /// A node that holds models.
-    pub(crate) async fn start_full(require_key: bool, library: Library) -> Self {
+    /// A node that holds models, and has its jobs audited by `auditors`.
+    pub(crate) async fn start_full(require_key: bool, library: Library, auditors: Vec<NodeId>) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let key = other(1);
         let keys = Arc::new(ApiKeys::open(&dir.path().join("ledger.db")).unwrap());
@@ -122,7 +123,7 @@ impl Node {
             proofs: proofs.clone(),
             standings: Standings::open(ledger.clone(), Arc::new(other(1)), AuditPolicy::default()).unwrap(),
             thresholds: Arc::new(Thresholds::compiled_in()),
-            auditors: Vec::new(),
+            auditors,
             settled: settled.clone(),
         }
         .spawn(shutdown.clone());
@@ -133,7 +134,7 @@ impl Node {
             policy: AuditPolicy::default(),
             storage: storage.clone(),
             proofs: proofs.clone(),
-            desk: AuditDesk::new(swarm.clone(), settled.clone(), audits),
+            desk: AuditDesk::new(swarm.clone(), settled.clone(), audits.clone()),
             status: reader.clone(),
         });
         let (gateway, _jobs) = Gateway::channel(1);
@@ -142,7 +143,7 @@ impl Node {
         let app = HttpApp { gateway, status: reader, rpc: rpc.clone(), keys: Arc::clone(&keys), require_key };
         tokio::spawn(serve(listener, app, shutdown.clone()));
         let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
-        Self { address, client, key, ledger, storage, proofs, swarm, settled, status, rpc, keys, shutdown, dir }
+        Self { address, client, key, ledger, storage, proofs, swarm, settled, audits, status, rpc, keys, shutdown, dir }
     }
 
     pub(crate) async fn post(&self, body: impl Into<String>) -> Response {
