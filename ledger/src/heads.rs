@@ -1,6 +1,6 @@
 //! What others signed about their journals, and whoever contradicted himself.
 //!
-//! The [`MAX_HEADS`] heads of each signer that came in last are kept, and proofs of equivocation for good: of each of at
+//! The [`MAX_HEADS`] heads of each of at most [`MAX_SIGNERS`] signers that came in last are kept, and proofs of equivocation for good: of each of at
 //! most [`MAX_SIGNERS`] signers the one at the largest size. A proof about a node on record is evidence too
 //! ([`crate::reputation`]); about strangers, who could have any number of names, it becomes evidence when they are on
 //! record and heard of again. What two heads of different sizes can and cannot show is said at [`Equivocation`].
@@ -62,18 +62,27 @@ fn kept(tx: &Transaction<'_>, signer: &NodeId) -> Result<Option<(Equivocation, u
     Ok(row.map(|(proof, at_ms)| Equivocation::decode(&proof).map(|proof| (proof, at_ms))).transpose()?)
 }
 
+/// Makes room for one more signer: strangers, who could have any number of names, make way.
+fn make_room(tx: &Transaction<'_>, count: &str, forget_a_stranger: &str) -> Result<(), LedgerError> {
+    let signers: u32 = tx.query_row(count, [], |row| row.get(0))?;
+    if signers >= MAX_SIGNERS && tx.execute(forget_a_stranger, [])? == 0 {
+        return Err(LedgerError::Full(MAX_SIGNERS));
+    }
+    Ok(())
+}
+
 /// Keeps a proof, in the place of one at a smaller size: its signer went on.
 fn store(tx: &Transaction<'_>, proof: &Equivocation, now_ms: u64) -> Result<NodeId, LedgerError> {
     let signer = proof.verify()?;
     match kept(tx, &signer)? {
         Some((known, _)) if known.size() >= proof.size() => return Ok(signer),
         Some(_) => {}
-        None => {
-            let signers: u32 = tx.query_row("SELECT count(*) FROM equivocation", [], |row| row.get(0))?;
-            if signers >= MAX_SIGNERS {
-                return Err(LedgerError::Full(MAX_SIGNERS));
-            }
-        }
+        None => make_room(
+            tx,
+            "SELECT count(*) FROM equivocation",
+            "DELETE FROM equivocation WHERE signer = (SELECT signer FROM equivocation
+                 WHERE signer NOT IN (SELECT node FROM node_record) ORDER BY at_ms, signer LIMIT 1)",
+        )?,
     }
     tx.execute(
         "INSERT OR REPLACE INTO equivocation (signer, at_ms, proof) VALUES (?1, ?2, ?3)",
@@ -130,9 +139,13 @@ impl Ledger {
                 tx.query_row("SELECT count(*) FROM seen_head WHERE signer = ?1", [signer.as_bytes()], |row| {
                     row.get(0)
                 })?;
-            let signers: u32 = tx.query_row("SELECT count(DISTINCT signer) FROM seen_head", [], |row| row.get(0))?;
-            if heads == 0 && signers >= MAX_SIGNERS {
-                return Err(LedgerError::Full(MAX_SIGNERS));
+            if heads == 0 {
+                make_room(
+                    tx,
+                    "SELECT count(DISTINCT signer) FROM seen_head",
+                    "DELETE FROM seen_head WHERE signer = (SELECT signer FROM seen_head
+                         WHERE signer NOT IN (SELECT node FROM node_record) ORDER BY id LIMIT 1)",
+                )?;
             }
             tx.execute(
                 "INSERT INTO seen_head (signer, size, head) VALUES (?1, ?2, ?3)",

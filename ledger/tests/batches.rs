@@ -4,7 +4,7 @@
 mod fixtures;
 
 use consortium_ledger::batches::{BatchPolicy, EntryProof, EntryProofView};
-use consortium_ledger::heads::{HeadSeen, MAX_HEADS, contradiction, grew};
+use consortium_ledger::heads::{HeadSeen, MAX_HEADS, MAX_SIGNERS, contradiction, grew};
 use consortium_ledger::{Ledger, LedgerError};
 use consortium_protocol::merkle::{self, ConsistencyProof, InclusionProof};
 use consortium_protocol::wire::Message;
@@ -224,6 +224,32 @@ fn heads_of_others_are_bounded() {
     assert_eq!(books.ledger.note_head(&key(1), &head(2, 1, b"b"), NOW).unwrap(), HeadSeen::New, "forgotten");
     let last = u64::from(MAX_HEADS) + 5;
     assert!(matches!(books.ledger.note_head(&key(1), &head(2, last, b"b"), NOW).unwrap(), HeadSeen::Equivocation(_)));
+}
+
+#[test]
+fn a_crowd_of_strangers_makes_way() {
+    let books = books();
+    books.ledger.observe(&node(2), true, 1000, NOW).unwrap();
+    books.ledger.note_head(&key(1), &head(2, 5, b"kept"), NOW).unwrap();
+    let crowd = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000)";
+    let name = "unhex(printf('%064x', i))";
+    books.sql(&format!(
+        "INSERT INTO seen_head (signer, size, head) {crowd} SELECT {name}, 5, x'' FROM n LIMIT {};
+         INSERT INTO equivocation (signer, at_ms, proof) {crowd} SELECT {name}, i, x'' FROM n LIMIT {}",
+        MAX_SIGNERS - 1,
+        MAX_SIGNERS,
+    ));
+    books.ledger.note_head(&key(1), &head(3, 5, b"late"), NOW).unwrap();
+    assert_eq!(books.ledger.note_head(&key(1), &head(2, 6, b"more"), NOW).unwrap(), HeadSeen::New);
+    let found = books.ledger.note_head(&key(1), &head(2, 5, b"another"), NOW).unwrap();
+    assert!(matches!(found, HeadSeen::Equivocation(_)));
+    assert!(books.ledger.equivocation(&node(2)).unwrap().is_some());
+    // Who is on record does not make way.
+    books.sql(
+        "INSERT INTO node_record SELECT signer, 1, 1, 0, 0, NULL, 0 FROM seen_head WHERE true
+               GROUP BY signer ON CONFLICT DO NOTHING",
+    );
+    assert!(matches!(books.ledger.note_head(&key(1), &head(4, 5, b"x"), NOW), Err(LedgerError::Full(_))));
 }
 
 #[test]
