@@ -19,8 +19,10 @@ GOOD_AND_BAD = {
     "withheld": (0.0, 4.0),
     "fraud": (0.0, 20.0),
     "false-word": (0.0, 20.0),
+    "equivocation": (0.0, 20.0),
 }
 FAILURES = ("fraud", "withheld")
+BANS = ("fraud", "equivocation")
 
 
 class Disagreement(Exception):
@@ -67,7 +69,8 @@ class Statement:
 
 
 def opened(signed, domain, version=1):
-    data = bytes.fromhex(signed)
+    """Reads a signed statement from its bytes, or from their hexadecimal digits."""
+    data = bytes.fromhex(signed) if isinstance(signed, str) else signed
     envelope = decode(data)
     check(set(envelope) == {"by", "sig", "body", "v"}, "not an envelope")
     check(envelope["v"] == version, "not of version", version)
@@ -146,13 +149,40 @@ class Piece:
     at_ms: int
 
 
+STATEMENTS = {"false-word": "rebuttal", "equivocation": "equivocation-seen"}
+
+
+def contradiction(proof):
+    """Who signed two journals, and how many entries it takes to see it."""
+    check(len(proof) == 1, "not a proof of equivocation")
+    ((kind, both),) = proof.items()
+    check(kind in ("Roots", "Leaves") and set(both) == {"a", "b"}, "not a proof of equivocation")
+    if kind == "Roots":
+        a, b = (opened(both[side], "tree-head") for side in "ab")
+        check(a.body["size"] == b.body["size"] and a.body["root"] != b.body["root"], "two heads do not contradict")
+        size = a.body["size"]
+    else:
+        a, b = (opened(both[side]["head"], "tree-head") for side in "ab")
+        for head, side in ((a, both["a"]), (b, both["b"])):
+            way = side["proof"]
+            check(way["size"] == head.body["size"], "a leaf is proved in a tree of another size")
+            root = climb(side["leaf"], way["index"], way["size"], way["path"])
+            check(way["index"] < way["size"] and root == head.body["root"], "a leaf is not under its head")
+        check(both["a"]["proof"]["index"] == both["b"]["proof"]["index"], "two leaves of different places")
+        check(both["a"]["leaf"] != both["b"]["leaf"], "two leaves do not contradict")
+        size = both["a"]["proof"]["index"] + 1
+    check(a.signer == b.signer, "two heads of different nodes")
+    return a.signer, size
+
+
 def piece_of(view):
     """Reads a piece of evidence from its statement, and checks what the node says of it."""
-    rebuttal = view["finding"] == "false-word"
-    said = opened(view["signed"], "rebuttal" if rebuttal else "verdict")
+    said = opened(view["signed"], STATEMENTS.get(view["finding"], "verdict"))
     body = said.body
-    if rebuttal:
+    if view["finding"] == "false-word":
         subject, matter, finding = body["accuser"], body["verdict"], "false-word"
+    elif view["finding"] == "equivocation":
+        (subject, matter), finding = contradiction(body["proof"]), "equivocation"
     else:
         subject, matter = body["auditee"], [body["job"], body["attempt"], body["stage"]]
         finding = body["outcome"].lower()
@@ -234,7 +264,7 @@ class Judge:
 
     def _bans(self, node):
         times, until = 0, None
-        for at_ms in sorted(piece.at_ms for piece in self._mine(node) if piece.finding == "fraud"):
+        for at_ms in sorted(piece.at_ms for piece in self._mine(node) if piece.finding in BANS):
             if until is None or at_ms >= until:
                 hours = (1, 24, 7 * 24)[times] if times < 3 else 30 * 24 * 2 ** min(times - 3, 12)
                 times, until = times + 1, at_ms + hours * 3600 * 1000

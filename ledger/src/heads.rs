@@ -1,16 +1,19 @@
 //! What others signed about their journals, and whoever contradicted himself.
 //!
-//! The [`MAX_HEADS`] heads of each signer that came in last are kept, and proofs of equivocation for good: one for each signer is
-//! enough. What two heads of different sizes can and cannot show is said at [`Equivocation`].
+//! The [`MAX_HEADS`] heads of each of at most [`MAX_SIGNERS`] signers that came in last are kept, and proofs of equivocation for good: of each of at
+//! most [`MAX_SIGNERS`] signers the one at the largest size. A proof about a node on record is evidence too
+//! ([`crate::reputation`]); about strangers, who could have any number of names, it becomes evidence when they are on
+//! record and heard of again. What two heads of different sizes can and cannot show is said at [`Equivocation`].
 
 use consortium_protocol::merkle::ConsistencyProof;
 use consortium_protocol::wire::Message;
-use consortium_protocol::wire::ledger::{Equivocation, LeafProof, TreeHead};
-use consortium_protocol::{NodeId, Signed};
+use consortium_protocol::wire::ledger::{Equivocation, EquivocationSeen, LeafProof, TreeHead};
+use consortium_protocol::{NodeId, RootKey, Signed};
 use rusqlite::{OptionalExtension, Transaction, params};
 
 use crate::journal;
 use crate::ledger::{Ledger, LedgerError, time};
+use crate::reputation::evidence;
 use crate::tree;
 
 /// Heads kept of one signer.
@@ -50,13 +53,53 @@ pub fn contradiction(a: &LeafProof, b: &LeafProof) -> Option<Equivocation> {
     proof.verify().is_ok().then_some(proof)
 }
 
+/// The proof kept of a signer, and when it was first kept.
+fn kept(tx: &Transaction<'_>, signer: &NodeId) -> Result<Option<(Equivocation, u64)>, LedgerError> {
+    let row: Option<(Vec<u8>, u64)> = tx
+        .prepare_cached("SELECT proof, at_ms FROM equivocation WHERE signer = ?1")?
+        .query_row([signer.as_bytes()], |row| Ok((row.get(0)?, row.get(1)?)))
+        .optional()?;
+    Ok(row.map(|(proof, at_ms)| Equivocation::decode(&proof).map(|proof| (proof, at_ms))).transpose()?)
+}
+
+/// Makes room for one more signer: strangers, who could have any number of names, make way.
+fn make_room(tx: &Transaction<'_>, count: &str, forget_a_stranger: &str) -> Result<(), LedgerError> {
+    let signers: u32 = tx.query_row(count, [], |row| row.get(0))?;
+    if signers >= MAX_SIGNERS && tx.execute(forget_a_stranger, [])? == 0 {
+        return Err(LedgerError::Full(MAX_SIGNERS));
+    }
+    Ok(())
+}
+
+/// Keeps a proof, in the place of one at a smaller size: its signer went on.
 fn store(tx: &Transaction<'_>, proof: &Equivocation, now_ms: u64) -> Result<NodeId, LedgerError> {
     let signer = proof.verify()?;
+    match kept(tx, &signer)? {
+        Some((known, _)) if known.size() >= proof.size() => return Ok(signer),
+        Some(_) => {}
+        None => make_room(
+            tx,
+            "SELECT count(*) FROM equivocation",
+            "DELETE FROM equivocation WHERE signer = (SELECT signer FROM equivocation
+                 WHERE signer NOT IN (SELECT node FROM node_record) ORDER BY at_ms, signer LIMIT 1)",
+        )?,
+    }
     tx.execute(
-        "INSERT OR IGNORE INTO equivocation (signer, at_ms, proof) VALUES (?1, ?2, ?3)",
+        "INSERT OR REPLACE INTO equivocation (signer, at_ms, proof) VALUES (?1, ?2, ?3)",
         params![signer.as_bytes(), time(now_ms), proof.encode()],
     )?;
     Ok(signer)
+}
+
+/// Gives this node's word on the proof kept of a signer, unless it was given or there is none.
+fn witness(tx: &Transaction<'_>, key: &RootKey, signer: &NodeId, now_ms: u64) -> Result<(), LedgerError> {
+    let Some((proof, kept_ms)) = kept(tx, signer)? else { return Ok(()) };
+    let seen = Signed::sign(key, EquivocationSeen { proof, at_ms: now_ms });
+    // After that time a word that was given is forgotten, and is not to be given again.
+    if now_ms.saturating_sub(kept_ms) >= evidence::KEEP_FRAUD_MS {
+        return Ok(());
+    }
+    evidence::note_first(tx, &key.node_id(), &(&seen).try_into()?, seen.as_bytes(), now_ms)
 }
 
 fn known(tx: &Transaction<'_>, signer: &NodeId, size: u64) -> Result<Option<Signed<TreeHead>>, LedgerError> {
@@ -68,33 +111,41 @@ fn known(tx: &Transaction<'_>, signer: &NodeId, size: u64) -> Result<Option<Sign
 }
 
 impl Ledger {
-    /// Takes note of another node's head and compares it with what is known of the same size.
+    /// Takes note of another node's head and compares it with what is known of the same size. `key` is that of the
+    /// ledger's owner.
     ///
     /// # Errors
-    /// [`LedgerError::Full`] when heads of too many nodes are kept, [`LedgerError::Statement`],
-    /// [`LedgerError::Database`].
-    pub fn note_head(&self, head: &Signed<TreeHead>, now_ms: u64) -> Result<HeadSeen, LedgerError> {
+    /// [`LedgerError::Full`] when heads of too many nodes are kept, [`LedgerError::NotOwner`],
+    /// [`LedgerError::Statement`], [`LedgerError::Database`].
+    pub fn note_head(&self, key: &RootKey, head: &Signed<TreeHead>, now_ms: u64) -> Result<HeadSeen, LedgerError> {
+        self.check_key(key)?;
         let (signer, size) = (head.signer(), head.payload().size);
         self.write(|tx| {
             if signer == self.owner() {
                 let ours = size <= journal::length(tx)? && tree::root(tx, size)? == head.payload().root;
                 return Ok(if ours { HeadSeen::Known } else { HeadSeen::NotOurs });
             }
+            witness(tx, key, &signer, now_ms)?;
             if let Some(known) = known(tx, &signer, size)? {
                 let proof = Equivocation::Roots { a: known, b: head.clone() };
                 if proof.verify().is_err() {
                     return Ok(HeadSeen::Known);
                 }
                 store(tx, &proof, now_ms)?;
+                witness(tx, key, &signer, now_ms)?;
                 return Ok(HeadSeen::Equivocation(Box::new(proof)));
             }
             let heads: u32 =
                 tx.query_row("SELECT count(*) FROM seen_head WHERE signer = ?1", [signer.as_bytes()], |row| {
                     row.get(0)
                 })?;
-            let signers: u32 = tx.query_row("SELECT count(DISTINCT signer) FROM seen_head", [], |row| row.get(0))?;
-            if heads == 0 && signers >= MAX_SIGNERS {
-                return Err(LedgerError::Full(MAX_SIGNERS));
+            if heads == 0 {
+                make_room(
+                    tx,
+                    "SELECT count(DISTINCT signer) FROM seen_head",
+                    "DELETE FROM seen_head WHERE signer = (SELECT signer FROM seen_head
+                         WHERE signer NOT IN (SELECT node FROM node_record) ORDER BY id LIMIT 1)",
+                )?;
             }
             tx.execute(
                 "INSERT INTO seen_head (signer, size, head) VALUES (?1, ?2, ?3)",
@@ -109,12 +160,28 @@ impl Ledger {
         })
     }
 
-    /// Keeps a proof of equivocation that came from elsewhere, once verified; returns the guilty.
+    /// Keeps a proof of equivocation that came from elsewhere, once verified; returns the guilty. `key` is that of the
+    /// ledger's owner.
     ///
     /// # Errors
-    /// [`LedgerError::Invalid`] when it proves nothing, [`LedgerError::Database`].
-    pub fn note_equivocation(&self, proof: &Equivocation, now_ms: u64) -> Result<NodeId, LedgerError> {
-        self.write(|tx| store(tx, proof, now_ms))
+    /// [`LedgerError::Invalid`] when it proves nothing, [`LedgerError::Full`] when proofs about too many nodes are kept,
+    /// [`LedgerError::NotOwner`], [`LedgerError::Database`].
+    pub fn note_equivocation(&self, key: &RootKey, proof: &Equivocation, now_ms: u64) -> Result<NodeId, LedgerError> {
+        self.check_key(key)?;
+        self.write(|tx| {
+            let signer = store(tx, proof, now_ms)?;
+            if signer != self.owner() {
+                witness(tx, key, &signer, now_ms)?;
+            }
+            Ok(signer)
+        })
+    }
+
+    fn check_key(&self, key: &RootKey) -> Result<(), LedgerError> {
+        match key.node_id() {
+            owner if owner == self.owner() => Ok(()),
+            other => Err(LedgerError::NotOwner { owner: self.owner(), other }),
+        }
     }
 
     /// The proof that a node contradicted itself, if there is one.
@@ -122,12 +189,7 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::Statement`], [`LedgerError::Database`].
     pub fn equivocation(&self, signer: &NodeId) -> Result<Option<Equivocation>, LedgerError> {
-        self.read(|tx| {
-            let bytes: Option<Vec<u8>> = tx
-                .query_row("SELECT proof FROM equivocation WHERE signer = ?1", [signer.as_bytes()], |row| row.get(0))
-                .optional()?;
-            Ok(bytes.map(|bytes| Equivocation::decode(&bytes)).transpose()?)
-        })
+        self.read(|tx| Ok(kept(tx, signer)?.map(|(proof, _)| proof)))
     }
 
     /// The largest head kept of a node.

@@ -135,6 +135,15 @@ const MIGRATIONS: &[&str] = &[
         at_ms      INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
 ",
+    // The proof that an old verdict names follows its name, in canonical CBOR, in the signed bytes.
+    "
+    ALTER TABLE evidence ADD COLUMN proof BLOB CHECK (length(proof) = 32);
+    UPDATE evidence SET proof = substr(bytes, instr(bytes, x'6570726f6f665820') + 8, 32)
+        WHERE finding = 'fraud' AND instr(bytes, x'6570726f6f665820') > 0
+            AND length(bytes) >= instr(bytes, x'6570726f6f665820') + 39;
+    CREATE INDEX evidence_newest ON evidence (subject, at_ms, digest);
+    CREATE INDEX evidence_of_proof ON evidence (proof, signer) WHERE proof IS NOT NULL;
+",
 ];
 
 /// Why the ledger could not be opened.
@@ -194,12 +203,19 @@ pub fn open(path: &Path) -> Result<Connection, OpenError> {
 }
 
 /// Creates the file with owner-only access when it is not there; SQLite gives its journal the same mode.
+///
+/// A file that is there must not even be opened: to close it again would drop the locks by which SQLite holds it for
+/// this process (POSIX ties them to process and file), and the next process to close it would take the write-ahead log
+/// away from under this one.
 fn create_private(path: &Path) -> std::io::Result<()> {
     let mut options = OpenOptions::new();
-    options.append(true).create(true);
+    options.write(true).create_new(true);
     #[cfg(unix)]
     std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    options.open(path).map(drop)
+    match options.open(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::AlreadyExists => Ok(()),
+        created => created.map(drop),
+    }
 }
 
 fn version(connection: &Connection) -> rusqlite::Result<i64> {
@@ -284,10 +300,54 @@ mod tests {
         old.pragma_update(None, "user_version", 1).unwrap();
         drop(old);
         let now = open(&path).unwrap();
-        assert_eq!(version(&now).unwrap(), 2);
+        assert_eq!(version(&now).unwrap(), i64::try_from(MIGRATIONS.len()).unwrap());
         let kept: String = now.query_row("SELECT label FROM api_key", [], |row| row.get(0)).unwrap();
         assert_eq!(kept, "kept");
         assert!(now.query_row("SELECT count(*) FROM entry", [], |row| row.get::<_, u32>(0)).unwrap() == 0);
+    }
+
+    #[test]
+    fn old_accusations_are_found_by_their_proof() {
+        use consortium_protocol::wire::audit::{Compute, KernelFamily, NumericClass, Outcome, Verdict};
+        use consortium_protocol::wire::job::JobId;
+        use consortium_protocol::{ClusterId, Hash, RootKey, Signed};
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ledger.db");
+        let key = RootKey::from_seed([1; 32]);
+        let word = Verdict {
+            cluster: ClusterId(Hash::of(b"cluster")),
+            auditee: RootKey::from_seed([2; 32]).node_id(),
+            job: JobId([3; 16]),
+            attempt: 1,
+            stage: 0,
+            receipt: Hash::of(b"receipt"),
+            outcome: Outcome::Fraud,
+            blocks: 400,
+            exact: 30,
+            class: NumericClass { compute: Compute::F32, kernels: KernelFamily::Invariant, engine: 1 },
+            proof: Some(Hash::of(b"proof")),
+            at_ms: 1_800_000_000_000,
+        };
+        let passed = Verdict { outcome: Outcome::Pass, proof: None, ..word.clone() };
+        let old = Connection::open(&path).unwrap();
+        old.execute_batch(&MIGRATIONS[..2].concat()).unwrap();
+        for (n, word) in [word, passed].into_iter().enumerate() {
+            let (signed, finding) = (Signed::sign(&key, word), ["fraud", "pass"][n]);
+            old.execute(
+                "INSERT INTO evidence VALUES (?1, zeroblob(32), zeroblob(32), ?1, ?2, 5, ?3)",
+                rusqlite::params![signed.digest().as_bytes(), finding, signed.as_bytes()],
+            )
+            .unwrap();
+        }
+        old.pragma_update(None, "application_id", APPLICATION_ID).unwrap();
+        old.pragma_update(None, "user_version", 2).unwrap();
+        drop(old);
+        let now = open(&path).unwrap();
+        let mut rows = now.prepare("SELECT finding, proof FROM evidence ORDER BY finding").unwrap();
+        let rows: Vec<(String, Option<[u8; 32]>)> =
+            rows.query_map([], |row| Ok((row.get(0)?, row.get(1)?))).unwrap().map(Result::unwrap).collect();
+        let proof = *Hash::of(b"proof").as_bytes();
+        assert_eq!(rows, [("fraud".to_owned(), Some(proof)), ("pass".to_owned(), None)]);
     }
 
     #[test]

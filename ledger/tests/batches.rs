@@ -4,7 +4,7 @@
 mod fixtures;
 
 use consortium_ledger::batches::{BatchPolicy, EntryProof, EntryProofView};
-use consortium_ledger::heads::{HeadSeen, MAX_HEADS, contradiction, grew};
+use consortium_ledger::heads::{HeadSeen, MAX_HEADS, MAX_SIGNERS, contradiction, grew};
 use consortium_ledger::{Ledger, LedgerError};
 use consortium_protocol::merkle::{self, ConsistencyProof, InclusionProof};
 use consortium_protocol::wire::Message;
@@ -125,25 +125,27 @@ fn entries_and_growth_are_proved_to_strangers() {
 fn two_roots_for_one_size_convict() {
     let books = books();
     let (a, b) = (head(2, 5, b"to you"), head(2, 5, b"to me"));
-    assert_eq!(books.ledger.note_head(&a, NOW).unwrap(), HeadSeen::New);
-    assert_eq!(books.ledger.note_head(&a, NOW).unwrap(), HeadSeen::Known);
+    assert_eq!(books.ledger.note_head(&key(1), &a, NOW).unwrap(), HeadSeen::New);
+    assert_eq!(books.ledger.note_head(&key(1), &a, NOW).unwrap(), HeadSeen::Known);
     let later = Signed::sign(&key(2), TreeHead { at_ms: NOW + 1, ..*a.payload() });
-    assert_eq!(books.ledger.note_head(&later, NOW).unwrap(), HeadSeen::Known, "the same, said again");
-    assert_eq!(books.ledger.note_head(&head(3, 5, b"of another"), NOW).unwrap(), HeadSeen::New);
-    assert_eq!(books.ledger.note_head(&head(2, 6, b"larger"), NOW).unwrap(), HeadSeen::New, "proves nothing");
+    assert_eq!(books.ledger.note_head(&key(1), &later, NOW).unwrap(), HeadSeen::Known, "the same, said again");
+    assert_eq!(books.ledger.note_head(&key(1), &head(3, 5, b"of another"), NOW).unwrap(), HeadSeen::New);
+    assert_eq!(books.ledger.note_head(&key(1), &head(2, 6, b"larger"), NOW).unwrap(), HeadSeen::New, "proves nothing");
     assert_eq!(books.ledger.equivocation(&node(2)).unwrap(), None);
-    let HeadSeen::Equivocation(proof) = books.ledger.note_head(&b, NOW).unwrap() else { panic!("not noticed") };
+    let HeadSeen::Equivocation(proof) = books.ledger.note_head(&key(1), &b, NOW).unwrap() else {
+        panic!("not noticed")
+    };
     assert_eq!(books.ledger.equivocation(&node(2)).unwrap().as_ref(), Some(&*proof));
     // The proof travels, and stands on its own.
     let received = Equivocation::decode(&proof.encode()).unwrap();
     assert_eq!(received.verify().unwrap(), node(2));
     let elsewhere = fixtures::books();
-    assert_eq!(elsewhere.ledger.note_equivocation(&received, NOW).unwrap(), node(2));
+    assert_eq!(elsewhere.ledger.note_equivocation(&key(1), &received, NOW).unwrap(), node(2));
     for (a, b) in [(&a, &a), (&a, &later), (&a, &head(3, 5, b"x")), (&a, &head(2, 6, b"x"))] {
         let nothing = Equivocation::Roots { a: a.clone(), b: b.clone() };
         assert!(nothing.verify().is_err());
         assert!(Equivocation::decode(&nothing.encode()).is_err());
-        assert!(matches!(books.ledger.note_equivocation(&nothing, NOW), Err(LedgerError::Invalid(_))));
+        assert!(matches!(books.ledger.note_equivocation(&key(1), &nothing, NOW), Err(LedgerError::Invalid(_))));
     }
 }
 
@@ -179,13 +181,13 @@ fn an_old_copy_of_the_ledger_is_found_out() {
     books.sql(&format!("VACUUM INTO '{}'", path.display()));
     fill(&books, 5..9);
     let head = books.ledger.close_batch(&key(1), &ALWAYS, NOW).unwrap().unwrap();
-    assert_eq!(books.ledger.note_head(&head, NOW).unwrap(), HeadSeen::Known);
+    assert_eq!(books.ledger.note_head(&key(1), &head, NOW).unwrap(), HeadSeen::Known);
     let old = Ledger::open(&path, node(1)).unwrap();
-    assert_eq!(old.note_head(&head, NOW).unwrap(), HeadSeen::NotOurs, "it lacks entries");
+    assert_eq!(old.note_head(&key(1), &head, NOW).unwrap(), HeadSeen::NotOurs, "it lacks entries");
     for n in 0..4 {
         old.deposit(&peer(3), Msat(1), Hash::of(&[n]), NOW).unwrap();
     }
-    assert_eq!(old.note_head(&head, NOW).unwrap(), HeadSeen::NotOurs, "it has others");
+    assert_eq!(old.note_head(&key(1), &head, NOW).unwrap(), HeadSeen::NotOurs, "it has others");
 }
 
 #[test]
@@ -214,14 +216,40 @@ fn a_journal_that_is_not_what_was_signed_is_refused() {
 #[test]
 fn heads_of_others_are_bounded() {
     let books = books();
-    books.ledger.note_head(&head(2, i64::MAX as u64, b"far ahead"), NOW).unwrap();
+    books.ledger.note_head(&key(1), &head(2, i64::MAX as u64, b"far ahead"), NOW).unwrap();
     for size in 1..=u64::from(MAX_HEADS) + 5 {
-        assert_eq!(books.ledger.note_head(&head(2, size, b"a"), NOW).unwrap(), HeadSeen::New);
+        assert_eq!(books.ledger.note_head(&key(1), &head(2, size, b"a"), NOW).unwrap(), HeadSeen::New);
     }
     assert_eq!(books.ledger.newest_head(&node(2)).unwrap().unwrap().payload().size, u64::from(MAX_HEADS) + 5);
-    assert_eq!(books.ledger.note_head(&head(2, 1, b"b"), NOW).unwrap(), HeadSeen::New, "forgotten");
+    assert_eq!(books.ledger.note_head(&key(1), &head(2, 1, b"b"), NOW).unwrap(), HeadSeen::New, "forgotten");
     let last = u64::from(MAX_HEADS) + 5;
-    assert!(matches!(books.ledger.note_head(&head(2, last, b"b"), NOW).unwrap(), HeadSeen::Equivocation(_)));
+    assert!(matches!(books.ledger.note_head(&key(1), &head(2, last, b"b"), NOW).unwrap(), HeadSeen::Equivocation(_)));
+}
+
+#[test]
+fn a_crowd_of_strangers_makes_way() {
+    let books = books();
+    books.ledger.observe(&node(2), true, 1000, NOW).unwrap();
+    books.ledger.note_head(&key(1), &head(2, 5, b"kept"), NOW).unwrap();
+    let crowd = "WITH RECURSIVE n(i) AS (SELECT 1 UNION ALL SELECT i + 1 FROM n WHERE i < 5000)";
+    let name = "unhex(printf('%064x', i))";
+    books.sql(&format!(
+        "INSERT INTO seen_head (signer, size, head) {crowd} SELECT {name}, 5, x'' FROM n LIMIT {};
+         INSERT INTO equivocation (signer, at_ms, proof) {crowd} SELECT {name}, i, x'' FROM n LIMIT {}",
+        MAX_SIGNERS - 1,
+        MAX_SIGNERS,
+    ));
+    books.ledger.note_head(&key(1), &head(3, 5, b"late"), NOW).unwrap();
+    assert_eq!(books.ledger.note_head(&key(1), &head(2, 6, b"more"), NOW).unwrap(), HeadSeen::New);
+    let found = books.ledger.note_head(&key(1), &head(2, 5, b"another"), NOW).unwrap();
+    assert!(matches!(found, HeadSeen::Equivocation(_)));
+    assert!(books.ledger.equivocation(&node(2)).unwrap().is_some());
+    // Who is on record does not make way.
+    books.sql(
+        "INSERT INTO node_record SELECT signer, 1, 1, 0, 0, NULL, 0 FROM seen_head WHERE true
+               GROUP BY signer ON CONFLICT DO NOTHING",
+    );
+    assert!(matches!(books.ledger.note_head(&key(1), &head(4, 5, b"x"), NOW), Err(LedgerError::Full(_))));
 }
 
 #[test]

@@ -8,6 +8,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use consortium_ledger::accounts::{AccountView, Owner};
+use consortium_ledger::api_keys::ApiKeys;
 use consortium_ledger::batches::BatchPolicy;
 use consortium_ledger::claims::ClaimState;
 use consortium_ledger::ledger::{Ledger, LedgerError};
@@ -239,4 +240,40 @@ fn books_survive_processes_that_are_killed() {
         }
     }
     assert!(length > 0, "the victims got nothing done");
+}
+
+/// Set for the process that looks in: the ledger's path.
+const VISITOR: &str = "CONSORTIUM_TEST_VISITED_LEDGER";
+
+/// Opens the books and closes them again. Without the variable there is nothing to do: this is the other half of the
+/// test below.
+#[test]
+fn visitor() {
+    let Some(path) = std::env::var_os(VISITOR) else { return };
+    Ledger::open(Path::new(&path), node(1)).unwrap();
+}
+
+#[test]
+fn who_looks_in_and_leaves_takes_nothing_away() {
+    let dir = tempfile::tempdir().unwrap();
+    let path = dir.path().join("ledger.db");
+    // A node holds its ledger twice.
+    let (keys, ledger) = (ApiKeys::open(&path).unwrap(), Ledger::open(&path, node(1)).unwrap());
+    for n in 0..3 {
+        let visit = Command::new(std::env::current_exe().unwrap())
+            .args(["--exact", "visitor", "--quiet"])
+            .env(VISITOR, &path)
+            .stdout(Stdio::null())
+            .status()
+            .unwrap();
+        assert!(visit.success());
+        ledger.deposit(&api_key(1), Msat(100), Hash::of(&[n]), NOW).unwrap();
+    }
+    // What a kill would leave: the files, without a farewell of the connections.
+    let copy = tempfile::tempdir().unwrap();
+    for file in ["ledger.db", "ledger.db-wal"] {
+        std::fs::copy(dir.path().join(file), copy.path().join(file)).unwrap();
+    }
+    assert_eq!(Ledger::open(&copy.path().join("ledger.db"), node(1)).unwrap().length().unwrap(), 3);
+    drop((keys, ledger));
 }

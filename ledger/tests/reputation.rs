@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use consortium_ledger::LedgerError;
 use consortium_ledger::reputation::evidence::{KEEP_FRAUD_MS, MAX_OWN, MAX_PAIR};
 use consortium_ledger::reputation::score::{KEEP_MS, NEWCOMER, SKEW_MS, decay, root};
-use consortium_ledger::reputation::{AuditPolicy, Evidence, Finding, Noted, Trust, ban, score, trust};
+use consortium_ledger::reputation::{AuditPolicy, Evidence, Finding, Noted, Trust, VerdictPlace, ban, score, trust};
 use consortium_protocol::wire::audit::Outcome;
-use consortium_protocol::wire::ledger::Rebuttal;
+use consortium_protocol::wire::ledger::{Equivocation, EquivocationSeen, Rebuttal, TreeHead};
 use consortium_protocol::{Hash, NodeId, Signed};
 use fixtures::*;
 use proptest::prelude::*;
@@ -342,6 +342,127 @@ fn fraud_that_this_node_verified_is_remembered_longer() {
     assert_eq!(ledger.expire_evidence(NOW + KEEP_FRAUD_MS).unwrap(), 1);
 }
 
+/// Two heads of one size by one node.
+fn two_journals(n: u8, size: u64) -> Equivocation {
+    let head = |root: &[u8]| Signed::sign(&key(n), TreeHead { size, root: Hash::of(root), at_ms: 5 });
+    Equivocation::Roots { a: head(b"to you"), b: head(b"to me") }
+}
+
+#[test]
+fn who_signs_two_journals_is_shut_out() {
+    let books = books();
+    let ledger = &books.ledger;
+    ledger.observe(&node(2), true, 1000, NOW).unwrap();
+    for job in 0..30 {
+        ledger.note_verdict(&verdict(1, 2, job, 0, Outcome::Pass, NOW), NOW).unwrap();
+    }
+    let of = |n, now| ledger.reputation(&node(n), &POLICY, now).unwrap();
+    let before = of(2, NOW);
+    assert!(matches!(ledger.note_equivocation(&key(2), &two_journals(2, 5), NOW), Err(LedgerError::NotOwner { .. })));
+    // The times in the heads are the guilty's own, and long ago: what counts is when it was seen.
+    assert_eq!(ledger.note_equivocation(&key(1), &two_journals(2, 5), NOW).unwrap(), node(2));
+    let shut = of(2, NOW);
+    assert_eq!((shut.score, shut.trust, shut.bans, shut.banned_until_ms), (0.0, 0.0, 1, Some(NOW + HOUR)));
+    assert_eq!((shut.failed_audits, shut.evidence), (0, before.evidence + 1), "it failed no audit");
+    assert_ne!(shut.evidence_root, before.evidence_root);
+    let later = of(2, NOW + 2 * HOUR);
+    assert!(later.score > 0.0 && later.score < before.score - 0.2 && later.trust == 0.0, "{}", later.score);
+    // The evidence stands by itself: the two signatures are in it.
+    let page = ledger.evidence(Some(&node(2)), None, 200).unwrap();
+    let view = page.evidence.iter().find(|view| view.evidence.finding == Finding::Equivocation).unwrap();
+    let bytes: Vec<u8> = (0..view.signed.len() / 2).map(|i| hex::<1>(&view.signed[2 * i..2 * i + 2])[0]).collect();
+    let seen = Signed::<EquivocationSeen>::decode(&bytes).unwrap();
+    assert_eq!((seen.signer(), seen.payload().proof.verify().unwrap()), (node(1), node(2)));
+    assert_eq!(Evidence::try_from(&seen).unwrap(), view.evidence);
+    // Said again, or of what came before, it is the same offence; going on is another.
+    let (again, on) = (NOW + 3 * HOUR, NOW + 4 * HOUR);
+    for size in [5, 4, 5] {
+        ledger.note_equivocation(&key(1), &two_journals(2, size), again).unwrap();
+    }
+    assert_eq!(of(2, again).bans, 1);
+    ledger.note_equivocation(&key(1), &two_journals(2, 6), on).unwrap();
+    assert_eq!((of(2, on).bans, of(2, on).banned_until_ms), (2, Some(on + DAY)));
+    // Remembered for as long as fraud, and not found anew when it is forgotten.
+    ledger.expire_evidence(on + KEEP_MS).unwrap();
+    assert_eq!(of(2, on + KEEP_MS).bans, 2);
+    ledger.expire_evidence(on + KEEP_FRAUD_MS).unwrap();
+    ledger.note_equivocation(&key(1), &two_journals(2, 6), on + KEEP_FRAUD_MS).unwrap();
+    assert_eq!(of(2, on + KEEP_FRAUD_MS).bans, 0);
+}
+
+#[test]
+fn a_stranger_with_two_journals_counts_once_it_is_on_record() {
+    let books = books();
+    let ledger = &books.ledger;
+    ledger.note_equivocation(&key(1), &two_journals(3, 5), NOW).unwrap();
+    assert!(ledger.evidence(None, None, 10).unwrap().evidence.is_empty(), "anybody can make up names");
+    assert!(ledger.equivocation(&node(3)).unwrap().is_some());
+    ledger.observe(&node(3), true, 1000, NOW).unwrap();
+    let head = TreeHead { size: 90, root: Hash::of(b"root"), at_ms: NOW };
+    ledger.note_head(&key(1), &Signed::sign(&key(3), head), NOW).unwrap();
+    assert_eq!(ledger.reputation(&node(3), &POLICY, NOW).unwrap().bans, 1);
+}
+
+#[test]
+fn pages_of_verdicts_stay_while_others_come_and_go() {
+    let books = books();
+    let ledger = &books.ledger;
+    for n in 2..5 {
+        ledger.observe(&node(n), true, 1000, NOW).unwrap();
+    }
+    for job in 0..20 {
+        // Some at the same time.
+        let about = 2 + job % 2;
+        ledger.note_verdict(&verdict(1, about, job, 0, Outcome::Pass, NOW - u64::from(job / 3)), NOW).unwrap();
+    }
+    ledger.note_equivocation(&key(1), &two_journals(4, 5), NOW).unwrap();
+    let whole = ledger.verdicts(None, None, 200).unwrap();
+    assert!(whole.verdicts.len() == 20 && whole.next.is_none(), "verdicts alone");
+    let places = |views: &[consortium_ledger::reputation::EvidenceView]| -> Vec<VerdictPlace> {
+        let place = |e: &Evidence| VerdictPlace { at_ms: e.at_ms, digest: e.digest };
+        views.iter().map(|view| place(&view.evidence)).collect()
+    };
+    let all = places(&whole.verdicts);
+    assert!(all.is_sorted_by(|a, b| a > b));
+    let (mut before, mut seen) = (None, Vec::new());
+    loop {
+        let page = ledger.verdicts(None, before, 3).unwrap();
+        seen.extend(places(&page.verdicts));
+        before = page.next;
+        if before.is_none() {
+            break;
+        }
+        // A new one comes in, and the one that the page ended with goes: it is withdrawn by a later word.
+        let job = u8::try_from(100 + seen.len()).unwrap();
+        ledger.note_verdict(&verdict(1, 2, job, 0, Outcome::Pass, NOW + 1), NOW).unwrap();
+        books.sql(&format!("DELETE FROM evidence WHERE digest = x'{}'", before.unwrap().digest));
+        let read: VerdictPlace = before.unwrap().to_string().parse().unwrap();
+        assert_eq!(Some(read), before);
+    }
+    assert_eq!(seen, all);
+    let about = ledger.verdicts(Some(&node(3)), None, 200).unwrap();
+    assert!(about.verdicts.iter().all(|view| view.evidence.subject == node(3)) && !about.verdicts.is_empty());
+    for nonsense in ["", "5", "5-", "-1-00", &format!("x-{}", Hash::of(b"x"))] {
+        assert!(nonsense.parse::<VerdictPlace>().is_err(), "{nonsense}");
+    }
+}
+
+#[test]
+fn accusers_are_found_by_their_proof() {
+    let books = books();
+    let ledger = &books.ledger;
+    for n in 2..5 {
+        ledger.observe(&node(n), true, 1000, NOW).unwrap();
+    }
+    for (by, job) in [(4, 1), (1, 1), (1, 2)] {
+        ledger.note_verdict(&verdict(by, 2, job, 0, Outcome::Fraud, NOW), NOW).unwrap();
+    }
+    let mut accusers = vec![node(1), node(4)];
+    accusers.sort();
+    assert_eq!(ledger.accusers(&Hash::of(b"a proof")).unwrap(), accusers);
+    assert!(ledger.accusers(&Hash::of(b"another")).unwrap().is_empty());
+}
+
 #[test]
 fn local_observations_stay_out_of_the_score() {
     let books = books();
@@ -414,7 +535,7 @@ fn a_crowd_of_strangers_displaces_strangers() {
         1023,
         &format!(
             "INSERT INTO evidence SELECT randomblob(32), x'{}', unhex(printf('%064x', i / 5)), randomblob(32), 'fraud',
-             {NOW}, x'' FROM n",
+             {NOW}, x'', NULL FROM n",
             node(3).as_bytes().iter().map(|byte| format!("{byte:02x}")).collect::<String>()
         ),
     ));
@@ -449,6 +570,7 @@ fn any_piece() -> impl Strategy<Value = Evidence> {
         Finding::Withheld,
         Finding::Fraud,
         Finding::FalseWord,
+        Finding::Equivocation,
     ]);
     (1..8_u8, 2..8_u8, 0..6_u32, finding, prop_oneof![0..200 * DAY, Just(u64::MAX)])
         .prop_map(|(signer, subject, n, finding, at)| piece(signer, subject, n, finding, at))

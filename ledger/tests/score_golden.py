@@ -16,7 +16,7 @@ print("now", NOW)
 print("me", me.hex())
 for _ in range(360):
     signer, subject = draw.choice(nodes + [me] * 6), draw.choice(nodes[1:])
-    finding = draw.choices(["pass", "inconclusive", "withheld", "fraud", "false-word"], [60, 8, 4, 5, 2])[0]
+    finding = draw.choices(["pass", "inconclusive", "withheld", "fraud", "false-word", "equivocation"], [60, 8, 4, 4, 2, 3])[0]
     if signer == me and subject in nodes[1:5]:
         finding = "pass"
     at = NOW - draw.choice([draw.randrange(100 * DAY), draw.randrange(3 * DAY), -draw.randrange(20 * 60 * 1000)])

@@ -229,14 +229,16 @@ impl Running {
             SwarmEvent::Fact { fact: Fact::Certificate(certificate), .. } => {
                 self.election_input(ElectionInput::Certificate(certificate)).await;
             }
-            SwarmEvent::Fact { fact: Fact::Verdict(verdict), .. } => self.task.audits.heard(Heard::Verdict(verdict)),
-            SwarmEvent::Fact { fact: Fact::Rebuttal(word), .. } => self.task.audits.heard(Heard::Rebuttal(word)),
-            SwarmEvent::Fact { fact: Fact::TreeHead(head), .. } => self.task.audits.heard(Heard::Head(head)),
-            SwarmEvent::Fact { fact: Fact::Equivocation(proof), .. } => {
-                self.task.audits.heard(Heard::Equivocation(proof));
-            }
+            SwarmEvent::Fact { fact: Fact::Verdict(verdict), .. } => self.heard(Heard::Verdict(verdict)),
+            SwarmEvent::Fact { fact: Fact::Rebuttal(word), .. } => self.heard(Heard::Rebuttal(word)),
+            SwarmEvent::Fact { fact: Fact::TreeHead(head), .. } => self.heard(Heard::Head(head)),
+            SwarmEvent::Fact { fact: Fact::Equivocation(proof), .. } => self.heard(Heard::Equivocation(proof)),
             SwarmEvent::Request { from, request, reply } => self.answer(from, request, reply).await,
         }
+    }
+
+    fn heard(&self, heard: Heard) {
+        let _dropped_when_there_is_no_room = self.task.audits.heard(heard);
     }
 
     /// Whether a heartbeat was sent about now, by this node's wall clock.
@@ -268,7 +270,10 @@ impl Running {
             ))),
             Request::Audit(order) => reply.send(match self.task.audits.order(*order) {
                 true => Response::Ack,
-                false => Response::Refused(Refusal::new(RefusalCode::Busy, "too many audits are waiting here")),
+                false => Response::Refused(Refusal::new(
+                    RefusalCode::Busy,
+                    "too many audits are waiting here, or it has not the model",
+                )),
             }),
             Request::Accepted(acceptance) => {
                 let earning = self.task.earning.clone();

@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use consortium_protocol::cluster::ClusterName;
+use consortium_protocol::identity::NodeId;
 use consortium_protocol::msat::Msat;
 use serde::Deserialize;
 
@@ -39,6 +40,8 @@ pub struct Config {
     pub price: Msat,
     /// How long entries of the journal wait for a signed tree head.
     pub batch: Duration,
+    /// Who audits this node's jobs, before all others.
+    pub auditors: Vec<NodeId>,
     /// Look for peers on the local network.
     pub mdns: bool,
 }
@@ -65,6 +68,8 @@ pub struct Settings {
     pub price: Option<u64>,
     /// In seconds; see [`Config::batch`].
     pub batch_seconds: Option<u64>,
+    /// PeerIds; see [`Config::auditors`].
+    pub auditor: Option<Vec<String>>,
     /// See [`Config::mdns`].
     pub mdns: Option<bool>,
 }
@@ -124,6 +129,7 @@ impl Settings {
             stages: self.stages.or(lower.stages),
             price: self.price.or(lower.price),
             batch_seconds: self.batch_seconds.or(lower.batch_seconds),
+            auditor: self.auditor.or(lower.auditor),
             mdns: self.mdns.or(lower.mdns),
         }
     }
@@ -161,9 +167,21 @@ impl Settings {
             stages: self.stages,
             price: self.price.map_or(PRICE, Msat),
             batch: self.batch_seconds.map_or(BATCH, Duration::from_secs),
+            auditors: self.auditor.as_deref().map(auditors).transpose()?.unwrap_or_default(),
             mdns: self.mdns.unwrap_or(true),
         })
     }
+}
+
+/// Auditors that may be named.
+const MAX_AUDITORS: usize = 64;
+
+fn auditors(names: &[String]) -> Result<Vec<NodeId>, ConfigError> {
+    let bad = |value: &str, reason: String| ConfigError::Value { name: "auditor", value: value.to_owned(), reason };
+    if let Some(one_too_many) = names.get(MAX_AUDITORS) {
+        return Err(bad(one_too_many, format!("at most {MAX_AUDITORS} can be named")));
+    }
+    names.iter().map(|name| name.parse().map_err(|error| bad(name, format!("{error}")))).collect()
 }
 
 /// Reads `512MiB`, `4GB`, `1.5GiB` or plain bytes.

@@ -25,7 +25,7 @@ use tracing::{info, warn};
 use crate::audit::earning::Earning;
 use crate::audit::proof::Proofs;
 use crate::audit::standings::Standings;
-use crate::audit::{self, AuditTask, Spool};
+use crate::audit::{self, AuditDesk, AuditTask, SettledJobs, Spool};
 use crate::clock;
 use crate::cluster::{ClusterTask, ClusterView, LocalFacts};
 use crate::config::Config;
@@ -133,6 +133,7 @@ pub async fn run_tampered(
     let spool = Spool::open(&config.data_dir).context("cannot keep what audits ask for")?;
     let proofs = Proofs::new(&config.data_dir);
     let kept_proofs = proofs.clone();
+    let settled = SettledJobs::default();
     let audits = AuditTask {
         key: Arc::clone(&key),
         cluster,
@@ -145,6 +146,8 @@ pub async fn run_tampered(
         proofs: proofs.clone(),
         standings: standings.clone(),
         thresholds: Arc::new(thresholds(&config)?),
+        auditors: config.auditors.clone(),
+        settled: settled.clone(),
     }
     .spawn(stop.clone());
     let dispatch = Dispatch { swarm: swarm.clone(), view: view.subscribe(), driver, audits: audits.clone() };
@@ -192,6 +195,7 @@ pub async fn run_tampered(
         policy: AuditPolicy::default(),
         storage: storage.clone(),
         proofs: kept_proofs,
+        desk: AuditDesk::new(swarm.clone(), settled, audits.clone()),
         status: status.clone(),
     });
     let earning = Earning { cluster, standings: standings.clone(), storage: storage.clone() };

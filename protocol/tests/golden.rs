@@ -93,6 +93,7 @@ fn all() -> Golden {
     golden.signed("acceptance", samples::acceptance());
     golden.signed("rebuttal", samples::rebuttal());
     golden.signed("tree-head", samples::tree_head());
+    golden.signed("equivocation-seen", samples::equivocation_seen());
     golden.message("ledger", "equivocation", &samples::equivocation());
     golden.message("audit", "order", &samples::audit_order());
     golden.message("audit", "opening", &samples::opening());

@@ -1,9 +1,9 @@
-//! Bans: how long a node is shut out whose fraud this node has verified.
+//! Bans: how long a node is shut out whose fraud or equivocation this node has verified.
 
 use consortium_protocol::NodeId;
 use serde::{Deserialize, Serialize};
 
-use super::evidence::{Evidence, Finding};
+use super::evidence::Evidence;
 
 const HOUR_MS: u64 = 3600 * 1000;
 /// Doublings after which a ban grows no more: 30 days times 4096, longer than any node lives.
@@ -38,16 +38,13 @@ pub fn period_ms(before: u32) -> u64 {
     }
 }
 
-/// The bans that follow from the frauds which `me` has verified, in the order of their times: each begins one, unless
+/// The bans that follow from the frauds and equivocations which `me` has verified, in the order of their times: each begins one, unless
 /// it was found during one. What is found then is of the time before, and no repetition.
 pub(crate) fn ban(counted: &[&Evidence], me: &NodeId) -> Ban {
-    let mut frauds: Vec<u64> = counted
-        .iter()
-        .filter(|piece| piece.signer == *me && piece.finding == Finding::Fraud)
-        .map(|piece| piece.at_ms)
-        .collect();
-    frauds.sort_unstable();
-    frauds.into_iter().fold(Ban::default(), |ban, at_ms| match ban.holds(at_ms) {
+    let mut offences: Vec<u64> =
+        counted.iter().filter(|piece| piece.signer == *me && piece.finding.bans()).map(|piece| piece.at_ms).collect();
+    offences.sort_unstable();
+    offences.into_iter().fold(Ban::default(), |ban, at_ms| match ban.holds(at_ms) {
         true => ban,
         false => Ban { times: ban.times + 1, until_ms: Some(at_ms.saturating_add(period_ms(ban.times))) },
     })

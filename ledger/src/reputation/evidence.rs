@@ -4,8 +4,8 @@ use std::collections::BTreeMap;
 use std::str::FromStr;
 
 use consortium_protocol::wire::audit::{Outcome, Verdict};
-use consortium_protocol::wire::ledger::Rebuttal;
-use consortium_protocol::{ClusterId, Hash, NodeId, RootKey, Signed, cbor};
+use consortium_protocol::wire::ledger::{EquivocationSeen, Rebuttal};
+use consortium_protocol::{ClusterId, Hash, Invalid, NodeId, RootKey, Signed, cbor};
 use rusqlite::{OptionalExtension, Transaction, params};
 use serde::{Deserialize, Serialize};
 
@@ -21,8 +21,8 @@ pub const MAX_OWN: u32 = 512;
 pub const MAX_SIGNER: u32 = 1024;
 /// Statements kept about one node, those of this node not counted.
 pub const MAX_SUBJECT: u32 = 1024;
-/// How long fraud that this node verified is remembered, in milliseconds: two years. All else is kept for
-/// [`KEEP_MS`].
+/// How long fraud and equivocation that this node verified are remembered, in milliseconds: two years. All else is kept
+/// for [`KEEP_MS`].
 pub const KEEP_FRAUD_MS: u64 = 2 * 365 * 24 * 3600 * 1000;
 
 /// What a statement says of a node.
@@ -39,15 +39,18 @@ pub enum Finding {
     Fraud,
     /// A rebuttal: it accused another, and its proof does not hold.
     FalseWord,
+    /// It signed two journals.
+    Equivocation,
 }
 
 impl Finding {
-    const ALL: [(Self, &'static str); 5] = [
+    const ALL: [(Self, &'static str); 6] = [
         (Self::Pass, "pass"),
         (Self::Inconclusive, "inconclusive"),
         (Self::Withheld, "withheld"),
         (Self::Fraud, "fraud"),
         (Self::FalseWord, "false-word"),
+        (Self::Equivocation, "equivocation"),
     ];
 
     /// The name, as it is stored and shown.
@@ -88,7 +91,8 @@ pub struct Evidence {
     /// The matter. Of one signer's statements on one matter only the latest counts.
     ///
     /// BLAKE3 in `derive_key` mode under `consortium evidence topic 1` over canonical CBOR: the array
-    /// `[job, attempt, stage]` for a verdict, the digest of the verdict (a byte string) for a rebuttal.
+    /// `[job, attempt, stage]` for a verdict, the digest of the verdict (a byte string) for a rebuttal, the entries it
+    /// takes to contain the contradiction (an integer) for an equivocation.
     pub topic: Hash,
     /// What it says.
     pub finding: Finding,
@@ -128,6 +132,22 @@ impl From<&Signed<Rebuttal>> for Evidence {
     }
 }
 
+impl TryFrom<&Signed<EquivocationSeen>> for Evidence {
+    type Error = Invalid;
+
+    fn try_from(signed: &Signed<EquivocationSeen>) -> Result<Self, Invalid> {
+        let word = signed.payload();
+        Ok(Self {
+            digest: signed.digest(),
+            subject: word.proof.verify()?,
+            signer: signed.signer(),
+            topic: topic(&word.proof.size()),
+            finding: Finding::Equivocation,
+            at_ms: word.at_ms,
+        })
+    }
+}
+
 /// What became of evidence.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Noted {
@@ -138,9 +158,9 @@ pub enum Noted {
 }
 
 /// Columns of [`Evidence`].
-const COLUMNS: &str = "digest, subject, signer, topic, finding, at_ms";
+pub(super) const COLUMNS: &str = "digest, subject, signer, topic, finding, at_ms";
 
-fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Evidence> {
+pub(super) fn read(row: &rusqlite::Row<'_>) -> rusqlite::Result<Evidence> {
     Ok(Evidence {
         digest: hash_at(row, 0)?,
         subject: node_at(row, 1)?,
@@ -188,9 +208,16 @@ pub(crate) fn one(tx: &Transaction<'_>, digest: &Hash) -> Result<Option<(Evidenc
         .optional()?)
 }
 
-fn note(tx: &Transaction<'_>, me: &NodeId, piece: &Evidence, bytes: &[u8], now_ms: u64) -> Result<Noted, LedgerError> {
+/// `proof` is the digest of the fraud proof that a verdict names.
+fn note(
+    tx: &Transaction<'_>,
+    me: &NodeId,
+    piece: &Evidence,
+    (bytes, proof): (&[u8], Option<Hash>),
+    now_ms: u64,
+) -> Result<Noted, LedgerError> {
     let own = piece.signer == *me;
-    let keep_ms = if own && piece.finding == Finding::Fraud { KEEP_FRAUD_MS } else { KEEP_MS };
+    let keep_ms = if own && piece.finding.bans() { KEEP_FRAUD_MS } else { KEEP_MS };
     if piece.signer == piece.subject {
         return Err(LedgerError::Refused("a word about oneself"));
     }
@@ -220,18 +247,38 @@ fn note(tx: &Transaction<'_>, me: &NodeId, piece: &Evidence, bytes: &[u8], now_m
         return Ok(Noted::Known);
     }
     tx.prepare_cached("DELETE FROM evidence WHERE signer = ?1 AND subject = ?2 AND topic = ?3")?.execute(matter)?;
-    tx.prepare_cached(&format!("INSERT INTO evidence ({COLUMNS}, bytes) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)"))?
-        .execute(params![
-            piece.digest.as_bytes(),
-            piece.subject.as_bytes(),
-            piece.signer.as_bytes(),
-            piece.topic.as_bytes(),
-            piece.finding.as_str(),
-            time(piece.at_ms),
-            bytes,
-        ])?;
+    tx.prepare_cached(&format!(
+        "INSERT INTO evidence ({COLUMNS}, bytes, proof) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)"
+    ))?
+    .execute(params![
+        piece.digest.as_bytes(),
+        piece.subject.as_bytes(),
+        piece.signer.as_bytes(),
+        piece.topic.as_bytes(),
+        piece.finding.as_str(),
+        time(piece.at_ms),
+        bytes,
+        proof.as_ref().map(Hash::as_bytes),
+    ])?;
     bound(tx, me, piece)?;
     Ok(Noted::New)
+}
+
+/// Keeps a word of this node about one on record, unless it has said something on the matter before.
+pub(crate) fn note_first(
+    tx: &Transaction<'_>,
+    me: &NodeId,
+    piece: &Evidence,
+    bytes: &[u8],
+    now_ms: u64,
+) -> Result<(), LedgerError> {
+    if records::find(tx, &piece.subject)?.is_none() {
+        return Ok(());
+    }
+    let said: bool = tx
+        .prepare_cached("SELECT count(*) FROM evidence WHERE signer = ?1 AND subject = ?2 AND topic = ?3")?
+        .query_row(params![me.as_bytes(), piece.subject.as_bytes(), piece.topic.as_bytes()], |row| row.get(0))?;
+    if said { Ok(()) } else { note(tx, me, piece, (bytes, None), now_ms).map(drop) }
 }
 
 /// Drops what is beyond the bounds: of a pair and of a signer the oldest, fraud last; about a node the oldest word of
@@ -241,7 +288,7 @@ fn bound(tx: &Transaction<'_>, me: &NodeId, piece: &Evidence) -> Result<(), Ledg
     let (signer, subject) = (piece.signer.as_bytes(), piece.subject.as_bytes());
     tx.prepare_cached(
         "DELETE FROM evidence WHERE digest IN (SELECT digest FROM evidence WHERE signer = ?1 AND subject = ?2
-             ORDER BY finding = 'fraud' DESC, at_ms DESC, digest DESC LIMIT -1 OFFSET ?3)",
+             ORDER BY finding IN ('fraud', 'equivocation') DESC, at_ms DESC, digest DESC LIMIT -1 OFFSET ?3)",
     )?
     .execute(params![signer, subject, if own { MAX_OWN } else { MAX_PAIR }])?;
     if own {
@@ -249,7 +296,7 @@ fn bound(tx: &Transaction<'_>, me: &NodeId, piece: &Evidence) -> Result<(), Ledg
     }
     tx.prepare_cached(
         "DELETE FROM evidence WHERE digest IN (SELECT digest FROM evidence WHERE signer = ?1
-             ORDER BY finding = 'fraud' DESC, at_ms DESC, digest DESC LIMIT -1 OFFSET ?2)",
+             ORDER BY finding IN ('fraud', 'equivocation') DESC, at_ms DESC, digest DESC LIMIT -1 OFFSET ?2)",
     )?
     .execute(params![signer, MAX_SIGNER])?;
     let about: u32 = tx
@@ -275,7 +322,8 @@ impl Ledger {
     /// [`LedgerError::Refused`] for a word about oneself, from the future, too old, or known to be false;
     /// [`LedgerError::UnknownNode`] when signer or auditee has no record here; [`LedgerError::Database`].
     pub fn note_verdict(&self, verdict: &Signed<Verdict>, now_ms: u64) -> Result<Noted, LedgerError> {
-        self.write(|tx| note(tx, &self.owner(), &verdict.into(), verdict.as_bytes(), now_ms))
+        let signed = (verdict.as_bytes(), verdict.payload().proof);
+        self.write(|tx| note(tx, &self.owner(), &verdict.into(), signed, now_ms))
     }
 
     /// Keeps another node's rebuttal: it counts against the accuser as far as its signer is trusted.
@@ -315,7 +363,7 @@ impl Ledger {
         rebuttal: &Signed<Rebuttal>,
         now_ms: u64,
     ) -> Result<Noted, LedgerError> {
-        let noted = note(tx, &self.owner(), &rebuttal.into(), rebuttal.as_bytes(), now_ms)?;
+        let noted = note(tx, &self.owner(), &rebuttal.into(), (rebuttal.as_bytes(), None), now_ms)?;
         if rebuttal.signer() == self.owner() {
             let word = rebuttal.payload();
             tx.execute(
@@ -339,7 +387,7 @@ impl Ledger {
         self.write(|tx| {
             tx.execute("DELETE FROM rebutted WHERE at_ms <= ?1", [time(long)])?;
             Ok(tx.execute(
-                "DELETE FROM evidence WHERE at_ms <= ?1 AND NOT (finding = 'fraud' AND signer = ?2 AND at_ms > ?3)",
+                "DELETE FROM evidence WHERE at_ms <= ?1 AND NOT (finding IN ('fraud', 'equivocation') AND signer = ?2 AND at_ms > ?3)",
                 params![time(short), self.owner().as_bytes(), time(long)],
             )?)
         })

@@ -1,7 +1,8 @@
 //! Reputation: what a node may be trusted with, from signed evidence alone.
 //!
-//! Evidence ([`evidence`]) is verdicts of audits, and rebuttals: a node's word that it checked the proof of an
-//! accusation and that it does not hold. Every node judges for itself: "me" below is the node whose ledger this is. A
+//! Evidence ([`evidence`]) is verdicts of audits, rebuttals (a node's word that it checked the proof of an accusation and
+//! that it does not hold), and equivocations seen: this node's word that it verified that another signed two journals, with
+//! the two signatures in it, so that it stands by itself. Every node judges for itself: "me" below is the node whose ledger this is. A
 //! score comes with the Merkle root of its evidence ([`score::root`]), and whoever has the evidence recomputes the
 //! score bit for bit. Uptime, latency and tokens computed are seen by this node alone and proved to nobody; they make up
 //! [`NodeRecord::local_score`] and enter no score.
@@ -19,6 +20,7 @@
 //! | withheld | 0 | 4 |
 //! | fraud | 0 | 20 |
 //! | false-word (a rebuttal; the subject is the accuser) | 0 | 20 |
+//! | equivocation (seen by me; the subject signed two journals) | 0 | 20 |
 //!
 //! times `decay(age)`: with `H` = 14 days, `k = age div H` and `f = (age mod H) / H` it is `(1 - f/2) / 2^k`, and 0 from
 //! 90 days on. For each signer `s` the sums `good_s` and `bad_s` are taken in the order of digests. What others say is
@@ -41,11 +43,13 @@
 //! `t(score from my evidence alone)`, ban included. Second hand it is half of
 //! `t(a / (a + b))` with `a = 1 + good_me + good_o`, `b = 4 + bad_me + bad_o`, where `good_o` and `bad_o` are as above with
 //! first-hand trust, and without the two minima. The trust is the larger of the two; it is 0 for whom I have verified
-//! a fraud of or rebutted an accusation by, as long as that evidence is kept. Unknown nodes have no trust.
+//! a fraud or an equivocation of or rebutted an accusation by, as long as that evidence is kept. Unknown nodes have no trust.
 //!
-//! **Bans**: the frauds that I verified (my verdicts), in the order of time, each begin a ban from their `at_ms` unless it
+//! **Bans**: the frauds (my verdicts) and equivocations that I verified, in the order of time, each begin a ban from their `at_ms` unless it
 //! lies within one: 1 hour, 1 day, 7 days, 30 days, then twice as long each time. They are remembered for two years,
-//! which is longer than their weight in the score.
+//! which is longer than their weight in the score. The time of an equivocation is that of my word about it. A node that
+//! goes on with two journals is found again, at a larger size; what else contradicts up to the size that was proved is the
+//! same offence.
 //!
 //! All numbers are IEEE 754 doubles, operations in the order written, so that the same bits come out anywhere:
 //!
@@ -68,12 +72,14 @@ pub mod evidence;
 pub mod records;
 pub mod score;
 pub mod trust;
+pub mod verdicts;
 
 pub use ban::Ban;
 pub use evidence::{Evidence, Finding, Noted};
 pub use records::NodeRecord;
 pub use score::{Score, score};
 pub use trust::{Trust, trust};
+pub use verdicts::{VerdictPage, VerdictPlace};
 
 use crate::ledger::{Ledger, LedgerError, hex};
 
@@ -195,8 +201,8 @@ pub struct EvidenceView {
     /// What the score needs to know.
     #[serde(flatten)]
     pub evidence: Evidence,
-    /// The signed statement as received, in hexadecimal digits: a `Verdict`, or a `Rebuttal` if the finding is
-    /// `false-word`.
+    /// The signed statement as received, in hexadecimal digits: a `Verdict`, a `Rebuttal` if the finding is
+    /// `false-word`, an `EquivocationSeen` if it is `equivocation`.
     pub signed: String,
 }
 

@@ -1,7 +1,8 @@
 DAY = 24 * 3600 * 1000
 HALF, KEEP, SKEW = 14 * DAY, 90 * DAY, 10 * 60 * 1000
 WEIGHT = {"pass": (1.0, 0.0), "inconclusive": (0.0, 0.125), "withheld": (0.0, 4.0),
-          "fraud": (0.0, 20.0), "false-word": (0.0, 20.0)}
+          "fraud": (0.0, 20.0), "false-word": (0.0, 20.0), "equivocation": (0.0, 20.0)}
+BANS = ["fraud", "equivocation"]
 
 def decay(age):
     return 0.0 if age >= KEEP else (1.0 - (age % HALF) / HALF / 2.0) / float(2 ** (age // HALF))
@@ -36,7 +37,7 @@ def hearsay(said, me, trust):
 
 def banned(pieces, me):                      # until when, 0 if never
     until, times, hour = 0, 0, 3600 * 1000
-    for at in sorted(e["at_ms"] for e in pieces if e["signer"] == me and e["finding"] == "fraud"):
+    for at in sorted(e["at_ms"] for e in pieces if e["signer"] == me and e["finding"] in BANS):
         if at >= until:
             hours = [1, 24, 7 * 24][times] if times < 3 else 30 * 24 << min(times - 3, 12)
             until, times = at + hours * hour, times + 1
@@ -55,7 +56,7 @@ def trusts(about, now, me):                  # about: subject -> evidence
     above = lambda x: max(0.0, (x - 0.2) / (1.0 - 0.2))
     mine = lambda e, kinds, age: e["signer"] == me and e["finding"] in kinds and now - e["at_ms"] < age
     bad = {n for n, es in about.items() for e in counted(es, now)
-           if mine(e, ["false-word"], KEEP) or mine(e, ["fraud"], 1 << 63)}
+           if mine(e, ["false-word"], KEEP) or mine(e, BANS, 1 << 63)}
     first = {n: 0.0 if n in bad else above(score(es, now, me, lambda _: 0.0)) for n, es in about.items()}
     both = {}
     for n, es in about.items():

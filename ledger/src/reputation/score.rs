@@ -35,7 +35,7 @@ impl Finding {
             Self::Pass => (1.0, 0.0),
             Self::Inconclusive => (0.0, 0.125),
             Self::Withheld => (0.0, 4.0),
-            Self::Fraud | Self::FalseWord => (0.0, 20.0),
+            Self::Fraud | Self::FalseWord | Self::Equivocation => (0.0, 20.0),
         }
     }
 
@@ -43,6 +43,12 @@ impl Finding {
     #[must_use]
     pub const fn is_failure(self) -> bool {
         matches!(self, Self::Fraud | Self::Withheld)
+    }
+
+    /// Whether a node is shut out for it that was found to have done it.
+    #[must_use]
+    pub const fn bans(self) -> bool {
+        matches!(self, Self::Fraud | Self::Equivocation)
     }
 }
 
@@ -67,7 +73,7 @@ pub struct Score {
     pub own_failed_ms: Option<u64>,
     /// Whether this node found it to have spread false accusations.
     pub lied: bool,
-    /// How often it was shut out for fraud that this node verified, and until when.
+    /// How often it was shut out for fraud or equivocation that this node verified, and until when.
     pub ban: Ban,
     /// The time for which this holds, in milliseconds since 1970.
     pub at_ms: u64,

@@ -1,7 +1,7 @@
 //! The auditor: one audit after the other, while the stages have nothing else to do.
 
-use std::collections::{BTreeMap, BTreeSet};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use consortium_inference::audit::classes::own_class;
@@ -13,20 +13,21 @@ use consortium_protocol::envelope::Signed;
 use consortium_protocol::hash::Hash;
 use consortium_protocol::identity::{NodeId, RootKey};
 use consortium_protocol::msat::Msat;
-use consortium_protocol::wire::audit::{AuditOrder, Nonce, Outcome, StageReceipt, Verdict};
+use consortium_protocol::wire::audit::{AuditOrder, Nonce, Outcome, StageReceipt};
 use consortium_protocol::wire::fact::Fact;
 use consortium_protocol::wire::job::Receipts;
 use consortium_protocol::wire::pipeline::SessionOpen;
-use consortium_protocol::wire::rpc::{Request, Response};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use super::account::{Expected, Settlement, examine};
 use super::check::{Finding, check};
+use super::handing::Handed;
 use super::opening::{self, Opened};
 use super::owing::Owing;
 use super::proof::{Proof, Proofs};
+use super::settled::SettledJobs;
 use super::standings::Standings;
 use super::witness::{Heard, Witness};
 use crate::clock::wall_ms;
@@ -49,32 +50,11 @@ const RETURN: Duration = Duration::from_secs(480);
 /// The pause before it is looked for again.
 const AWAY: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(100);
-/// Time for another auditor to take an order.
-const HANDING_OVER: Duration = Duration::from_secs(5);
 /// How often a stage is asked for an opening, and the pause between.
 const ASKED: u32 = 3;
 const PAUSE: Duration = Duration::from_secs(2);
 /// Receipts remembered as audited.
 const MAX_AUDITED: usize = 16_384;
-
-/// Receipts whose audits were handed over, and to whom: pay goes by that node's verdict.
-#[derive(Clone, Default)]
-pub(super) struct Handed(Arc<Mutex<BTreeMap<Hash, NodeId>>>);
-
-impl Handed {
-    fn note(&self, receipt: Hash, auditor: NodeId) {
-        let mut handed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if handed.len() >= MAX_AUDITED {
-            handed.pop_first();
-        }
-        handed.insert(receipt, auditor);
-    }
-
-    /// Whether the audit of this receipt was handed to this node.
-    pub(super) fn is_with(&self, receipt: &Hash, auditor: &NodeId) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(receipt) == Some(auditor)
-    }
-}
 
 enum Work {
     Settle(Settlement),
@@ -96,6 +76,7 @@ pub struct Audits {
     work: mpsc::Sender<Work>,
     /// Apart from the work: a proof that takes long to check must not keep receipts waiting.
     heard: mpsc::Sender<Heard>,
+    library: Library,
 }
 
 impl Audits {
@@ -104,14 +85,20 @@ impl Audits {
         put(&self.work, Work::Settle(settlement), "receipts");
     }
 
-    /// Takes an audit; false when there is no room.
+    /// Takes another's audit; false when there is no room, or this node has not the model.
     pub fn order(&self, order: AuditOrder) -> bool {
-        put(&self.work, Work::Audit(Due { order, asked: Instant::now(), missed: false }), "an order")
+        let able = order.receipt().is_some_and(|receipt| self.library.get(&receipt.payload().model).is_some());
+        able && put(&self.work, Work::Audit(Due { order, asked: Instant::now(), missed: false }), "an order")
     }
 
-    /// Takes what was heard of others' audits and journals.
-    pub fn heard(&self, heard: Heard) {
-        put(&self.heard, heard, "what it heard");
+    /// Takes an audit of a job of this node, which was settled at that time; false when there is no room.
+    pub fn order_own(&self, order: AuditOrder, settled: Instant) -> bool {
+        put(&self.work, Work::Audit(Due { order, asked: settled, missed: false }), "an order")
+    }
+
+    /// Takes what was heard of others' audits and journals; false when there is no room.
+    pub fn heard(&self, heard: Heard) -> bool {
+        put(&self.heard, heard, "what it heard")
     }
 }
 
@@ -147,6 +134,10 @@ pub struct AuditTask {
     pub standings: Standings,
     /// How far honest numbers lie apart.
     pub thresholds: Arc<Thresholds>,
+    /// Who audits this node's jobs, before all others; none leaves it to this node and the members.
+    pub auditors: Vec<NodeId>,
+    /// Where settled jobs are remembered.
+    pub settled: SettledJobs,
 }
 
 impl AuditTask {
@@ -155,7 +146,7 @@ impl AuditTask {
     pub fn spawn(self, stop: CancellationToken) -> Audits {
         let (work, queue) = mpsc::channel(QUEUE);
         let (heard, rumours) = mpsc::channel(QUEUE);
-        let audits = Audits { work, heard };
+        let audits = Audits { work, heard, library: self.library.clone() };
         let task = Arc::new(self);
         let handed = Handed::default();
         let owing = Owing::new(task.storage.clone(), task.standings.clone());
@@ -282,8 +273,9 @@ impl Running {
                 warn!(%job, %node, "the master's order pays more than the node asks: nobody is paid for the job");
             }
         }
+        self.task.settled.note(AuditOrder { order: receipts.order, chain: receipts.chain, nonce });
         for audit in audits {
-            self.audits.order(audit);
+            self.audits.order_own(audit, Instant::now());
         }
     }
 
@@ -308,12 +300,7 @@ impl Running {
         };
         for owed in due {
             let age = Duration::from_millis(wall_ms().saturating_sub(owed.at_ms));
-            let asked = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
-            put(
-                &self.audits.work,
-                Work::Audit(Due { order: owed.audit, asked, missed: false }),
-                "an audit that was due",
-            );
+            self.audits.order_own(owed.audit, Instant::now().checked_sub(age).unwrap_or_else(Instant::now));
         }
     }
 
@@ -325,7 +312,7 @@ impl Running {
         paid.find(|(node, price)| **price > asks(node).unwrap_or(Msat(0))).map(|(node, _)| node)
     }
 
-    /// Audits a stage, or has another do it if this node has not the model.
+    /// Audits a stage, or has another do it: one that was named, or a member if this node has not the model.
     async fn audit(&mut self, due: Due, patience: Duration) {
         let Some(receipt) = due.order.receipt().cloned() else { return };
         if receipt.payload().cluster != self.task.cluster || receipt.signer() == self.task.swarm.me() {
@@ -335,18 +322,24 @@ impl Running {
         if own && due.asked.elapsed() < RETURN && !self.task.is_present(&receipt.signer()) {
             return self.ask_later(due);
         }
-        if !self.audited.insert(receipt.digest()) {
+        let Due { order, asked, missed } = due;
+        if !self.audited.insert(receipt.digest()) && !own {
             return debug!("a receipt was audited before");
         }
         if self.audited.len() > MAX_AUDITED {
             self.audited.pop_first();
         }
+        if own && self.task.hand_over(&self.handed, &order, self.task.named_auditors(&order)).await {
+            return;
+        }
         let Some((_, dir)) = self.task.library.get(&receipt.payload().model) else {
-            return self.hand_over(due.order).await;
+            if !self.task.hand_over(&self.handed, &order, self.task.able_auditors(&order)).await {
+                warn!(job = %receipt.payload().job, "no member with the model could be found to audit a stage");
+            }
+            return;
         };
         let dir = Arc::clone(dir);
         self.task.wait_for_quiet(patience).await;
-        let Due { order, asked, missed } = due;
         let width = u32::try_from(dir.config().hidden_size).unwrap_or(u32::MAX);
         let (finding, proof) = match self.fetch(&order, width).await {
             // Whoever asks for an audit of another's job may have come too late, or keep the stage from answering.
@@ -403,20 +396,7 @@ impl Running {
             job = %said.job, stage = said.stage, node = %auditee, outcome = ?finding.outcome,
             blocks = finding.blocks, exact = finding.exact, detail = finding.detail, "audited"
         );
-        let verdict = Verdict {
-            cluster: said.cluster,
-            auditee,
-            job: said.job,
-            attempt: said.attempt,
-            stage: said.stage,
-            receipt: receipt.digest(),
-            outcome: finding.outcome,
-            blocks: finding.blocks,
-            exact: finding.exact,
-            class: finding.class,
-            proof,
-            at_ms: wall_ms(),
-        };
+        let verdict = finding.verdict(receipt, proof, wall_ms());
         let verdict = Signed::sign(&self.task.key, verdict);
         // Praise that somebody else ordered is no evidence of this node's own: it could be ordered by the praised.
         if own || finding.outcome == Outcome::Fraud {
@@ -435,41 +415,11 @@ impl Running {
             if attempt > 0 {
                 tokio::time::sleep(PAUSE).await;
             }
-            match opening::fetch(&self.task.swarm, order, width).await {
+            match opening::fetch(&self.task.swarm, order, Some(width)).await {
                 Ok(opened) => return Ok(opened),
                 Err(reason) => last = reason,
             }
         }
         Err(last)
-    }
-
-    async fn hand_over(&self, order: AuditOrder) {
-        let Some(receipt) = order.receipt() else { return };
-        let (auditee, model) = (receipt.signer(), receipt.payload().model);
-        let able: Vec<NodeId> = {
-            let view = self.task.view.borrow();
-            let has = |node: &NodeId| {
-                view.members
-                    .get(node)
-                    .is_some_and(|m| !m.suspect && m.heartbeat.models.iter().any(|r| r.digest == model))
-            };
-            let others = view.members.keys().filter(|node| **node != auditee && **node != self.task.swarm.me());
-            let mut able: Vec<NodeId> = others.filter(|node| has(node)).copied().collect();
-            // Those that had no part in the job first, and among them in an order that nobody could choose.
-            able.sort_by_cached_key(|node| {
-                let on_route = order.order.payload().route.iter().any(|hop| hop.node == *node);
-                let ticket = Hash::of(&[receipt.digest().as_bytes(), node.as_bytes().as_slice()].concat());
-                (on_route, (order.nonce.draw(&ticket) * 1e9) as u64)
-            });
-            able
-        };
-        for auditor in able {
-            let request = Request::Audit(Box::new(order.clone()));
-            match self.task.swarm.request(auditor, request, HANDING_OVER).await {
-                Ok(Response::Ack) => return self.handed.note(receipt.digest(), auditor),
-                Ok(_) | Err(_) => debug!(%auditor, "would not audit"),
-            }
-        }
-        warn!(job = %receipt.payload().job, "no member with the model could be found to audit a stage");
     }
 }

@@ -11,7 +11,7 @@ use consortium_inference::sampling::Sampler;
 use consortium_protocol::envelope::Signed;
 use consortium_protocol::hash::Hash;
 use consortium_protocol::wire::audit::{
-    NOT_DRAWN, NumericClass, Outcome, StageReceipt, block_digests, blocks_root, boundary_key, grid_key,
+    NOT_DRAWN, NumericClass, Outcome, StageReceipt, Verdict, block_digests, blocks_root, boundary_key, grid_key,
 };
 
 use super::proof::Proof;
@@ -32,6 +32,21 @@ pub struct Finding {
     pub given: compare::Finding,
     /// The figures behind the outcome, in words.
     pub detail: String,
+    /// Block by block; empty when none was computed.
+    pub each: Vec<BlockFinding>,
+}
+
+/// What was found of one block.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct BlockFinding {
+    /// What the numbers say.
+    pub finding: compare::Finding,
+    /// Rows of the block.
+    pub rows: usize,
+    /// Equal bit for bit.
+    pub exact: bool,
+    /// Drift from the recomputation, in units of what the classes' rounding explains.
+    pub drift: f64,
 }
 
 impl Finding {
@@ -45,6 +60,27 @@ impl Finding {
             class: own_class(),
             given: compare::Finding::Pass,
             detail: detail.into(),
+            each: Vec::new(),
+        }
+    }
+
+    /// It as a word on the stage that signed `receipt`; `proof` is given for fraud alone.
+    #[must_use]
+    pub fn verdict(&self, receipt: &Signed<StageReceipt>, proof: Option<Hash>, at_ms: u64) -> Verdict {
+        let said = receipt.payload();
+        Verdict {
+            cluster: said.cluster,
+            auditee: receipt.signer(),
+            job: said.job,
+            attempt: said.attempt,
+            stage: said.stage,
+            receipt: receipt.digest(),
+            outcome: self.outcome,
+            blocks: self.blocks,
+            exact: self.exact,
+            class: self.class,
+            proof,
+            at_ms,
         }
     }
 }
@@ -128,6 +164,17 @@ pub fn check(proof: &Proof, dir: &ModelDir, thresholds: &Thresholds) -> Result<F
             audited.finding,
             drawn.len(),
         ),
+        each: audited
+            .blocks
+            .iter()
+            .zip(&audited.stats.blocks)
+            .map(|(finding, stats)| BlockFinding {
+                finding: *finding,
+                rows: stats.rows,
+                exact: stats.exact,
+                drift: stats.near,
+            })
+            .collect(),
     })
 }
 

@@ -2,7 +2,9 @@
 //!
 //! A stage writes down what it computes ([`Record`]), seals it with a receipt, and keeps what opens it for a while
 //! ([`Spool`]). The gateway of a job is its payer: it examines the receipts ([`account`]), draws with its nonce which
-//! stages are audited, and audits them itself or has a member do it that holds the model. The auditor ([`Audits`])
+//! stages are audited, and has them audited by one of the auditors that its owner named, by itself, or by a member that
+//! holds the model. Its owner can order more, and let an auditor from outside the swarm see what a stage shows ([`desk`]).
+//! The auditor ([`Audits`])
 //! fetches the stage's [`opening`], recomputes it ([`check`]), and gives a signed verdict to the cluster. A fraud comes
 //! with a [`proof`] that others stream on request ([`evidence`]) and check for themselves: only a proof that this node
 //! saw hold counts as fraud here, and one that it saw fail counts against the accuser ([`standings`]).
@@ -21,18 +23,23 @@
 pub mod account;
 mod auditor;
 pub mod check;
+pub mod desk;
 pub mod earning;
 pub mod evidence;
+mod handing;
 pub mod opening;
 mod owing;
 pub mod proof;
 mod record;
+pub mod settled;
 pub mod spool;
 pub mod standings;
-mod witness;
+pub mod witness;
 
 pub use account::Settlement;
 pub use auditor::{AuditTask, Audits};
+pub use desk::AuditDesk;
 pub use record::{Record, Rows};
+pub use settled::SettledJobs;
 pub use spool::Spool;
 pub use witness::Heard;

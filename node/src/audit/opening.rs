@@ -68,16 +68,16 @@ impl Opened {
     }
 }
 
-/// Asks the stage that an order is about for its opening.
+/// Asks the stage that an order is about for its opening; `width` is the elements of a row, where they are known.
 ///
 /// # Errors
 /// In words, when it shows nothing, or not what it should.
-pub async fn fetch(swarm: &SwarmHandle, order: &AuditOrder, width: u32) -> Result<Opened, String> {
+pub async fn fetch(swarm: &SwarmHandle, order: &AuditOrder, width: Option<u32>) -> Result<Opened, String> {
     let Some(receipt) = order.receipt() else { return Err("no receipt".to_owned()) };
     let fetching = async {
         let mut stream = swarm.open_stream(receipt.signer(), wire::OPENING).await.map_err(|error| error.to_string())?;
         write_message(&mut stream, order).await.map_err(|error| error.to_string())?;
-        Opened::read(&mut stream, order, Some(width)).await.map_err(|error| error.to_string())
+        Opened::read(&mut stream, order, width).await.map_err(|error| error.to_string())
     };
     tokio::time::timeout(FETCHING, fetching).await.unwrap_or_else(|_| Err("it took too long".to_owned()))
 }

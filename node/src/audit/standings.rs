@@ -11,6 +11,7 @@ use consortium_ledger::metering::{JobRecord, StageWork, Terms};
 use consortium_ledger::reputation::AuditPolicy;
 use consortium_ledger::reputation::score::Score;
 use consortium_protocol::envelope::Signed;
+use consortium_protocol::hash::Hash;
 use consortium_protocol::identity::{NodeId, RootKey};
 use consortium_protocol::wire::audit::Verdict;
 use consortium_protocol::wire::ledger::{Equivocation, Rebuttal, TreeHead};
@@ -134,6 +135,12 @@ impl Standings {
         self.run(move |ledger| ledger.settle_audit(&verdict, &Terms::default(), wall_ms()).map(drop)).await;
     }
 
+    /// Whether this node accuses somebody by this fraud proof.
+    pub async fn accuses(&self, proof: Hash) -> bool {
+        let accusers = self.run(move |ledger| ledger.accusers(&proof)).await.unwrap_or_default();
+        accusers.contains(&self.key.node_id())
+    }
+
     /// Says that an accusation does not hold; the word to spread.
     pub async fn rebut(&self, verdict: &Signed<Verdict>) -> Option<Signed<Rebuttal>> {
         let (verdict, key) = (verdict.clone(), Arc::clone(&self.key));
@@ -152,8 +159,8 @@ impl Standings {
 
     /// Takes note of a head of another's journal; the proof, if it contradicts one that was known.
     pub async fn head(&self, head: Signed<TreeHead>) -> Option<Box<Equivocation>> {
-        let signer = head.signer();
-        match self.run(move |ledger| ledger.note_head(&head, wall_ms())).await? {
+        let (signer, key) = (head.signer(), Arc::clone(&self.key));
+        match self.run(move |ledger| ledger.note_head(&key, &head, wall_ms())).await? {
             HeadSeen::New | HeadSeen::Known => None,
             HeadSeen::NotOurs => {
                 error!(
@@ -164,6 +171,8 @@ impl Standings {
             }
             HeadSeen::Equivocation(proof) => {
                 warn!(node = %signer, "signed two journals of one length");
+                // It is shut out from now on.
+                self.write(|_| Ok(())).await;
                 Some(proof)
             }
         }
@@ -171,7 +180,8 @@ impl Standings {
 
     /// Keeps a proof that a node signed two journals.
     pub async fn equivocated(&self, proof: Box<Equivocation>) {
-        if let Some(node) = self.run(move |ledger| ledger.note_equivocation(&proof, wall_ms())).await {
+        let key = Arc::clone(&self.key);
+        if let Some(node) = self.write(move |ledger| ledger.note_equivocation(&key, &proof, wall_ms())).await {
             warn!(%node, "is proved to have signed two journals");
         }
     }

@@ -8,13 +8,14 @@ use consortium_protocol::hash::Hash;
 use consortium_protocol::wire::audit::{Outcome, Verdict};
 use consortium_protocol::wire::fact::Fact;
 use consortium_protocol::wire::ledger::{Equivocation, Rebuttal, TreeHead};
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, oneshot};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
-use super::auditor::{AuditTask, Handed, PATIENCE};
+use super::auditor::{AuditTask, PATIENCE};
 use super::check::check;
 use super::evidence;
+use super::handing::Handed;
 use super::owing::Owing;
 use super::proof::Proof;
 use crate::clock::wall_ms;
@@ -33,6 +34,32 @@ pub enum Heard {
     Head(Signed<TreeHead>),
     /// That a node signed two journals.
     Equivocation(Box<Equivocation>),
+    /// What an auditor from outside found of a job of this node.
+    Submitted(Box<Submitted>),
+}
+
+/// A verdict from outside.
+#[derive(Debug)]
+pub struct Submitted {
+    /// The verdict.
+    pub verdict: Signed<Verdict>,
+    /// Digest of `bytes`.
+    pub proof: Hash,
+    /// What the stage signed and showed, as in a fraud proof.
+    pub bytes: Arc<Vec<u8>>,
+    /// For what becomes of it.
+    pub reply: oneshot::Sender<Weight>,
+}
+
+/// What a verdict from outside weighs.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Weight {
+    /// This node found the fraud as well: it counts as its own verdict.
+    Counted,
+    /// Nothing, and why.
+    Nothing(String),
+    /// Nothing: what the stage shows does not prove what it says.
+    False,
 }
 
 /// Takes what is heard, one after the other.
@@ -76,6 +103,11 @@ impl Witness {
                 }
             }
             Heard::Equivocation(proof) => standings.equivocated(proof).await,
+            Heard::Submitted(submitted) => {
+                let weight = self.weigh(&submitted).await;
+                // Whoever handed it in may be tired of waiting.
+                let _gone = submitted.reply.send(weight);
+            }
         }
     }
 
@@ -83,11 +115,12 @@ impl Witness {
         let (task, said, accuser) = (Arc::clone(&self.task), verdict.payload(), verdict.signer());
         let me = task.swarm.me();
         let concerns = said.cluster == task.cluster && accuser != me && accuser != said.auditee;
+        let chosen = self.handed.is_with(&said.receipt, &accuser);
         // Strangers could have any number of names.
-        if !concerns || !task.is_member(&accuser) {
+        if !concerns || !(chosen || task.is_member(&accuser)) {
             return;
         }
-        if self.handed.is_with(&said.receipt, &accuser) {
+        if chosen {
             task.standings.settled(&verdict).await;
             self.owing.judged(&verdict).await;
         }
@@ -101,16 +134,18 @@ impl Witness {
         if self.settled.contains(&digest) || task.standings.is_banned(&said.auditee) {
             return;
         }
-        match self.holds(&verdict, digest).await {
+        let fetched = evidence::fetch(&task.swarm, accuser, &digest).await;
+        let held = match fetched {
+            Ok(bytes) => self.holds(&verdict, Arc::new(bytes)).await,
+            Err(reason) => Err(reason),
+        };
+        match held {
             Err(reason) => return debug!(%accuser, reason, "a fraud proof could not be checked"),
-            Ok(true) => {
+            Ok(Some(own)) => {
                 info!(node = %said.auditee, %accuser, job = %said.job, "a fraud proof holds");
-                // What it saw proved it can vouch for itself.
-                let verdict = Signed::sign(&task.key, Verdict { at_ms: wall_ms(), ..said.clone() });
-                task.standings.judged(&verdict).await;
-                task.spread(Fact::Verdict(verdict)).await;
+                self.vouch(own).await;
             }
-            Ok(false) => {
+            Ok(None) => {
                 warn!(%accuser, node = %said.auditee, job = %said.job, "a fraud proof does not hold: a false accusation");
                 if let Some(rebuttal) = task.standings.rebut(&verdict).await {
                     task.spread(Fact::Rebuttal(rebuttal)).await;
@@ -123,14 +158,53 @@ impl Witness {
         self.settled.insert(digest);
     }
 
-    /// Whether the proof that a verdict names shows that its auditee cheated. What this node finds inconclusive is
-    /// neither shown nor refuted: others may compute in another class.
-    async fn holds(&self, verdict: &Signed<Verdict>, digest: Hash) -> Result<bool, String> {
-        let bytes = evidence::fetch(&self.task.swarm, verdict.signer(), &digest).await?;
-        let Ok(proof) = Proof::decode(&bytes).await else { return Ok(false) };
-        let Some(receipt) = proof.order.receipt() else { return Ok(false) };
+    /// What it saw proved it can vouch for itself.
+    async fn vouch(&self, own: Verdict) {
+        let verdict = Signed::sign(&self.task.key, own);
+        self.task.standings.judged(&verdict).await;
+        self.task.spread(Fact::Verdict(verdict)).await;
+    }
+
+    /// What the word of an auditor from outside weighs: nothing, unless this node sees the fraud as well. That it does
+    /// not is held against nobody: outsiders could have any number of names.
+    async fn weigh(&self, submitted: &Submitted) -> Weight {
+        let Submitted { verdict, proof, bytes, .. } = submitted;
+        let (said, accuser, me) = (verdict.payload(), verdict.signer(), self.task.swarm.me());
+        let nothing = |why: &str| Weight::Nothing(why.to_owned());
+        if said.cluster != self.task.cluster {
+            return nothing("it is about another cluster");
+        }
+        if accuser == me || accuser == said.auditee {
+            return nothing("it is signed by the node itself, or by whom it is about");
+        }
+        if said.outcome != Outcome::Fraud {
+            return nothing("the word of an outsider counts with a fraud proof alone");
+        }
+        if said.proof != Some(*proof) {
+            return nothing("the proof that it names is not what the stage showed");
+        }
+        // Another word on the same would only move the time of the first, and of the ban.
+        if self.task.standings.accuses(*proof).await {
+            return Weight::Counted;
+        }
+        match self.holds(verdict, Arc::clone(bytes)).await {
+            Err(reason) => Weight::Nothing(reason),
+            Ok(None) => Weight::False,
+            Ok(Some(own)) => {
+                info!(node = %said.auditee, %accuser, job = %said.job, "a fraud that an outsider found holds");
+                self.vouch(own).await;
+                Weight::Counted
+            }
+        }
+    }
+
+    /// The verdict of this node if a proof shows that the auditee of `verdict` cheated, none if it does not. What this
+    /// node finds inconclusive is neither shown nor refuted: others may compute in another class.
+    async fn holds(&self, verdict: &Signed<Verdict>, bytes: Arc<Vec<u8>>) -> Result<Option<Verdict>, String> {
+        let Ok(proof) = Proof::decode(&bytes).await else { return Ok(None) };
+        let Some(receipt) = proof.order.receipt().cloned() else { return Ok(None) };
         if (receipt.digest(), receipt.signer()) != (verdict.payload().receipt, verdict.payload().auditee) {
-            return Ok(false);
+            return Ok(None);
         }
         let model = receipt.payload().model;
         let (_, dir) = self.task.library.get(&model).ok_or("this node has not the model")?;
@@ -142,11 +216,11 @@ impl Witness {
             match finding.outcome {
                 Outcome::Fraud => {
                     // Others can have it from here as well.
-                    proofs.keep(&bytes).map_err(|error| error.to_string())?;
-                    Ok(true)
+                    let digest = proofs.keep(&bytes).map_err(|error| error.to_string())?;
+                    Ok(Some(finding.verdict(&receipt, Some(digest), wall_ms())))
                 }
                 Outcome::Inconclusive => Err(format!("inconclusive here: {}", finding.detail)),
-                Outcome::Pass | Outcome::Withheld => Ok(false),
+                Outcome::Pass | Outcome::Withheld => Ok(None),
             }
         });
         checking.await.map_err(|error| error.to_string())?

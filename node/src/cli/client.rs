@@ -31,8 +31,8 @@ const HOW_TO_START: &str = "start one with `consortium-node start`";
 /// Which node to talk to, and with which key.
 #[derive(Args, Debug)]
 pub(super) struct ClientArgs {
-    /// Base URL of the API [default: that of the node running on the data directory].
-    #[arg(long, env = "CONSORTIUM_API_BASE", value_name = "URL")]
+    /// Base URL of the API, or the URL of its RPC [default: those of the node running on the data directory].
+    #[arg(long, visible_alias = "rpc", env = "CONSORTIUM_API_BASE", value_name = "URL")]
     api_base: Option<String>,
     /// API key, where the node asks for one; made with `consortium-node key create`.
     #[arg(long, env = "CONSORTIUM_API_KEY", hide_env_values = true, value_name = "KEY")]
@@ -110,7 +110,14 @@ impl Client {
             .read_timeout(SILENCE)
             .build()
             .context("cannot set up an HTTP client")?;
-        Ok(Self { http, api_base: api_base.trim_end_matches('/').to_owned(), api_key: args.api_key, pid })
+        let api_base = api_base.trim_end_matches('/');
+        let api_base = api_base.strip_suffix("/rpc").map_or_else(|| api_base.to_owned(), |root| format!("{root}/v1"));
+        Ok(Self { http, api_base, api_key: args.api_key, pid })
+    }
+
+    /// What the paths of documents begin with.
+    fn root(&self) -> &str {
+        self.api_base.strip_suffix("/v1").unwrap_or(&self.api_base)
     }
 
     /// Fetches a document at a path of the node, such as `/status.json`.
@@ -118,8 +125,7 @@ impl Client {
     /// # Errors
     /// When there is no answer, or not the one expected.
     pub(super) async fn document<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
-        let root = self.api_base.strip_suffix("/v1").unwrap_or(&self.api_base);
-        let url = format!("{root}{path}");
+        let url = format!("{}{path}", self.root());
         let call = self.http.get(&url).timeout(DOCUMENT);
         let mut response = self.send(call).await?;
         let bytes = read_bounded(&mut response).await?;
@@ -131,9 +137,22 @@ impl Client {
     /// # Errors
     /// When there is no answer, a refusal, or an answer of another shape.
     pub(super) async fn rpc<T: DeserializeOwned>(&self, method: &str, params: Value) -> Result<T> {
-        let root = self.api_base.strip_suffix("/v1").unwrap_or(&self.api_base);
+        self.rpc_within(method, params, DOCUMENT).await
+    }
+
+    /// As [`Client::rpc`], for what takes longer.
+    ///
+    /// # Errors
+    /// As [`Client::rpc`].
+    pub(super) async fn rpc_within<T: DeserializeOwned>(
+        &self,
+        method: &str,
+        params: Value,
+        patience: Duration,
+    ) -> Result<T> {
+        let root = self.root();
         let body = serde_json::json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
-        let call = self.http.post(format!("{root}/rpc")).timeout(DOCUMENT).json(&body);
+        let call = self.http.post(format!("{root}/rpc")).timeout(patience).json(&body);
         let mut response = self.send(call).await?;
         let bytes = read_bounded(&mut response).await?;
         let nonsense = || format!("the answer from {root}/rpc makes no sense");

@@ -137,6 +137,8 @@ mod tests {
             "consortium-node audit show 0123abcd",
             "consortium-node audit verify x.proof --model m --thresholds t.json --json",
             "consortium-node audit calibrate m --out t.json",
+            "consortium-node audit order 000102030405060708090a0b0c0d0e0f --stage 1 --wait 5 --json",
+            "consortium-node audit run 000102030405060708090a0b0c0d0e0f --rpc http://x/rpc --model m --submit --key k",
             "consortium-node ledger head --json",
             "consortium-node ledger statement own/earned --days 3",
             "consortium-node ledger verify --json",

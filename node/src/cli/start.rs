@@ -58,6 +58,9 @@ pub struct StartArgs {
     /// Seconds that entries of the journal wait for a signed tree head, unless there are 256 before [default: 300].
     #[arg(long, env = "CONSORTIUM_BATCH_SECONDS", value_name = "SECONDS")]
     batch_seconds: Option<u64>,
+    /// PeerId of a node that audits what this one pays for, before all others; may be repeated.
+    #[arg(long, env = "CONSORTIUM_AUDITOR", value_delimiter = ',', value_name = "PEER_ID")]
+    auditor: Vec<String>,
     /// Do not look for peers on the local network.
     #[arg(long, env = "CONSORTIUM_NO_MDNS")]
     no_mdns: bool,
@@ -111,6 +114,7 @@ pub async fn run_tampered(
         stages: args.stages,
         price: args.price,
         batch_seconds: args.batch_seconds,
+        auditor: (!args.auditor.is_empty()).then_some(args.auditor),
         mdns: args.no_mdns.then_some(false),
     };
     let config = flags.or(file).resolve(data_dir.to_owned())?;

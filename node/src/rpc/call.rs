@@ -101,7 +101,7 @@ impl Calls<'_> {
     }
 }
 
-/// Answers one call; none for a notification, of which nothing would be left: all methods only read.
+/// Answers one call; none for a notification, which is not run: whoever does not want to know has nothing to ask.
 async fn one(module: &RpcModule<Context>, asked: Asked, text: &str) -> Option<MethodResponse> {
     let request = match serde_json::from_str::<Request<'_>>(text) {
         Ok(request) => request,

@@ -14,6 +14,8 @@ enum Kind {
     Digest,
     Job,
     Account,
+    Place,
+    Signed,
     /// From 0 on.
     Number,
     /// How many on a page, from 1 to this many.
@@ -26,6 +28,8 @@ impl Kind {
             Self::PeerId => json!({"type": "string", "description": "a PeerId of an Ed25519 key, 12D3KooW..."}),
             Self::Digest => json!({"type": "string", "pattern": "^[0-9a-f]{64}$"}),
             Self::Job => json!({"type": "string", "pattern": "^[0-9a-f]{32}$"}),
+            Self::Place => json!({"type": "string", "pattern": "^[0-9]+-[0-9a-f]{64}$"}),
+            Self::Signed => json!({"type": "string", "pattern": "^([0-9a-f]{2})+$"}),
             Self::Account => json!({"type": "string", "pattern": "^(peer|key|own)/"}),
             Self::Number => json!({"type": "integer", "minimum": 0}),
             Self::Limit(most) => {
@@ -99,7 +103,8 @@ const METHODS: &[Method] = &[
     Method {
         name: "reputation_evidence",
         summary: "The signed statements about a node, in the order of their digests. `signed` is the statement as \
-                  received, in hexadecimal digits: a verdict, or a rebuttal where the finding is `false-word`.",
+                  received, in hexadecimal digits: a verdict, a rebuttal where the finding is `false-word`, or the \
+                  proof of two journals and when it was seen where the finding is `equivocation`.",
         params: &[
             must("peer_id", Kind::PeerId, "whom the evidence is about"),
             may("after", Kind::Digest, NEXT),
@@ -112,7 +117,7 @@ const METHODS: &[Method] = &[
         summary: "The verdicts that this node keeps, the newest first.",
         params: &[
             may("peer_id", Kind::PeerId, "whose work was audited"),
-            may("after", Kind::Digest, NEXT),
+            may("after", Kind::Place, NEXT),
             may("limit", Kind::Limit(MAX_VERDICTS), "verdicts on the page"),
         ],
         result: &["audits", "next"],
@@ -135,9 +140,39 @@ const METHODS: &[Method] = &[
     },
     Method {
         name: "job_receipts",
-        summary: "What was ordered and signed for in a job of this node, of the newest 10,000. No tokens are in it.",
+        summary: "What was ordered and signed for in a job of this node, of the newest 10,000; on the node's own machine \
+                  alone. No tokens are in it.",
         params: &[must("job", Kind::Job, "the job")],
         result: &["job", "at_ms", "order", "receipts"],
+    },
+    Method {
+        name: "audit_order",
+        summary: "Has this node audit a stage of a job of its own, or all, whether drawn or not, unless there is a \
+                  `verdict`; within ten minutes of the job, on the node's own machine alone. What comes of it is in \
+                  `audit_list`.",
+        params: &[must("job", Kind::Job, "the job"), may("stage", Kind::Number, "place in the route, from 0")],
+        result: &["job", "audits"],
+    },
+    Method {
+        name: "audit_opening",
+        summary: "For an auditor from outside: what a stage of a job of this node signed and shows, as a file in the \
+                  form of a fraud proof, whatever it proves; `data` are 2 MiB of it from `offset` on, in hexadecimal \
+                  digits, `digest` is BLAKE3 of the whole. It discloses the job's tokens: on the node's own machine \
+                  alone, within ten minutes of the job.",
+        params: &[
+            must("job", Kind::Job, "the job"),
+            must("stage", Kind::Number, "place in the route, from 0"),
+            may("offset", Kind::Number, "the `next` of the page before"),
+        ],
+        result: &["job", "attempt", "stage", "stages", "auditee", "digest", "bytes", "data", "next"],
+    },
+    Method {
+        name: "audit_submit",
+        summary: "Takes the verdict of an auditor from outside on what `audit_opening` gave. It has no weight of its \
+                  own: a fraud that this node finds as well is `counted`, as this node's verdict. On the node's own \
+                  machine alone.",
+        params: &[must("signed", Kind::Signed, "the signed verdict, in hexadecimal digits")],
+        result: &["digest", "counted", "why"],
     },
     Method {
         name: "ledger_head",
@@ -220,7 +255,7 @@ pub(super) fn document() -> Value {
             "version": env!("CARGO_PKG_VERSION"),
             "license": {"name": "Apache-2.0"},
             "description": "What can be checked about a node: reputation with its evidence, audits, receipts, and the \
-                            journal's proofs. Everything only reads. Times are milliseconds since 1970, amounts \
+                            journal's proofs. Times are milliseconds since 1970, amounts \
                             millisatoshi, digests and signed statements hexadecimal digits.",
         },
         "methods": methods,

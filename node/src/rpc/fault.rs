@@ -2,8 +2,9 @@
 
 use consortium_ledger::ledger::LedgerError;
 use jsonrpsee::types::ErrorObjectOwned;
-use jsonrpsee::types::error::{INTERNAL_ERROR_CODE, INVALID_PARAMS_CODE};
+use jsonrpsee::types::error::{INTERNAL_ERROR_CODE, INVALID_PARAMS_CODE, SERVER_IS_BUSY_CODE};
 
+use crate::audit::desk::DeskError;
 use crate::storage::StorageError;
 
 /// What was asked for is not kept here.
@@ -21,11 +22,14 @@ pub(super) enum Fault {
     #[error("{0}")]
     NotFound(String),
     /// The caller is on another machine.
-    #[error("what names accounts is answered on the node's own machine alone")]
+    #[error("this is answered on the node's own machine alone")]
     NotForYou,
     /// The ledger failed.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
+    /// There is no audit.
+    #[error(transparent)]
+    Desk(#[from] DeskError),
     /// The node's database failed.
     #[error(transparent)]
     Storage(#[from] StorageError),
@@ -42,7 +46,8 @@ impl From<Fault> for ErrorObjectOwned {
         let internal = |text: &str| Self::owned(INTERNAL_ERROR_CODE, text, None::<()>);
         let code = match &fault {
             Fault::Params(_) | Fault::Ledger(LedgerError::Invalid(_)) => INVALID_PARAMS_CODE,
-            Fault::NotFound(_) => NOT_FOUND,
+            Fault::Desk(DeskError::Busy) => SERVER_IS_BUSY_CODE,
+            Fault::NotFound(_) | Fault::Desk(_) => NOT_FOUND,
             Fault::NotForYou => NOT_FOR_YOU,
             Fault::Closed => INTERNAL_ERROR_CODE,
             Fault::Ledger(_) | Fault::Storage(_) | Fault::Json(_) => {

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::fault::Fault;
-use super::{Context, Sources, audits, books, describe, nodes, params, reputation};
+use super::{Context, Sources, audits, books, describe, nodes, outside, params, reputation};
 
 /// What matters about who asks.
 #[derive(Clone, Copy, Debug)]
@@ -48,17 +48,30 @@ pub(super) fn module(context: Context) -> RpcModule<Context> {
     reads(m, "ledger_statement", books::statement);
     reads(m, "node_status", nodes::node_status);
     reads(m, "cluster_status", nodes::cluster_status);
-    let receipts = m.register_async_method("job_receipts", |given, context, _| async move {
-        let asked = params::read(&given)?;
-        Ok::<_, ErrorObjectOwned>(audits::job_receipts(&context.sources.storage, asked).await?)
-    });
-    receipts.expect(ONCE);
+    locally(m, "job_receipts", audits::job_receipts);
+    locally(m, "audit_order", outside::order);
+    locally(m, "audit_opening", outside::opening);
+    locally(m, "audit_submit", outside::submit);
     let discover = m.register_method("rpc.discover", |_, _, _| describe::document());
     discover.expect(ONCE);
     module
 }
 
 const ONCE: &str = "every name is registered once";
+
+/// A method for callers on the node's own machine, which waits for more than a database.
+fn locally<P, F>(module: &mut RpcModule<Context>, name: &'static str, run: fn(Arc<Context>, P) -> F)
+where
+    P: DeserializeOwned + Send + 'static,
+    F: Future<Output = Result<Value, Fault>> + Send + 'static,
+{
+    let registered = module.register_async_method(name, move |given, context: Arc<Context>, extensions| async move {
+        extensions.get().copied().unwrap_or(Asked { local: false }).locally()?;
+        let wanted: P = params::read(&given)?;
+        Ok::<_, ErrorObjectOwned>(run(context, wanted).await?)
+    });
+    registered.expect(ONCE);
+}
 
 /// A method that reads from a database.
 fn reads<P: DeserializeOwned + Send + 'static>(

@@ -1,8 +1,8 @@
 //! JSON-RPC 2.0: what others need in order to check this node, and what its own command line shows.
 //!
-//! Everything here only reads. [`Rpc::answer`] takes the text of a request ([`call`]: one, or a batch of at most
+//! Nearly everything here only reads; `audit_order` and `audit_submit` start audits. [`Rpc::answer`] takes the text of a request ([`call`]: one, or a batch of at most
 //! [`call::MAX_BATCH`]) and gives the text of the answer; HTTP is around it, not in it. The methods are
-//! [`reputation`], [`audits`], [`books`] and [`nodes`], each with a line in [`describe`], from which the OpenRPC
+//! [`reputation`], [`audits`], [`outside`], [`books`] and [`nodes`], each with a line in [`describe`], from which the OpenRPC
 //! document of `rpc.discover` is made. Calls that touch a database run on threads made for waiting, [`ROOM`] at a time.
 //!
 //! # Limits
@@ -12,8 +12,10 @@
 //!
 //! # Who may ask
 //! Whoever the API's guard lets through: every program on the node's own machine, and from elsewhere whoever has an API
-//! key. What names accounts (`ledger_accounts`, `ledger_statement`, and an entry of the journal by its place) is
-//! answered on the node's own machine alone: a key pays for work, and does not open others' books. What the guard refuses
+//! key. What names accounts (`ledger_accounts`, `ledger_statement`, and an entry of the journal by its place), and what
+//! is about the node's jobs (`job_receipts`, `audit_order`, `audit_opening`, `audit_submit`), is answered on the node's own
+//! machine alone: a key pays for work, and opens neither others' books nor what they asked. Whoever is to audit from
+//! elsewhere is let in by the node's owner, by a tunnel for example. What the guard refuses
 //! has status 401 or 403 and the error shape of the rest of the API.
 //!
 //! # Errors
@@ -30,6 +32,7 @@ use consortium_ledger::reputation::AuditPolicy;
 use jsonrpsee::RpcModule;
 use tokio::sync::{Semaphore, watch};
 
+use crate::audit::AuditDesk;
 use crate::audit::proof::Proofs;
 use crate::status::NodeStatus;
 use crate::storage::Storage;
@@ -42,10 +45,12 @@ mod fault;
 pub mod limit;
 mod methods;
 mod nodes;
+mod outside;
 mod params;
 mod reputation;
 
 pub use fault::{NOT_FOR_YOU, NOT_FOUND};
+pub use outside::OPENING_PAGE;
 
 /// Largest request, in bytes.
 pub const MAX_REQUEST: usize = 64 * 1024;
@@ -64,6 +69,8 @@ pub struct Sources {
     pub storage: Storage,
     /// Fraud proofs kept here.
     pub proofs: Proofs,
+    /// Audits of this node's jobs.
+    pub desk: AuditDesk,
     /// How the node and its cluster are doing.
     pub status: watch::Receiver<NodeStatus>,
 }

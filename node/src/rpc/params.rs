@@ -1,6 +1,7 @@
 //! Parameters: by name in an object, or by place in an array.
 
 use consortium_ledger::accounts::Owner;
+use consortium_ledger::reputation::VerdictPlace;
 use consortium_protocol::hash::Hash;
 use consortium_protocol::identity::NodeId;
 use consortium_protocol::wire::job::JobId;
@@ -68,7 +69,7 @@ pub(super) struct Audits {
     #[serde(default)]
     pub(super) peer_id: Option<NodeId>,
     #[serde(default)]
-    pub(super) after: Option<Hash>,
+    pub(super) after: Option<VerdictPlace>,
     #[serde(default)]
     pub(super) limit: Option<u32>,
 }
@@ -85,6 +86,32 @@ pub(super) struct Digest {
 #[serde(deny_unknown_fields)]
 pub(super) struct Job {
     pub(super) job: JobId,
+}
+
+/// Stages of a job to be audited.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Order {
+    pub(super) job: JobId,
+    #[serde(default)]
+    pub(super) stage: Option<u16>,
+}
+
+/// A page of what a stage shows.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct OpeningPage {
+    pub(super) job: JobId,
+    pub(super) stage: u16,
+    #[serde(default)]
+    pub(super) offset: Option<u64>,
+}
+
+/// A verdict that is handed in.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub(super) struct Submission {
+    pub(super) signed: String,
 }
 
 /// An entry of the journal, or a leaf of a tree of some size.

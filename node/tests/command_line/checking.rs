@@ -4,7 +4,7 @@ use std::path::Path;
 
 use serde_json::Value;
 
-use crate::support::{Running, failure, run};
+use crate::support::{Running, failure, run, tiny};
 
 fn shown(data_dir: &Path, arguments: &[&str]) -> String {
     let output = run(data_dir, arguments);
@@ -31,6 +31,14 @@ fn a_running_node_is_asked() {
     assert!(failure(&data, &["reputation", "show", stranger]).1.contains("nothing is known here"));
     assert_eq!(shown(&data, &["audit", "list", "--peer", stranger]), "no audits are on record\n");
     assert!(failure(&data, &["audit", "show", &"0".repeat(64)]).1.contains("no verdict"));
+    let job = "00".repeat(16);
+    assert!(failure(&data, &["audit", "order", &job]).1.contains("within the last ten minutes"));
+    let model = tiny();
+    for (stage, said) in [(&["--stage", "0"][..], "within the last ten minutes"), (&[], "no receipts")] {
+        let (code, text) =
+            failure(&data, &[&["audit", "run", &job, "--model", model.to_str().unwrap()][..], stage].concat());
+        assert!(code == 1 && text.contains(said), "{text}");
+    }
     assert_eq!(json(&data, &["ledger", "head"])["entries"], 0);
     assert_eq!(shown(&data, &["ledger", "accounts"]), "no account was used yet\n");
     assert_eq!(json(&data, &["ledger", "statement", "own/earned"])["closing"]["free"], 0);
@@ -42,7 +50,7 @@ fn a_running_node_is_asked() {
 #[test]
 fn what_is_no_proof_is_an_error_and_no_finding() {
     let dir = tempfile::tempdir().unwrap();
-    let model = Path::new(env!("CARGO_MANIFEST_DIR")).join("../training/models/consortium-tiny");
+    let model = tiny();
     let model = model.to_str().unwrap();
     let file = dir.path().join("some.proof");
     let verify = |file: &Path| failure(dir.path(), &["audit", "verify", file.to_str().unwrap(), "--model", model]);

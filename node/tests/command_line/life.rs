@@ -93,6 +93,7 @@ fn settings_that_make_no_sense_are_named() {
         (["--memory", "lots"], "lots"),
         (["--cluster", "Not A Name"], "Not A Name"),
         (["--stages", "0"], "stages"),
+        (["--auditor", "somebody"], "somebody"),
         (["--listen", "localhost:4801"], "localhost:4801"),
         (["--bootstrap", "example.org"], "example.org"),
     ] {

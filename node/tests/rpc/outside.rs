@@ -8,8 +8,9 @@ use consortium_protocol::cluster::ClusterId;
 use consortium_protocol::envelope::Signed;
 use consortium_protocol::hash::Hash;
 use consortium_protocol::identity::RootKey;
+use consortium_protocol::merkle::{self, InclusionProof};
 use consortium_protocol::wire::audit::Outcome;
-use consortium_protocol::wire::ledger::Rebuttal;
+use consortium_protocol::wire::ledger::{Equivocation, LeafProof, Rebuttal, TreeHead};
 
 use crate::support::{Node, other, verdict};
 
@@ -73,11 +74,31 @@ fn fill(node: &Node, now: u64) {
         at_ms: now - DAY_MS,
     };
     node.ledger.note_rebuttal(&Signed::sign(&nodes[1], heard), now).unwrap();
+    let heads = |n: usize, size| {
+        let head = |root: &[u8]| Signed::sign(&nodes[n], TreeHead { size, root: Hash::of(root), at_ms: 7 });
+        Equivocation::Roots { a: head(b"one"), b: head(b"two") }
+    };
+    // Two journals, long ago, and now and again; and one of two leaves.
+    node.ledger.note_equivocation(&node.key, &heads(6, 3), now - 30 * DAY_MS).unwrap();
+    node.ledger.note_equivocation(&node.key, &heads(11, 3), now - 3 * DAY_MS).unwrap();
+    node.ledger.note_equivocation(&node.key, &heads(11, 4), now - 1000).unwrap();
+    node.ledger.note_equivocation(&node.key, &two_leaves(&nodes[5]), now - 80 * DAY_MS).unwrap();
     // A ban of the past that grew, and one that holds.
     for age in [60 * DAY_MS, 40 * DAY_MS, 20 * DAY_MS] {
         node.judge(&nodes[9], u8::try_from(age / DAY_MS).unwrap(), Outcome::Fraud, now - age);
     }
     node.judge(&nodes[10], 251, Outcome::Fraud, now - 60_000);
+}
+
+/// One place in a journal with two leaves, under heads of different sizes.
+fn two_leaves(key: &RootKey) -> Equivocation {
+    let prove = |size: u8, what: u8| {
+        let leaves: Vec<Hash> = (0..size).map(|n| merkle::leaf_hash(&[n, what])).collect();
+        let head = TreeHead { size: u64::from(size), root: merkle::root(&leaves), at_ms: 9 };
+        let proof = InclusionProof::of(&leaves, 2).unwrap();
+        LeafProof { head: Signed::sign(key, head), leaf: leaves[2], proof }
+    };
+    Equivocation::Leaves { a: prove(5, 1), b: prove(11, 2) }
 }
 
 #[tokio::test]

@@ -1,4 +1,5 @@
-//! What nodes say about their books: signed tree heads, proof that two of them contradict, and rebuttals.
+//! What nodes say about their books: signed tree heads, proof that two of them contradict, when it was seen, and
+//! rebuttals.
 //!
 //! A node's journal is a Merkle tree ([`crate::merkle`]) whose leaf `n` is [`leaf_hash`](crate::merkle::leaf_hash) of
 //! the 32 bytes of entry `n`'s hash. With a [`TreeHead`] its owner fixes the first `size` entries for ever.
@@ -108,6 +109,14 @@ impl Equivocation {
         }
         Ok(a.signer())
     }
+
+    /// How many entries of the journal it takes to contain the contradiction.
+    pub fn size(&self) -> u64 {
+        match self {
+            Self::Roots { a, .. } => a.payload().size,
+            Self::Leaves { a, .. } => a.proof.index.saturating_add(1),
+        }
+    }
 }
 
 impl Message for Equivocation {
@@ -116,6 +125,28 @@ impl Message for Equivocation {
 
     fn check(&self) -> Result<(), Invalid> {
         self.verify().map(drop)
+    }
+}
+
+/// A node's signed word that it verified a contradiction, and when it first did. The times in the contradiction itself
+/// are the guilty's own, who would choose them so that nothing follows.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct EquivocationSeen {
+    /// The contradiction.
+    pub proof: Equivocation,
+    /// Wall time, in milliseconds since 1970.
+    pub at_ms: u64,
+}
+
+impl Payload for EquivocationSeen {
+    const DOMAIN: &'static str = "equivocation-seen";
+    const VERSION: u16 = 1;
+    const MAX_BYTES: usize = Equivocation::MAX_BYTES + 64;
+
+    fn check(&self) -> Result<(), Invalid> {
+        self.proof.check()?;
+        Invalid::unless(self.at_ms <= i64::MAX as u64, "at_ms", "above 2^63 - 1")
     }
 }
 

@@ -16,7 +16,7 @@ use consortium_protocol::wire::heartbeat::{Heartbeat, LayerRange, Lease, ModelRe
 use consortium_protocol::wire::job::{
     ChatMessage, FinishReason, JobError, JobErrorCode, JobEvent, JobId, JobRequest, Prompt, Receipts, Sampling, Usage,
 };
-use consortium_protocol::wire::ledger::{Equivocation, Rebuttal, TreeHead};
+use consortium_protocol::wire::ledger::{Equivocation, EquivocationSeen, Rebuttal, TreeHead};
 use consortium_protocol::wire::pay::Acceptance;
 use consortium_protocol::wire::pipeline::{Dtype, Frame, Hop, SessionOpen, StageFailure, StageFailureCode, StepHeader};
 use consortium_protocol::wire::rpc::{Assign, Refusal, RefusalCode, Release, Request, Response};
@@ -288,6 +288,10 @@ pub(crate) fn tree_head() -> TreeHead {
 pub(crate) fn equivocation() -> Equivocation {
     let other = TreeHead { root: Hash::of(b"other root"), ..tree_head() };
     Equivocation::Roots { a: Signed::sign(&key(1), tree_head()), b: Signed::sign(&key(1), other) }
+}
+
+pub(crate) fn equivocation_seen() -> EquivocationSeen {
+    EquivocationSeen { proof: equivocation(), at_ms: 1_800_000_080_000 }
 }
 
 pub(crate) fn audit_order() -> AuditOrder {

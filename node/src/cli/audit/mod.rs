@@ -17,6 +17,8 @@ use super::terminal::{Align, print, printable, short_peer, table};
 use super::units;
 
 mod calibrate;
+mod order;
+mod outside;
 mod verify;
 
 /// Digits of a digest in a table.
@@ -27,6 +29,8 @@ const SHORT: usize = 16;
 #[command(after_help = "Examples:
   consortium-node audit list --peer 12D3KooW...
   consortium-node audit show 3f2a9c01b7de55aa
+  consortium-node audit order 0011...eeff
+  consortium-node audit run 0011...eeff --rpc http://127.0.0.1:8080/rpc --model ./my-model
   consortium-node audit verify fraud.proof --model ./my-model")]
 pub(super) enum AuditCommand {
     /// List the verdicts that the running node keeps, the newest first.
@@ -47,6 +51,10 @@ pub(super) enum AuditCommand {
         #[command(flatten)]
         asking: Asking,
     },
+    /// Have the running node audit a job that it paid for, whether that was drawn or not.
+    Order(order::OrderArgs),
+    /// Audit a job from outside: with the model's files, and what the node that paid shows.
+    Run(Box<outside::RunArgs>),
     /// Check a fraud proof with nothing but the model's files; needs no node.
     Verify(verify::VerifyArgs),
     /// Measure how far honest numbers lie apart on this machine, and write thresholds; needs no node.
@@ -86,6 +94,8 @@ pub(super) async fn run(command: AuditCommand, data_dir: &Path) -> Result<ExitCo
     match command {
         AuditCommand::List { peer, limit, asking } => list(peer, limit, asking, data_dir).await?,
         AuditCommand::Show { digest, asking } => show(&digest, asking, data_dir).await?,
+        AuditCommand::Order(args) => order::run(args, data_dir).await?,
+        AuditCommand::Run(args) => return Box::pin(outside::run(*args, data_dir)).await,
         AuditCommand::Verify(args) => return verify::run(args, data_dir).await,
         AuditCommand::Calibrate(args) => calibrate::run(args, data_dir).await?,
     }
