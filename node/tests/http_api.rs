@@ -11,6 +11,7 @@ use consortium_ledger::reputation::AuditPolicy;
 use consortium_node::audit::proof::Proofs;
 use consortium_node::gateway::{Gateway, Submission};
 use consortium_node::http::{HttpApp, serve};
+use consortium_node::library::Library;
 use consortium_node::rpc::{Rpc, Sources};
 use consortium_node::status::{ModelStatus, NodeStatus};
 use consortium_node::storage::Storage;
@@ -25,6 +26,10 @@ use tokio::net::{TcpListener, TcpStream};
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
+
+mod auditing;
+
+use auditing::{Auditing, Means};
 
 /// Far above what any step takes on a busy machine.
 const PATIENCE: Duration = Duration::from_secs(60);
@@ -54,11 +59,18 @@ impl Node {
         let listener = TcpListener::bind(bind).await.unwrap();
         let address = listener.local_addr().unwrap();
         let shutdown = CancellationToken::new();
+        let key = RootKey::from_seed([1; 32]);
+        let ledger = Ledger::open(&dir.path().join("ledger.db"), key.node_id()).unwrap();
+        let (storage, proofs) = (Storage::open(&dir.path().join("node.db")).unwrap(), Proofs::new(dir.path()));
+        let (library, auditors) = (Library::default(), Vec::new());
+        let means = Means { key, library, auditors, ledger: &ledger, storage: &storage, proofs: &proofs };
+        let desk = Auditing::start(means, shutdown.clone()).desk();
         let rpc = Rpc::new(Sources {
-            ledger: Ledger::open(&dir.path().join("ledger.db"), RootKey::from_seed([1; 32]).node_id()).unwrap(),
+            ledger,
             policy: AuditPolicy::default(),
-            storage: Storage::open(&dir.path().join("node.db")).unwrap(),
-            proofs: Proofs::new(dir.path()),
+            storage,
+            proofs,
+            desk,
             status: status_reader.clone(),
         });
         let app = HttpApp { gateway, status: status_reader, rpc, keys: Arc::clone(&keys), require_key };

@@ -1,7 +1,7 @@
 //! Audits of this node's own jobs as its owner asks for them, and as auditors from outside the swarm do them.
 
 use std::collections::VecDeque;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::{Duration, Instant};
 
 use consortium_protocol::envelope::Signed;
@@ -83,14 +83,16 @@ pub enum DeskError {
     Busy,
 }
 
+/// Cases, and when each was read last: in that order.
+type Cases = Mutex<VecDeque<(Instant, Arc<Case>)>>;
+
 /// Cloneable handle.
 #[derive(Clone)]
 pub struct AuditDesk {
     swarm: SwarmHandle,
     settled: SettledJobs,
     audits: Audits,
-    /// Read last of late comes last.
-    cases: Arc<Mutex<VecDeque<(Instant, Arc<Case>)>>>,
+    cases: Arc<Cases>,
     fetching: Arc<tokio::sync::Mutex<()>>,
     submitting: Arc<tokio::sync::Mutex<()>>,
 }
@@ -212,7 +214,7 @@ impl AuditDesk {
 }
 
 /// Drops cases as they fall idle, until there is none.
-async fn forget_idle(cases: std::sync::Weak<Mutex<VecDeque<(Instant, Arc<Case>)>>>) {
+async fn forget_idle(cases: Weak<Cases>) {
     loop {
         tokio::time::sleep(IDLE).await;
         let Some(cases) = cases.upgrade() else { return };

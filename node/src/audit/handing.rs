@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
+use consortium_protocol::envelope::Signed;
 use consortium_protocol::hash::Hash;
 use consortium_protocol::identity::NodeId;
 use consortium_protocol::wire::audit::AuditOrder;
@@ -42,7 +43,7 @@ impl Handed {
 
 /// A number for an auditor that nobody could choose when the receipt was signed.
 fn ticket(order: &AuditOrder, auditor: &NodeId) -> u64 {
-    let receipt = order.receipt().map(|receipt| receipt.digest());
+    let receipt = order.receipt().map(Signed::digest);
     let ticket = receipt.map(|receipt| Hash::of(&[receipt.as_bytes(), auditor.as_bytes().as_slice()].concat()));
     ticket.map_or(0, |ticket| (order.nonce.draw(&ticket) * 1e9) as u64)
 }
@@ -81,7 +82,7 @@ impl AuditTask {
 
     /// Hands an order to the first of these that takes it; false if none does.
     pub(super) async fn hand_over(&self, handed: &Handed, order: &AuditOrder, auditors: Vec<NodeId>) -> bool {
-        let Some(receipt) = order.receipt().map(|receipt| receipt.digest()) else { return false };
+        let Some(receipt) = order.receipt().map(Signed::digest) else { return false };
         for auditor in auditors {
             let request = Request::Audit(Box::new(order.clone()));
             // Noted before: its verdict may be here before its answer.

@@ -23,7 +23,8 @@ use consortium_protocol::wire::rpc::{Refusal, RefusalCode, Request, Response};
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
-use crate::support::{Node, PATIENCE, cluster, other, swarm_of};
+use crate::auditing::{cluster, swarm_of};
+use crate::support::{Node, PATIENCE, other};
 
 const JOB: JobId = JobId([7; 16]);
 const NONCE: Nonce = Nonce([3; 32]);
@@ -51,7 +52,7 @@ async fn cheated(library: Library, rows: u32) -> (Node, Cheat) {
 /// Settles a job of `node` in which the first of two stages cheated.
 async fn cheat(node: &Node, rows: u32) -> Cheat {
     let key = other(2);
-    let address = node.swarm.listening().wait_for(|all| !all.is_empty()).await.unwrap()[0].clone();
+    let address = node.auditing.swarm.listening().wait_for(|all| !all.is_empty()).await.unwrap()[0].clone();
     let (swarm, mut events, [openings]) = swarm_of(&key, vec![address], [wire::OPENING]);
     tokio::spawn(async move { while events.recv().await.is_some() {} });
     let spool = Spool::new(64 << 20);
@@ -95,14 +96,14 @@ async fn cheat(node: &Node, rows: u32) -> Cheat {
     };
     let chain = vec![first, Signed::sign(&node.key, second)];
     let order = AuditOrder { order, chain, nonce: NONCE };
-    node.settled.note(order.clone());
+    node.auditing.settled.note(order.clone());
     Cheat { key, order }
 }
 
 /// Waits until the node knows another.
 async fn meet(node: &Node, key: &RootKey) {
     let deadline = tokio::time::Instant::now() + PATIENCE;
-    while !node.swarm.peers().await.unwrap().iter().any(|(peer, _)| *peer == key.node_id()) {
+    while !node.auditing.swarm.peers().await.unwrap().iter().any(|(peer, _)| *peer == key.node_id()) {
         assert!(tokio::time::Instant::now() < deadline, "the two do not meet");
         tokio::time::sleep(Duration::from_millis(50)).await;
     }
@@ -263,7 +264,7 @@ async fn the_owner_has_a_job_audited() {
 
 /// An auditor that takes orders or refuses them; tells which it was asked for.
 async fn auditor(node: &Node, key: &RootKey, takes: bool) -> mpsc::Receiver<AuditOrder> {
-    let address = node.swarm.listening().wait_for(|all| !all.is_empty()).await.unwrap()[0].clone();
+    let address = node.auditing.swarm.listening().wait_for(|all| !all.is_empty()).await.unwrap()[0].clone();
     let (swarm, mut events, []) = swarm_of(key, vec![address], []);
     let (asked, orders) = mpsc::channel(8);
     tokio::spawn(async move {
@@ -312,9 +313,9 @@ async fn auditors_that_were_named_come_before_the_node_itself() {
         };
         Signed::sign(key, word)
     };
-    assert!(node.audits.heard(Heard::Verdict(word(&stranger))));
-    assert!(node.audits.heard(Heard::Verdict(word(&refuses))));
-    assert!(node.audits.heard(Heard::Verdict(word(&takes))));
+    assert!(node.auditing.audits.heard(Heard::Verdict(word(&stranger))));
+    assert!(node.auditing.audits.heard(Heard::Verdict(word(&refuses))));
+    assert!(node.auditing.audits.heard(Heard::Verdict(word(&takes))));
     assert_eq!(judges(&node).await, [takes.node_id()], "and the node itself has not audited");
 }
 

@@ -1,6 +1,8 @@
 //! `/rpc` over a real socket and real databases.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+#[path = "../auditing/mod.rs"]
+mod auditing;
 mod desk;
 mod methods;
 mod outside;

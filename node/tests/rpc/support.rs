@@ -10,21 +10,15 @@ use consortium_ledger::batches::BatchPolicy;
 use consortium_ledger::ledger::Ledger;
 use consortium_ledger::reputation::AuditPolicy;
 use consortium_node::audit::proof::Proofs;
-use consortium_node::audit::standings::Standings;
-use consortium_node::audit::{AuditDesk, AuditTask, Audits, SettledJobs};
 use consortium_node::clock::wall_ms;
-use consortium_node::cluster::ClusterView;
 use consortium_node::gateway::Gateway;
 use consortium_node::http::{HttpApp, serve};
-use consortium_node::inference::audit::thresholds::Thresholds;
 use consortium_node::library::Library;
 use consortium_node::rpc::{Rpc, Sources};
-use consortium_node::shards::Shards;
 use consortium_node::status::NodeStatus;
 use consortium_node::storage::Storage;
-use consortium_node::swarm::{self, Incoming, SwarmConfig, SwarmEvent, SwarmHandle, TransportKind};
 use consortium_protocol::Msat;
-use consortium_protocol::cluster::{ClusterId, ClusterName};
+use consortium_protocol::cluster::ClusterId;
 use consortium_protocol::envelope::Signed;
 use consortium_protocol::hash::Hash;
 use consortium_protocol::identity::{NodeId, RootKey};
@@ -34,8 +28,10 @@ use consortium_protocol::wire::ledger::TreeHead;
 use reqwest::{Response, StatusCode};
 use serde_json::{Value, json};
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
+
+use crate::auditing::{Auditing, Means};
 
 /// Far above what any step takes on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -49,9 +45,7 @@ pub(crate) struct Node {
     pub(crate) ledger: Ledger,
     pub(crate) storage: Storage,
     pub(crate) proofs: Proofs,
-    pub(crate) swarm: SwarmHandle,
-    pub(crate) settled: SettledJobs,
-    pub(crate) audits: Audits,
+    pub(crate) auditing: Auditing,
     pub(crate) status: watch::Sender<NodeStatus>,
     pub(crate) rpc: Rpc,
     pub(crate) keys: Arc<ApiKeys>,
@@ -63,27 +57,6 @@ impl Drop for Node {
     fn drop(&mut self) {
         self.shutdown.cancel();
     }
-}
-
-pub(crate) fn cluster() -> ClusterId {
-    "test".parse::<ClusterName>().unwrap().id()
-}
-
-/// A swarm in memory.
-pub(crate) fn swarm_of<const N: usize>(
-    key: &RootKey,
-    bootstrap: Vec<String>,
-    protocols: [&'static str; N],
-) -> (SwarmHandle, mpsc::Receiver<SwarmEvent>, [Incoming; N]) {
-    let config = SwarmConfig {
-        key,
-        cluster: cluster(),
-        listen: vec!["/memory/0".to_owned()],
-        bootstrap,
-        mdns: false,
-        transport: TransportKind::Memory,
-    };
-    swarm::spawn(config, protocols).unwrap()
 }
 
 pub(crate) fn other(n: u8) -> RootKey {
@@ -108,25 +81,8 @@ impl Node {
         let storage = Storage::open(&dir.path().join("node.db")).unwrap();
         let proofs = Proofs::new(dir.path());
         let shutdown = CancellationToken::new();
-        let (swarm, mut events, []) = swarm_of(&key, Vec::new(), []);
-        tokio::spawn(async move { while events.recv().await.is_some() {} });
-        let settled = SettledJobs::default();
-        let audits = AuditTask {
-            key: Arc::new(other(1)),
-            cluster: cluster(),
-            swarm: swarm.clone(),
-            library: library.clone(),
-            serving: Vec::new(),
-            shards: Shards::new(library, 64 << 20),
-            view: watch::channel(ClusterView::default()).1,
-            storage: storage.clone(),
-            proofs: proofs.clone(),
-            standings: Standings::open(ledger.clone(), Arc::new(other(1)), AuditPolicy::default()).unwrap(),
-            thresholds: Arc::new(Thresholds::compiled_in()),
-            auditors,
-            settled: settled.clone(),
-        }
-        .spawn(shutdown.clone());
+        let means = Means { key: other(1), library, auditors, ledger: &ledger, storage: &storage, proofs: &proofs };
+        let auditing = Auditing::start(means, shutdown.clone());
         let (status, reader) =
             watch::channel(NodeStatus { peer_id: key.node_id().to_string(), ..NodeStatus::default() });
         let rpc = Rpc::new(Sources {
@@ -134,7 +90,7 @@ impl Node {
             policy: AuditPolicy::default(),
             storage: storage.clone(),
             proofs: proofs.clone(),
-            desk: AuditDesk::new(swarm.clone(), settled.clone(), audits.clone()),
+            desk: auditing.desk(),
             status: reader.clone(),
         });
         let (gateway, _jobs) = Gateway::channel(1);
@@ -143,7 +99,7 @@ impl Node {
         let app = HttpApp { gateway, status: reader, rpc: rpc.clone(), keys: Arc::clone(&keys), require_key };
         tokio::spawn(serve(listener, app, shutdown.clone()));
         let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
-        Self { address, client, key, ledger, storage, proofs, swarm, settled, audits, status, rpc, keys, shutdown, dir }
+        Self { address, client, key, ledger, storage, proofs, auditing, status, rpc, keys, shutdown, dir }
     }
 
     pub(crate) async fn post(&self, body: impl Into<String>) -> Response {
