@@ -172,9 +172,12 @@ impl AuditTask {
         self.view.borrow().members.contains_key(node)
     }
 
-    /// Whether a node is a member that gives signs of life.
-    fn is_present(&self, node: &NodeId) -> bool {
-        self.view.borrow().members.get(node).is_some_and(|member| !member.suspect)
+    /// Whether a node gives signs of life as a member, or stands in connection.
+    async fn is_present(&self, node: &NodeId) -> bool {
+        if let Some(member) = self.view.borrow().members.get(node) {
+            return !member.suspect;
+        }
+        self.swarm.peers().await.is_ok_and(|peers| peers.iter().any(|(peer, _)| peer == node))
     }
 
     /// Digest and layers of a model by its name: this node's own, else what the master says it has.
@@ -319,7 +322,7 @@ impl Running {
             return;
         }
         let own = due.order.order.payload().payer == self.task.swarm.me();
-        if own && due.asked.elapsed() < RETURN && !self.task.is_present(&receipt.signer()) {
+        if own && due.asked.elapsed() < RETURN && !self.task.is_present(&receipt.signer()).await {
             return self.ask_later(due);
         }
         let Due { order, asked, missed } = due;

@@ -149,7 +149,7 @@ impl Spool {
         match write(&path, kept) {
             Ok(bytes) => self.lock().written(&digest, bytes, path),
             Err(error) => {
-                warn!(%error, "a session cannot be written to disk, and is kept in memory while there is room")
+                warn!(%error, "a session cannot be written to disk, and is kept in memory while there is room");
             }
         }
         self.tidy();

@@ -40,6 +40,8 @@ fn tiny() -> PathBuf {
 struct Cheat {
     key: RootKey,
     order: AuditOrder,
+    /// Where what it shows is kept.
+    _kept: tempfile::TempDir,
 }
 
 /// A payer with the model (or without), and a job in which the first of two stages cheated.
@@ -55,7 +57,8 @@ async fn cheat(node: &Node, rows: u32) -> Cheat {
     let address = node.auditing.swarm.listening().wait_for(|all| !all.is_empty()).await.unwrap()[0].clone();
     let (swarm, mut events, [openings]) = swarm_of(&key, vec![address], [wire::OPENING]);
     tokio::spawn(async move { while events.recv().await.is_some() {} });
-    let spool = Spool::new(64 << 20);
+    let kept = tempfile::tempdir().unwrap();
+    let spool = Spool::open(kept.path()).unwrap();
     tokio::spawn(consortium_node::audit::opening::serve(swarm, spool.clone(), openings));
     meet(node, &key).await;
     node.ledger.observe(&key.node_id(), true, 10, wall_ms()).unwrap();
@@ -97,7 +100,7 @@ async fn cheat(node: &Node, rows: u32) -> Cheat {
     let chain = vec![first, Signed::sign(&node.key, second)];
     let order = AuditOrder { order, chain, nonce: NONCE };
     node.auditing.settled.note(order.clone());
-    Cheat { key, order }
+    Cheat { key, order, _kept: kept }
 }
 
 /// Waits until the node knows another.
