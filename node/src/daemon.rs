@@ -178,6 +178,7 @@ pub async fn run_tampered(
     tokio::spawn(audit::opening::serve(swarm.clone(), spool, openings));
     tokio::spawn(audit::evidence::serve(proofs, evidence));
     tokio::spawn(standings.clone().watch(view.subscribe(), me, stop.clone()));
+    tokio::spawn(standings.clone().weigh_gossip(swarm.clone(), stop.clone()));
     tokio::spawn(dispatch.clone().serve_peers(jobs));
     tokio::spawn(dispatch.serve_gateway(submissions));
     tokio::spawn(remember_peers(swarm.clone(), storage.clone(), stop.clone()));

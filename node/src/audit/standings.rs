@@ -22,11 +22,15 @@ use tracing::{debug, error, warn};
 use crate::clock::wall_ms;
 use crate::cluster::ClusterView;
 use crate::storage::Owed;
+use crate::swarm::SwarmHandle;
 
 /// Members are looked at this often, for how long they are up.
 const WATCH: Duration = Duration::from_secs(10);
 /// Evidence that has expired is dropped this often.
 const TIDY: Duration = Duration::from_secs(3600);
+
+/// The least time between two times that gossip hears of scores.
+const REGARD: Duration = Duration::from_secs(1);
 
 type Scores = Arc<BTreeMap<NodeId, Score>>;
 
@@ -39,6 +43,18 @@ pub struct Standings {
     scores: watch::Sender<Scores>,
 }
 
+/// What gossip makes of a peer: 20 for a perfect score, 0 for a newcomer's, below for less. Who is banned hears no
+/// rumours from this node and passes none to it, but is not cut off: that is gossipsub's -40, between its thresholds for
+/// gossip (-10) and for publishing (-50).
+fn gossip_regard(score: &Score, now_ms: u64) -> f64 {
+    use consortium_ledger::reputation::score::NEWCOMER;
+    match score.value - NEWCOMER {
+        _ if score.ban.holds(now_ms) => -40.0,
+        above if above >= 0.0 => 20.0 * above / (1.0 - NEWCOMER),
+        below => 5.0 * below / NEWCOMER,
+    }
+}
+
 impl Standings {
     /// The standings of a ledger. `key` is that of its owner.
     ///
@@ -47,6 +63,29 @@ impl Standings {
     pub fn open(ledger: Ledger, key: Arc<RootKey>, policy: AuditPolicy) -> Result<Self, LedgerError> {
         let scores = watch::Sender::new(Arc::new(ledger.scores(wall_ms())?));
         Ok(Self { ledger, key, policy, scores })
+    }
+
+    /// Has gossip know what is thought of its peers, until `stop`.
+    pub async fn weigh_gossip(self, swarm: SwarmHandle, stop: CancellationToken) {
+        let mut scores = self.scores.subscribe();
+        loop {
+            let regard = {
+                let (scores, now) = (scores.borrow_and_update(), wall_ms());
+                scores.iter().map(|(node, score)| (*node, gossip_regard(score, now))).collect()
+            };
+            if swarm.regard(regard).await.is_err() {
+                return;
+            }
+            let changed = async {
+                tokio::time::sleep(REGARD).await;
+                // Bans end by time alone.
+                tokio::time::timeout(WATCH, scores.changed()).await.unwrap_or(Ok(()))
+            };
+            tokio::select! {
+                () = stop.cancelled() => return,
+                changed = changed => if changed.is_err() { return },
+            }
+        }
     }
 
     /// The ledger behind it.
@@ -244,5 +283,28 @@ impl Standings {
                 None
             }
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use consortium_ledger::reputation::score::{NEWCOMER, score};
+    use consortium_ledger::reputation::{Ban, Score};
+    use consortium_protocol::identity::RootKey;
+
+    use super::gossip_regard;
+
+    #[test]
+    fn gossip_prefers_the_proven_and_shuns_the_banned() {
+        let me = RootKey::from_seed([1; 32]).node_id();
+        let newcomer = score(&[], 1000, &me, &|_| 1.0);
+        let with = |value: f64| Score { value, ..newcomer };
+        assert_eq!(gossip_regard(&newcomer, 1000), 0.0);
+        assert_eq!(gossip_regard(&with(1.0), 1000), 20.0);
+        let rising: Vec<f64> = [0.01, 0.1, NEWCOMER, 0.5, 0.99].map(|v| gossip_regard(&with(v), 1000)).to_vec();
+        assert!(rising.is_sorted_by(|a, b| a < b) && rising[0] > -5.0, "{rising:?}");
+        let banned = Score { value: 0.0, ban: Ban { times: 1, until_ms: Some(2000) }, ..newcomer };
+        assert_eq!(gossip_regard(&banned, 1999), -40.0);
+        assert!(gossip_regard(&banned, 2000) >= -5.0, "a ban ends");
     }
 }

@@ -103,6 +103,7 @@ pub fn spawn<const N: usize>(
         answers: FuturesUnordered::new(),
         peers: BTreeMap::new(),
         connections: Connections::default(),
+        regard: BTreeMap::new(),
         lookups: 0,
     };
     tokio::spawn(actor.run(command_queue));
@@ -132,6 +133,8 @@ struct Actor {
     answers: FuturesUnordered<BoxFuture<'static, Answer>>,
     peers: BTreeMap<NodeId, PeerInfo>,
     connections: Connections,
+    /// What gossip is to make of peers.
+    regard: BTreeMap<NodeId, f64>,
     lookups: u32,
 }
 
@@ -208,7 +211,18 @@ impl Actor {
                 let peers = self.peers.iter().map(|(node, info)| (*node, info.clone())).collect();
                 let _gone = reply.send(peers);
             }
+            Command::Regard(regard) => {
+                self.regard = regard;
+                let connected: Vec<NodeId> = self.peers.keys().copied().collect();
+                connected.iter().for_each(|node| self.apply_regard(node));
+            }
             Command::Shutdown(done) => drop(done.send(())),
+        }
+    }
+
+    fn apply_regard(&mut self, node: &NodeId) {
+        if let (Some(peer), Some(regard)) = (peer_id::to_peer(node), self.regard.get(node)) {
+            self.swarm.behaviour_mut().gossip.set_application_score(&peer, *regard);
         }
     }
 
@@ -245,6 +259,7 @@ impl Actor {
                     self.begin_anew(peer_id);
                 }
                 let node = peer_id::to_node(&peer_id)?;
+                self.apply_regard(&node);
                 let info = self.peers.entry(node).or_default();
                 if endpoint.is_dialer() {
                     remember(info, endpoint.get_remote_address());

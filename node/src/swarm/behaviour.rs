@@ -101,6 +101,8 @@ fn gossip() -> Result<gossipsub::Behaviour, Box<dyn std::error::Error + Send + S
         // Many nodes of one person share an address, and a local swarm shares loopback.
         ip_colocation_factor_threshold: 16.0,
         ip_colocation_factor_whitelist: [IpAddr::V4(Ipv4Addr::LOCALHOST), IpAddr::V6(Ipv6Addr::LOCALHOST)].into(),
+        // What others think of a peer is given in the units of the thresholds.
+        app_specific_weight: 1.0,
         ..Default::default()
     };
     gossip.with_peer_score(params, gossipsub::PeerScoreThresholds::default())?;

@@ -1,5 +1,6 @@
 //! The handle to the swarm actor, and what it tells.
 
+use std::collections::BTreeMap;
 use std::time::Duration;
 
 use consortium_protocol::identity::NodeId;
@@ -93,6 +94,7 @@ pub(super) enum Command {
     Request { to: NodeId, request: Request, reply: oneshot::Sender<Result<Response, String>> },
     Dial(Vec<String>),
     Peers(oneshot::Sender<Vec<(NodeId, PeerInfo)>>),
+    Regard(BTreeMap<NodeId, f64>),
     Shutdown(oneshot::Sender<()>),
 }
 
@@ -139,6 +141,15 @@ impl SwarmHandle {
     /// [`SwarmError::Closed`] when the actor has ended.
     pub async fn dial(&self, addresses: Vec<String>) -> Result<(), SwarmError> {
         self.commands.send(Command::Dial(addresses)).await.map_err(|_| SwarmError::Closed)
+    }
+
+    /// Says how much gossip is to make of peers, above and below 0 for who is not named: below 0 a peer is no one's
+    /// neighbour in the mesh that facts are passed along. It still hears what this node itself has to say.
+    ///
+    /// # Errors
+    /// [`SwarmError::Closed`] when the actor has ended.
+    pub async fn regard(&self, peers: BTreeMap<NodeId, f64>) -> Result<(), SwarmError> {
+        self.commands.send(Command::Regard(peers)).await.map_err(|_| SwarmError::Closed)
     }
 
     /// Opens a stream; `protocol` is one of [`consortium_protocol::wire`]'s ids.
