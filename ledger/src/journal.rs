@@ -50,10 +50,16 @@ pub enum Kind {
     Unbonded,
     /// A bond was forfeited; reference: that of the bond.
     Forfeited,
+    /// The most that a job can cost was put aside; reference given by the caller.
+    Reserved,
+    /// Some or all of it was given back; reference: see [`crate::reservations`].
+    Released,
+    /// What a job cost above its reservation, which this node bears; reference: that of the reservation.
+    Covered,
 }
 
 impl Kind {
-    const ALL: [(Self, &'static str); 10] = [
+    const ALL: [(Self, &'static str); 13] = [
         (Self::Trial, "trial"),
         (Self::Deposit, "deposit"),
         (Self::Withdrawal, "withdrawal"),
@@ -64,6 +70,9 @@ impl Kind {
         (Self::Bonded, "bonded"),
         (Self::Unbonded, "unbonded"),
         (Self::Forfeited, "forfeited"),
+        (Self::Reserved, "reserved"),
+        (Self::Released, "released"),
+        (Self::Covered, "covered"),
     ];
 
     /// The name, as it is hashed.
@@ -78,6 +87,7 @@ impl Kind {
         match self {
             Self::Work => (msat.max(0), (-msat).max(0)),
             Self::Returned => (msat.min(0), (-msat).min(0)),
+            Self::Covered => (0, -msat),
             _ => (0, 0),
         }
     }

@@ -135,6 +135,14 @@ const MIGRATIONS: &[&str] = &[
         at_ms      INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
 ",
+    "
+    CREATE TABLE reservation (
+        reference  BLOB    PRIMARY KEY NOT NULL CHECK (length(reference) = 32),
+        owner      TEXT    NOT NULL,
+        msat       INTEGER NOT NULL CHECK (msat > 0)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX claim_of_entry ON claim (seq);
+",
 ];
 
 /// Why the ledger could not be opened.
@@ -284,7 +292,7 @@ mod tests {
         old.pragma_update(None, "user_version", 1).unwrap();
         drop(old);
         let now = open(&path).unwrap();
-        assert_eq!(version(&now).unwrap(), 2);
+        assert_eq!(version(&now).unwrap(), i64::try_from(MIGRATIONS.len()).unwrap());
         let kept: String = now.query_row("SELECT label FROM api_key", [], |row| row.get(0)).unwrap();
         assert_eq!(kept, "kept");
         assert!(now.query_row("SELECT count(*) FROM entry", [], |row| row.get::<_, u32>(0)).unwrap() == 0);
