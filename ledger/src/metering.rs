@@ -201,24 +201,53 @@ impl Ledger {
     /// # Errors
     /// [`LedgerError::Overflow`], [`LedgerError::Database`].
     pub fn settle_audit(&self, verdict: &Signed<Verdict>, terms: &Terms, now_ms: u64) -> Result<Posted, LedgerError> {
+        self.settle(verdict, None, terms, now_ms)
+    }
+
+    /// Applies the verdict that `payer` goes by to what it owes this node: as [`Ledger::settle_audit`] does on the
+    /// payer's side, and to nothing that others owe.
+    ///
+    /// # Errors
+    /// [`LedgerError::NotAParty`] when the verdict is about another node; else as [`Ledger::settle_audit`].
+    pub fn settle_with(
+        &self,
+        payer: &NodeId,
+        verdict: &Signed<Verdict>,
+        terms: &Terms,
+        now_ms: u64,
+    ) -> Result<Posted, LedgerError> {
+        if verdict.payload().auditee != self.owner() || *payer == self.owner() {
+            return Err(LedgerError::NotAParty);
+        }
+        self.settle(verdict, Some(&Owner::Peer(*payer)), terms, now_ms)
+    }
+
+    fn settle(
+        &self,
+        verdict: &Signed<Verdict>,
+        payer: Option<&Owner>,
+        terms: &Terms,
+        now_ms: u64,
+    ) -> Result<Posted, LedgerError> {
         let (word, reference) = (verdict.payload(), verdict.digest());
         let pays = matches!(word.outcome, Outcome::Pass | Outcome::Inconclusive);
         let kind = if pays { Kind::Paid } else { Kind::Returned };
-        let worker = self.peer(&word.auditee).to_string();
+        let (worker, payer) = (self.peer(&word.auditee).to_string(), payer.map(Owner::to_string));
         self.write(|tx| {
             if let Some(seq) = journal::find(tx, kind, &reference)? {
                 return Ok(Posted::Already(seq));
             }
             let mut found = claims::find(
                 tx,
-                "job = ?1 AND attempt = ?2 AND stage = ?3 AND worker = ?4 AND state = 'held'",
-                params![word.job.0, word.attempt, word.stage, worker],
+                "job = ?1 AND attempt = ?2 AND stage = ?3 AND worker = ?4 AND (?5 IS NULL OR payer = ?5)
+                 AND state = 'held'",
+                params![word.job.0, word.attempt, word.stage, worker, payer],
             )?;
             if word.outcome == Outcome::Fraud {
                 found.extend(claims::find(
                     tx,
-                    "worker = ?1 AND state = 'tail' AND state IN ('held', 'tail')",
-                    [&worker],
+                    "worker = ?1 AND (?2 IS NULL OR payer = ?2) AND state = 'tail' AND state IN ('held', 'tail')",
+                    params![worker, payer],
                 )?);
             }
             if found.is_empty() {

@@ -149,6 +149,32 @@ fn both_sides_of_a_tab_agree() {
 }
 
 #[test]
+fn a_verdict_moves_what_its_payer_owes_and_no_more() {
+    let (books, dir) = (books(), tempfile::tempdir().unwrap());
+    let first = &books.ledger;
+    let third = Ledger::open(&dir.path().join("third.db"), node(3)).unwrap();
+    let worker = Ledger::open(&dir.path().join("worker.db"), node(2)).unwrap();
+    // Node 2 works for nodes 1 and 3: two jobs each, the second of each drawn.
+    for (payer, ledger, jobs) in [(1, first, [1, 2]), (3, &third, [3, 4])] {
+        for (n, drawn) in jobs.into_iter().zip([false, true]) {
+            let record = record(n, 0, peer(payer), 0, vec![work(0, 2, (0, 3), (0, 10), 5, drawn)]);
+            ledger.record_job(&record, &TERMS, NOW).unwrap();
+            worker.record_job(&record, &TERMS, NOW).unwrap();
+        }
+    }
+    let fraud = verdict(1, 2, 2, 0, Outcome::Fraud, NOW);
+    first.settle_audit(&fraud, &TERMS, NOW).unwrap();
+    let of_another = verdict(3, 4, 3, 0, Outcome::Pass, NOW);
+    assert!(matches!(worker.settle_with(&node(3), &of_another, &TERMS, NOW), Err(LedgerError::NotAParty)));
+    assert!(matches!(worker.settle_with(&node(1), &fraud, &TERMS, NOW).unwrap(), Posted::New(_)));
+    assert!(matches!(worker.settle_with(&node(1), &fraud, &TERMS, NOW).unwrap(), Posted::Already(_)));
+    let total = |ledger: &Ledger, owner| ledger.account(&owner).unwrap().balance.total();
+    assert_eq!((total(first, peer(2)), total(&worker, peer(1))), (160, -160), "the tail is gone");
+    assert_eq!((total(&third, peer(2)), total(&worker, peer(3))), (400, -400), "held and tail are as before");
+    exact(&worker);
+}
+
+#[test]
 fn what_is_none_of_ours_is_not_booked() {
     let books = books();
     let refuse = |payer: Owner| {

@@ -23,6 +23,7 @@ use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
 
+use crate::audit::earning::Earning;
 use crate::audit::standings::Standings;
 use crate::audit::{Audits, Heard};
 use crate::clock::{Skew, Timeliness, wall_ms};
@@ -100,6 +101,8 @@ pub struct ClusterTask {
     pub standings: Standings,
     /// Where verdicts and orders for audits go.
     pub audits: Audits,
+    /// Where payers say what they owe.
+    pub earning: Earning,
     /// Where the outcome is published.
     pub view: watch::Sender<ClusterView>,
 }
@@ -267,6 +270,14 @@ impl Running {
                 true => Response::Ack,
                 false => Response::Refused(Refusal::new(RefusalCode::Busy, "too many audits are waiting here")),
             }),
+            Request::Accepted(acceptance) => {
+                let earning = self.task.earning.clone();
+                tokio::spawn(async move { reply.send(booked(earning.accepted(from, *acceptance).await)) });
+            }
+            Request::Judged(verdict) => {
+                let earning = self.task.earning.clone();
+                tokio::spawn(async move { reply.send(booked(earning.judged(from, *verdict).await)) });
+            }
             Request::Certificate => reply.send(Response::Certificate(self.election.current().cloned())),
             Request::Assign(assign) => {
                 if let Err(refusal) = self.check_order(from, assign.signer(), assign.payload()) {
@@ -411,6 +422,10 @@ impl Running {
         };
         self.task.view.send_replace(view);
     }
+}
+
+fn booked(result: Result<(), Refusal>) -> Response {
+    result.map_or_else(Response::Refused, |()| Response::Ack)
 }
 
 fn stale(term: u64, node: &NodeId) -> Refusal {

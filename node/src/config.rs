@@ -10,6 +10,8 @@ use serde::Deserialize;
 
 /// What a node asks by default for one token through one layer.
 pub const PRICE: Msat = Msat(1);
+/// The highest price of a token through a layer, in msat: ten sats.
+pub const MAX_PRICE: Msat = Msat(10_000);
 
 /// How long entries of the journal wait by default for a signed tree head.
 pub const BATCH: Duration = Duration::from_secs(300);

@@ -22,6 +22,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use crate::audit::earning::Earning;
 use crate::audit::proof::Proofs;
 use crate::audit::standings::Standings;
 use crate::audit::{self, AuditTask, Spool};
@@ -129,7 +130,7 @@ pub async fn run_tampered(
         master: master.clone(),
         serving: serving.clone(),
     }));
-    let spool = Spool::new(audit::spool::BUDGET);
+    let spool = Spool::open(&config.data_dir).context("cannot keep what audits ask for")?;
     let proofs = Proofs::new(&config.data_dir);
     let kept_proofs = proofs.clone();
     let audits = AuditTask {
@@ -193,6 +194,7 @@ pub async fn run_tampered(
         proofs: kept_proofs,
         status: status.clone(),
     });
+    let earning = Earning { cluster, standings: standings.clone(), storage: storage.clone() };
     let cluster_task = ClusterTask {
         key,
         cluster,
@@ -202,6 +204,7 @@ pub async fn run_tampered(
         facts: facts.subscribe(),
         standings,
         audits,
+        earning,
         view,
     };
     let membership = tokio::spawn(cluster_task.run(events, stop.clone()));

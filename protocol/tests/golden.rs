@@ -90,6 +90,7 @@ fn all() -> Golden {
     golden.signed("session", samples::session());
     golden.signed("stage-receipt", samples::receipts()[1].payload().clone());
     golden.signed("verdict", samples::verdict());
+    golden.signed("acceptance", samples::acceptance());
     golden.signed("rebuttal", samples::rebuttal());
     golden.signed("tree-head", samples::tree_head());
     golden.message("ledger", "equivocation", &samples::equivocation());

@@ -6,13 +6,15 @@ use std::time::{Duration, Instant};
 
 use consortium_inference::audit::classes::own_class;
 use consortium_inference::audit::thresholds::Thresholds;
+use consortium_ledger::accounts::{Book, Owner};
 use consortium_protocol::cluster::ClusterId;
 use consortium_protocol::envelope::Signed;
 use consortium_protocol::hash::Hash;
 use consortium_protocol::identity::{NodeId, RootKey};
 use consortium_protocol::msat::Msat;
-use consortium_protocol::wire::audit::{AuditOrder, Outcome, StageReceipt, Verdict};
+use consortium_protocol::wire::audit::{AuditOrder, Nonce, Outcome, StageReceipt, Verdict};
 use consortium_protocol::wire::fact::Fact;
+use consortium_protocol::wire::job::Receipts;
 use consortium_protocol::wire::pipeline::SessionOpen;
 use consortium_protocol::wire::rpc::{Request, Response};
 use tokio::sync::{mpsc, watch};
@@ -22,6 +24,7 @@ use tracing::{debug, info, warn};
 use super::account::{Expected, Settlement, examine};
 use super::check::{Finding, check};
 use super::opening::{self, Opened};
+use super::owing::Owing;
 use super::proof::{Proof, Proofs};
 use super::standings::Standings;
 use super::witness::{Heard, Witness};
@@ -30,7 +33,7 @@ use crate::cluster::ClusterView;
 use crate::library::Library;
 use crate::serving::Serving;
 use crate::shards::Shards;
-use crate::storage::{JobReceipts, Storage};
+use crate::storage::{JobReceipts, Owed, Storage};
 use crate::swarm::SwarmHandle;
 
 /// Audits, settlements and verdicts that may wait.
@@ -40,6 +43,10 @@ pub(super) const PATIENCE: Duration = Duration::from_secs(20);
 /// A stage that shows nothing so long after its audit was drawn may have let go of it: sessions are kept for
 /// [`super::spool::KEEP`], and within a bound of memory.
 const LATE: Duration = Duration::from_secs(60);
+/// A stage that is away when its audit was drawn is waited for so long: for most of the time that sessions are kept.
+const RETURN: Duration = Duration::from_secs(480);
+/// The pause before it is looked for again.
+const AWAY: Duration = Duration::from_secs(10);
 const POLL: Duration = Duration::from_millis(100);
 /// Time for another auditor to take an order.
 const HANDING_OVER: Duration = Duration::from_secs(5);
@@ -70,8 +77,16 @@ impl Handed {
 
 enum Work {
     Settle(Settlement),
-    /// With the time of asking.
-    Audit(AuditOrder, Instant),
+    Audit(Due),
+}
+
+/// An audit to be done.
+struct Due {
+    order: AuditOrder,
+    /// When it was drawn.
+    asked: Instant,
+    /// Whether its stage was away when it was to be asked.
+    missed: bool,
 }
 
 /// Cloneable handle to the auditor.
@@ -90,7 +105,7 @@ impl Audits {
 
     /// Takes an audit; false when there is no room.
     pub fn order(&self, order: AuditOrder) -> bool {
-        put(&self.work, Work::Audit(order, Instant::now()), "an order")
+        put(&self.work, Work::Audit(Due { order, asked: Instant::now(), missed: false }), "an order")
     }
 
     /// Takes what was heard of others' audits and journals.
@@ -142,8 +157,11 @@ impl AuditTask {
         let audits = Audits { work, heard };
         let task = Arc::new(self);
         let handed = Handed::default();
-        tokio::spawn(Witness::new(Arc::clone(&task), handed.clone()).run(rumours, stop.clone()));
-        let running = Running { task, audited: BTreeSet::new(), handed, audits: audits.clone() };
+        let owing = Owing::new(task.storage.clone(), task.standings.clone());
+        let telling = (task.swarm.clone(), Arc::clone(&task.key), task.view.clone());
+        tokio::spawn(owing.clone().tell(telling.0, telling.1, telling.2, stop.clone()));
+        tokio::spawn(Witness::new(Arc::clone(&task), handed.clone(), owing.clone()).run(rumours, stop.clone()));
+        let running = Running { task, audited: BTreeSet::new(), handed, audits: audits.clone(), owing };
         tokio::spawn(running.run(queue, stop));
         audits
     }
@@ -160,6 +178,11 @@ impl AuditTask {
 
     pub(super) fn is_member(&self, node: &NodeId) -> bool {
         self.view.borrow().members.contains_key(node)
+    }
+
+    /// Whether a node is a member that gives signs of life.
+    fn is_present(&self, node: &NodeId) -> bool {
+        self.view.borrow().members.get(node).is_some_and(|member| !member.suspect)
     }
 
     /// Digest and layers of a model by its name: this node's own, else what the master says it has.
@@ -191,10 +214,12 @@ struct Running {
     audited: BTreeSet<Hash>,
     handed: Handed,
     audits: Audits,
+    owing: Owing,
 }
 
 impl Running {
     async fn run(mut self, mut queue: mpsc::Receiver<Work>, stop: CancellationToken) {
+        self.recover().await;
         loop {
             let work = tokio::select! {
                 () = stop.cancelled() => return,
@@ -208,7 +233,7 @@ impl Running {
             let working = async {
                 match work {
                     Work::Settle(settlement) => self.settle(settlement).await,
-                    Work::Audit(order, asked) => self.audit(order, asked, patience).await,
+                    Work::Audit(due) => self.audit(due, patience).await,
                 }
             };
             tokio::select! {
@@ -243,30 +268,52 @@ impl Running {
             warn!(%job, stage, "receipts of a numeric class that cannot be audited: nobody is paid for the job");
             return;
         }
-        let drawn = receipts.chain.iter().enumerate().filter(|(_, receipt)| {
-            let node = receipt.signer();
-            node != me && nonce.draw(&receipt.digest()) < self.task.standings.audit_rate(&node)
-        });
-        let drawn: BTreeSet<usize> = drawn.map(|(stage, _)| stage).collect();
-        let audit = |stage: &usize| AuditOrder {
-            order: receipts.order.clone(),
-            chain: receipts.chain[..=*stage].to_vec(),
-            nonce,
-        };
-        let orders: Vec<AuditOrder> = drawn.iter().map(audit).collect();
-        debug!(%job, stages = receipts.chain.len(), audits = orders.len(), "receipts accepted");
+        let stages = self.owed(&receipts, nonce);
+        let audits: Vec<AuditOrder> =
+            stages.iter().filter(|owed| owed.drawn).map(|owed| owed.audit.clone()).collect();
+        debug!(%job, stages = receipts.chain.len(), audits = audits.len(), "receipts accepted");
         let kept = JobReceipts { at_ms: wall_ms(), order: receipts.order.clone(), chain: receipts.chain.clone() };
         if let Err(error) = self.task.storage.save_receipts(&kept).await {
             warn!(%error, "receipts could not be kept");
         }
         match self.overcharging(receipts.order.payload()) {
-            None => self.task.standings.worked(receipts.order.payload(), &receipts.chain, &drawn).await,
+            None => self.owing.accept(stages).await,
             Some(node) => {
                 warn!(%job, %node, "the master's order pays more than the node asks: nobody is paid for the job");
             }
         }
-        for order in orders {
-            self.audits.order(order);
+        for audit in audits {
+            self.audits.order(audit);
+        }
+    }
+
+    /// What is owed to each stage of a job, except to this node itself; some of it is drawn for an audit.
+    fn owed(&self, receipts: &Receipts, nonce: Nonce) -> Vec<Owed> {
+        let (me, at_ms) = (self.task.swarm.me(), wall_ms());
+        let stage = |(stage, receipt): (usize, &Signed<StageReceipt>)| {
+            let node = receipt.signer();
+            let drawn = nonce.draw(&receipt.digest()) < self.task.standings.audit_rate(&node);
+            let chain = receipts.chain[..=stage].to_vec();
+            let audit = AuditOrder { order: receipts.order.clone(), chain, nonce };
+            (node != me).then_some(Owed { audit, account: Owner::Own(Book::Spent), drawn, at_ms })
+        };
+        receipts.chain.iter().enumerate().filter_map(stage).collect()
+    }
+
+    /// Takes up what a crash or a restart interrupted.
+    async fn recover(&self) {
+        let due = match self.owing.recover().await {
+            Ok(due) => due,
+            Err(error) => return warn!(%error, "audits that were due before the restart are lost"),
+        };
+        for owed in due {
+            let age = Duration::from_millis(wall_ms().saturating_sub(owed.at_ms));
+            let asked = Instant::now().checked_sub(age).unwrap_or_else(Instant::now);
+            put(
+                &self.audits.work,
+                Work::Audit(Due { order: owed.audit, asked, missed: false }),
+                "an audit that was due",
+            );
         }
     }
 
@@ -279,10 +326,14 @@ impl Running {
     }
 
     /// Audits a stage, or has another do it if this node has not the model.
-    async fn audit(&mut self, order: AuditOrder, asked: Instant, patience: Duration) {
-        let Some(receipt) = order.receipt().cloned() else { return };
+    async fn audit(&mut self, due: Due, patience: Duration) {
+        let Some(receipt) = due.order.receipt().cloned() else { return };
         if receipt.payload().cluster != self.task.cluster || receipt.signer() == self.task.swarm.me() {
             return;
+        }
+        let own = due.order.order.payload().payer == self.task.swarm.me();
+        if own && due.asked.elapsed() < RETURN && !self.task.is_present(&receipt.signer()) {
+            return self.ask_later(due);
         }
         if !self.audited.insert(receipt.digest()) {
             return debug!("a receipt was audited before");
@@ -291,17 +342,17 @@ impl Running {
             self.audited.pop_first();
         }
         let Some((_, dir)) = self.task.library.get(&receipt.payload().model) else {
-            return self.hand_over(order).await;
+            return self.hand_over(due.order).await;
         };
         let dir = Arc::clone(dir);
         self.task.wait_for_quiet(patience).await;
-        let own = order.order.payload().payer == self.task.swarm.me();
+        let Due { order, asked, missed } = due;
         let width = u32::try_from(dir.config().hidden_size).unwrap_or(u32::MAX);
         let (finding, proof) = match self.fetch(&order, width).await {
             // Whoever asks for an audit of another's job may have come too late, or keep the stage from answering.
             Err(reason) if !own => return debug!(reason, "a stage showed nothing for another's job"),
             // This node was too busy to ask in time; that is not the stage's fault.
-            Err(reason) if asked.elapsed() > LATE => return warn!(reason, "asked a stage too late for its opening"),
+            Err(reason) if !missed && asked.elapsed() > LATE => return warn!(reason, "asked a stage too late for its opening"),
             Err(reason) => (Finding::withheld(reason), None),
             Ok(opened) => {
                 let (proof, thresholds) = (Proof { order, opened }, Arc::clone(&self.task.thresholds));
@@ -323,6 +374,15 @@ impl Running {
             }
         };
         self.give_verdict(&receipt, &finding, proof, own).await;
+    }
+
+    /// Puts an audit off whose stage is away: it may have crashed, and keeps its sessions over that.
+    fn ask_later(&self, due: Due) {
+        let work = self.audits.work.clone();
+        tokio::spawn(async move {
+            tokio::time::sleep(AWAY).await;
+            put(&work, Work::Audit(Due { missed: true, ..due }), "an audit that was put off");
+        });
     }
 
     async fn give_verdict(
@@ -356,6 +416,9 @@ impl Running {
         // Praise that somebody else ordered is no evidence of this node's own: it could be ordered by the praised.
         if own || finding.outcome == Outcome::Fraud {
             self.task.standings.judged(&verdict).await;
+        }
+        if own {
+            self.owing.judged(&verdict).await;
         }
         self.task.spread(Fact::Verdict(verdict)).await;
     }

@@ -7,6 +7,9 @@
 //! with a [`proof`] that others stream on request ([`evidence`]) and check for themselves: only a proof that this node
 //! saw hold counts as fraud here, and one that it saw fail counts against the accuser ([`standings`]).
 //!
+//! Accepted work is owed for: the payer writes it down, books it, and tells the worker until that one has booked it as
+//! well (`owing`, [`earning`]), and so with the verdicts that pay waits for. A crash of either forgets nothing of it.
+//!
 //! What is not caught yet: a stage that gives no receipt costs the others theirs and is not punished; of a job that was
 //! taken over after a failure, only the last attempt is accounted for, so what earlier ones emitted is nobody's work;
 //! a client that leaves before the end pays nothing.
@@ -14,8 +17,10 @@
 pub mod account;
 mod auditor;
 pub mod check;
+pub mod earning;
 pub mod evidence;
 pub mod opening;
+mod owing;
 pub mod proof;
 mod record;
 pub mod spool;

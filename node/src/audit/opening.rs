@@ -11,7 +11,7 @@ use tokio::io::{AsyncRead, AsyncWriteExt as _};
 use tokio::sync::Semaphore;
 use tracing::debug;
 
-use super::spool::Spool;
+use super::spool::{Place, Spool};
 use crate::pipeline::{read_exactly, read_message, write_message};
 use crate::swarm::{ByteStream, Incoming, SwarmHandle};
 
@@ -21,6 +21,8 @@ const ASKING: Duration = Duration::from_secs(15);
 const FETCHING: Duration = Duration::from_secs(120);
 /// The largest opening that is read, bytes of inputs and outputs together.
 pub const MAX_OPENING: usize = 256 << 20;
+/// Sessions that are too old are removed this often.
+const TIDY: Duration = Duration::from_secs(60);
 /// Openings served at a time.
 const MAX_STREAMS: usize = 8;
 /// Peers that may be about to ask for one.
@@ -84,7 +86,18 @@ pub async fn fetch(swarm: &SwarmHandle, order: &AuditOrder, width: u32) -> Resul
 pub async fn serve(swarm: SwarmHandle, spool: Spool, mut incoming: Incoming) {
     let (asking, room) = (Arc::new(Semaphore::new(MAX_ASKING)), Semaphore::new(MAX_STREAMS));
     let room = Arc::new(room);
-    while let Some((from, stream)) = incoming.recv().await {
+    let mut tidy = tokio::time::interval(TIDY);
+    tidy.set_missed_tick_behavior(tokio::time::MissedTickBehavior::Delay);
+    loop {
+        let incoming = tokio::select! {
+            incoming = incoming.recv() => incoming,
+            _ = tidy.tick() => {
+                let spool = spool.clone();
+                tokio::task::spawn_blocking(move || spool.tidy());
+                continue;
+            }
+        };
+        let Some((from, stream)) = incoming else { return };
         let Ok(permit) = Arc::clone(&asking).try_acquire_owned() else { continue };
         let (me, spool, room) = (swarm.me(), spool.clone(), Arc::clone(&room));
         tokio::spawn(async move {
@@ -99,16 +112,24 @@ pub async fn serve(swarm: SwarmHandle, spool: Spool, mut incoming: Incoming) {
 async fn show(me: NodeId, spool: &Spool, room: &Semaphore, mut stream: ByteStream) -> io::Result<()> {
     let asked = tokio::time::timeout(ASKING, read_message::<AuditOrder>(&mut stream)).await;
     let Some(order) = asked.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?? else { return Ok(()) };
-    let kept = order.receipt().filter(|receipt| receipt.signer() == me).and_then(|r| spool.find(&r.digest()));
-    let Some(kept) = kept else {
+    let place = order.receipt().filter(|receipt| receipt.signer() == me).and_then(|r| spool.find(&r.digest()));
+    let Some(place) = place else {
         return Err(io::Error::new(io::ErrorKind::NotFound, "no such session is kept here"));
     };
     // Only whoever has the nonce gets so far: nobody else can take the places.
     let Ok(_sending) = room.acquire().await else { return Ok(()) };
     let sending = async {
-        write_message(&mut stream, &kept.opening).await?;
-        stream.write_all(&kept.inputs).await?;
-        stream.write_all(&kept.outputs).await?;
+        match place {
+            Place::Memory(kept) => {
+                write_message(&mut stream, &kept.opening).await?;
+                stream.write_all(&kept.inputs).await?;
+                stream.write_all(&kept.outputs).await?;
+            }
+            Place::File(path) => {
+                let mut file = tokio::fs::File::open(path).await?;
+                tokio::io::copy(&mut file, &mut stream).await?;
+            }
+        }
         stream.shutdown().await
     };
     tokio::time::timeout(FETCHING, sending).await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))

@@ -1,26 +1,26 @@
 //! What this node thinks of the others: the ledger's reputation, kept at hand and up to date.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use consortium_ledger::accounts::{Book, Owner};
 use consortium_ledger::heads::HeadSeen;
+use consortium_ledger::journal::Posted;
 use consortium_ledger::ledger::{Ledger, LedgerError};
 use consortium_ledger::metering::{JobRecord, StageWork, Terms};
 use consortium_ledger::reputation::AuditPolicy;
 use consortium_ledger::reputation::score::Score;
 use consortium_protocol::envelope::Signed;
 use consortium_protocol::identity::{NodeId, RootKey};
-use consortium_protocol::wire::audit::{StageReceipt, Verdict};
+use consortium_protocol::wire::audit::Verdict;
 use consortium_protocol::wire::ledger::{Equivocation, Rebuttal, TreeHead};
-use consortium_protocol::wire::pipeline::SessionOpen;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, warn};
 
 use crate::clock::wall_ms;
 use crate::cluster::ClusterView;
+use crate::storage::Owed;
 
 /// Members are looked at this often, for how long they are up.
 const WATCH: Duration = Duration::from_secs(10);
@@ -75,33 +75,39 @@ impl Standings {
         self.scores.borrow().get(node).map_or(consortium_ledger::reputation::score::NEWCOMER, |score| score.value)
     }
 
-    /// Books the work of stages whose receipts were accepted, at the prices of their order; pay of the stages `drawn` for
-    /// an audit waits for the verdict.
-    pub async fn worked(&self, order: &SessionOpen, chain: &[Signed<StageReceipt>], drawn: &BTreeSet<usize>) {
-        let me = self.key.node_id();
-        let stages = chain.iter().zip(&order.prices).enumerate();
-        // Nobody pays itself.
-        let stages = stages.filter(|(_, (receipt, _))| receipt.signer() != me);
+    /// Whose standings these are.
+    #[must_use]
+    pub fn me(&self) -> NodeId {
+        self.key.node_id()
+    }
+
+    /// Books the work of stages of one attempt of a job, at the prices of its order; pay of work that was drawn for an
+    /// audit waits for the verdict. False when it could not be booked.
+    pub async fn worked(&self, stages: Vec<Owed>) -> bool {
+        let Some(first) = stages.first() else { return true };
+        let order = first.audit.order.payload();
+        let work = |owed: &Owed| {
+            let receipt = owed.audit.receipt()?;
+            let price = order.prices.get(usize::from(receipt.payload().stage))?;
+            Some(StageWork::of(receipt, *price, owed.drawn))
+        };
         let record = JobRecord {
             job: order.job,
             attempt: order.attempt,
-            payer: Owner::Own(Book::Spent),
+            payer: first.account.clone(),
             fee: 0,
-            stages: stages
-                .map(|(stage, (receipt, price))| StageWork::of(receipt, *price, drawn.contains(&stage)))
-                .collect(),
+            stages: stages.iter().filter_map(work).collect(),
         };
         let written = self.run(move |ledger| {
             let now = wall_ms();
-            for work in &record.stages {
-                ledger.observe_tokens(&work.worker, u64::from(work.cells.stop - work.cells.start), now)?;
+            if let Posted::New(_) = ledger.record_job(&record, &Terms::default(), now)? {
+                for work in &record.stages {
+                    ledger.observe_tokens(&work.worker, u64::from(work.cells.stop - work.cells.start), now)?;
+                }
             }
-            if record.stages.is_empty() {
-                return Ok(());
-            }
-            ledger.record_job(&record, &Terms::default(), now).map(drop)
+            Ok(())
         });
-        written.await;
+        written.await.is_some()
     }
 
     /// Takes a verdict into account: this node's own, or a member's.

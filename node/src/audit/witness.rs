@@ -15,6 +15,7 @@ use tracing::{debug, info, warn};
 use super::auditor::{AuditTask, Handed, PATIENCE};
 use super::check::check;
 use super::evidence;
+use super::owing::Owing;
 use super::proof::Proof;
 use crate::clock::wall_ms;
 
@@ -38,13 +39,14 @@ pub enum Heard {
 pub(super) struct Witness {
     task: Arc<AuditTask>,
     handed: Handed,
+    owing: Owing,
     /// Proofs that were seen to hold or not to hold.
     settled: BTreeSet<Hash>,
 }
 
 impl Witness {
-    pub(super) fn new(task: Arc<AuditTask>, handed: Handed) -> Self {
-        Self { task, handed, settled: BTreeSet::new() }
+    pub(super) fn new(task: Arc<AuditTask>, handed: Handed, owing: Owing) -> Self {
+        Self { task, handed, owing, settled: BTreeSet::new() }
     }
 
     pub(super) async fn run(mut self, mut queue: mpsc::Receiver<Heard>, stop: CancellationToken) {
@@ -87,6 +89,7 @@ impl Witness {
         }
         if self.handed.is_with(&said.receipt, &accuser) {
             task.standings.settled(&verdict).await;
+            self.owing.judged(&verdict).await;
         }
         let (Outcome::Fraud, Some(digest)) = (said.outcome, said.proof) else {
             return task.standings.judged(&verdict).await;

@@ -20,6 +20,7 @@ use tokio::sync::{mpsc, watch};
 use super::chain::{Chain, ChainEvent, ChainStep};
 use super::{TokenInbox, Worker, framing};
 use crate::audit::Spool;
+use crate::audit::spool::Place;
 use crate::audit::check::check;
 use crate::audit::opening::Opened;
 use crate::audit::proof::Proof;
@@ -45,6 +46,7 @@ struct Pair {
     shards: Shards,
     inbox: TokenInbox,
     spool: Spool,
+    _spool_dir: tempfile::TempDir,
 }
 
 async fn pair(seed: u8) -> Pair {
@@ -85,7 +87,8 @@ async fn pair(seed: u8) -> Pair {
     let (_, view) = watch::channel(view);
     let inbox = TokenInbox::default();
     tokio::spawn(inbox.clone().serve(master.me(), tokens));
-    let spool = Spool::new(64 << 20);
+    let spool_dir = tempfile::tempdir().unwrap();
+    let spool = Spool::open(spool_dir.path()).unwrap();
     let serving = Worker {
         cluster: cluster(),
         swarm: worker.clone(),
@@ -97,7 +100,7 @@ async fn pair(seed: u8) -> Pair {
         tamper: None,
     };
     tokio::spawn(serving.serve(stages));
-    Pair { key, master, worker, model, range, shards, inbox, spool }
+    Pair { key, master, worker, model, range, shards, inbox, spool, _spool_dir: spool_dir }
 }
 
 impl Pair {
@@ -277,9 +280,17 @@ async fn sealed(pair: &Pair, job: u8) -> Proof {
         }
     );
     check_chain(&open, &receipts).unwrap();
-    let kept = pair.spool.find(&receipts[0].digest()).unwrap();
-    let opened = Opened { opening: kept.opening.clone(), inputs: kept.inputs.clone(), outputs: kept.outputs.clone() };
-    Proof { order: AuditOrder { order: open, chain: receipts, nonce: Nonce([9; 32]) }, opened }
+    // It is on disk when the thread that writes it is done, and can be shown meanwhile.
+    let path = loop {
+        match pair.spool.find(&receipts[0].digest()).unwrap() {
+            Place::File(path) => break path,
+            Place::Memory(_) => tokio::time::sleep(Duration::from_millis(5)).await,
+        }
+    };
+    let order = AuditOrder { order: open, chain: receipts, nonce: Nonce([9; 32]) };
+    let shown = std::fs::read(path).unwrap();
+    let opened = Opened::read(&mut shown.as_slice(), &order, None).await.unwrap();
+    Proof { order, opened }
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

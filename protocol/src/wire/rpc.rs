@@ -2,9 +2,10 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::audit::AuditOrder;
+use super::audit::{AuditOrder, Verdict};
 use super::election::{Certificate, ElectionMessage};
 use super::heartbeat::{LayerRange, Lease, ModelRef};
+use super::pay::Acceptance;
 use super::{MAX_TEXT, Message, bounded_text, check_text};
 use crate::cluster::ClusterId;
 use crate::envelope::{Invalid, Payload, Signed};
@@ -28,6 +29,10 @@ pub enum Request {
     Certificate,
     /// A payer has the receiver audit a stage; answered by [`Response::Ack`] at once, and by a verdict when it is done.
     Audit(Box<AuditOrder>),
+    /// A payer owes for work of the receiver; answered by [`Response::Ack`] once it is booked.
+    Accepted(Box<Signed<Acceptance>>),
+    /// A payer goes by this verdict on work of the receiver; answered by [`Response::Ack`] once it is booked.
+    Judged(Box<Signed<Verdict>>),
 }
 
 impl Message for Request {
@@ -38,7 +43,7 @@ impl Message for Request {
             Self::Election(message) => message.check(),
             Self::Audit(order) => order.check(),
             // Checked with their signatures.
-            Self::Assign(_) | Self::Release(_) | Self::Certificate => Ok(()),
+            Self::Assign(_) | Self::Release(_) | Self::Certificate | Self::Accepted(_) | Self::Judged(_) => Ok(()),
         }
     }
 }
@@ -106,6 +111,8 @@ pub enum RefusalCode {
     BadModel,
     /// Not now; try again later.
     Busy,
+    /// What was said does not fit what the receiver knows.
+    Disputed,
     /// A fault of the receiver.
     Internal,
 }

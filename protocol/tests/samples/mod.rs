@@ -17,6 +17,7 @@ use consortium_protocol::wire::job::{
     ChatMessage, FinishReason, JobError, JobErrorCode, JobEvent, JobId, JobRequest, Prompt, Receipts, Sampling, Usage,
 };
 use consortium_protocol::wire::ledger::{Equivocation, Rebuttal, TreeHead};
+use consortium_protocol::wire::pay::Acceptance;
 use consortium_protocol::wire::pipeline::{Dtype, Frame, Hop, SessionOpen, StageFailure, StageFailureCode, StepHeader};
 use consortium_protocol::wire::rpc::{Assign, Refusal, RefusalCode, Release, Request, Response};
 use consortium_protocol::{ClusterId, Hash, Msat, NodeId, RootKey, Signed};
@@ -131,6 +132,8 @@ pub(crate) fn requests() -> Vec<(&'static str, Request)> {
             ("release", Request::Release(Signed::sign(&key(2), release()))),
             ("newest", Request::Certificate),
             ("audit", Request::Audit(Box::new(audit_order()))),
+            ("accepted", Request::Accepted(Box::new(Signed::sign(&key(1), acceptance())))),
+            ("judged", Request::Judged(Box::new(Signed::sign(&key(4), verdict())))),
         ])
         .collect()
 }
@@ -289,6 +292,13 @@ pub(crate) fn equivocation() -> Equivocation {
 
 pub(crate) fn audit_order() -> AuditOrder {
     AuditOrder { order: Signed::sign(&key(2), session()), chain: receipts(), nonce: nonce() }
+}
+
+pub(crate) fn acceptance() -> Acceptance {
+    let order = Signed::sign(&key(2), session());
+    let receipt = receipts().remove(1);
+    let pay = Acceptance::pay_of(order.payload(), receipt.payload()).unwrap();
+    Acceptance { order, receipt, drawn: true, pay }
 }
 
 pub(crate) fn opening() -> Opening {

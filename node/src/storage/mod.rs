@@ -1,4 +1,5 @@
-//! `node.db`: peers seen, the election's promises, receipts of this node's jobs. One connection, used from blocking tasks.
+//! `node.db`: peers seen, the election's promises, receipts of this node's jobs, and what is owed for them. One
+//! connection, used from blocking tasks.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, PoisonError};
@@ -13,6 +14,10 @@ use consortium_protocol::wire::job::JobId;
 use consortium_protocol::wire::pipeline::{self, SessionOpen};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
+mod owed;
+
+pub use owed::{Owed, OwedState, Pending};
+
 /// Each entry takes the database from version `i` to `i + 1`.
 const MIGRATIONS: &[&str] = &[
     "CREATE TABLE peers (peer_id TEXT PRIMARY KEY, addresses TEXT NOT NULL, last_seen_s INTEGER NOT NULL) STRICT;
@@ -21,6 +26,14 @@ const MIGRATIONS: &[&str] = &[
     "CREATE TABLE receipts (job BLOB PRIMARY KEY CHECK (length(job) = 16), at_ms INTEGER NOT NULL,
                             order_and_chain BLOB NOT NULL) STRICT, WITHOUT ROWID;
      CREATE INDEX receipts_age ON receipts (at_ms);",
+    "CREATE TABLE owed (receipt BLOB PRIMARY KEY CHECK (length(receipt) = 32), job BLOB NOT NULL, audit BLOB NOT NULL,
+                        account TEXT NOT NULL, drawn INTEGER NOT NULL, at_ms INTEGER NOT NULL,
+                        booked INTEGER NOT NULL, told INTEGER NOT NULL, verdict BLOB) STRICT, WITHOUT ROWID;
+     CREATE INDEX owed_age ON owed (at_ms);
+     CREATE INDEX owed_job ON owed (job);
+     CREATE TABLE acceptances (receipt BLOB PRIMARY KEY CHECK (length(receipt) = 32), at_ms INTEGER NOT NULL,
+                               signed BLOB NOT NULL) STRICT, WITHOUT ROWID;
+     CREATE INDEX acceptances_age ON acceptances (at_ms);",
 ];
 /// Largest stored promise: a certificate of 64 votes fits many times over.
 const MAX_PROMISES: usize = 4 << 20;
@@ -65,6 +78,12 @@ pub enum StorageError {
         file: String,
         /// The job.
         job: JobId,
+    },
+    /// Stored debts that do not decode.
+    #[error("{file}: what is stored of this node's debts is damaged; restore the file from a backup")]
+    DamagedOwed {
+        /// The database file.
+        file: String,
     },
     /// The blocking task was cut off by the shutdown.
     #[error("the node is shutting down")]
