@@ -50,16 +50,14 @@ pub enum Kind {
     Unbonded,
     /// A bond was forfeited; reference: that of the bond.
     Forfeited,
-    /// The most that a job can cost was put aside; reference given by the caller.
+    /// The most that a job can cost was put aside; reference: see [`crate::reservations`].
     Reserved,
     /// Some or all of it was given back; reference: see [`crate::reservations`].
     Released,
-    /// What a job cost above its reservation, which this node bears; reference: that of the reservation.
-    Covered,
 }
 
 impl Kind {
-    const ALL: [(Self, &'static str); 13] = [
+    const ALL: [(Self, &'static str); 12] = [
         (Self::Trial, "trial"),
         (Self::Deposit, "deposit"),
         (Self::Withdrawal, "withdrawal"),
@@ -72,7 +70,6 @@ impl Kind {
         (Self::Forfeited, "forfeited"),
         (Self::Reserved, "reserved"),
         (Self::Released, "released"),
-        (Self::Covered, "covered"),
     ];
 
     /// The name, as it is hashed.
@@ -87,7 +84,6 @@ impl Kind {
         match self {
             Self::Work => (msat.max(0), (-msat).max(0)),
             Self::Returned => (msat.min(0), (-msat).min(0)),
-            Self::Covered => (0, -msat),
             _ => (0, 0),
         }
     }

@@ -70,9 +70,6 @@ pub enum LedgerError {
     /// There is no bond under this reference, or it has ended.
     #[error("there is no open bond {0}")]
     NoBond(Hash),
-    /// There is no reservation under this reference, or it has ended.
-    #[error("there is no open reservation {0}")]
-    NoReservation(Hash),
     /// There is no such API key, or it was revoked.
     #[error("there is no valid API key {0}")]
     UnknownKey(KeyId),

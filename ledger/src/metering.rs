@@ -27,7 +27,7 @@ use consortium_protocol::wire::audit::{Outcome, StageReceipt, Verdict};
 use consortium_protocol::wire::job::JobId;
 use consortium_protocol::wire::pipeline::MAX_STAGES;
 use consortium_protocol::{Hash, Invalid, Msat, NodeId, Signed, cbor};
-use rusqlite::{Transaction, params};
+use rusqlite::params;
 use serde::{Deserialize, Serialize};
 
 use crate::accounts::{Book, Owner};
@@ -36,6 +36,7 @@ use crate::claims::{self, Claim, ClaimState};
 use crate::journal::{self, Kind, Posted, Postings};
 use crate::ledger::{Ledger, LedgerError, time};
 use crate::price::share;
+use crate::reservations;
 
 /// How many claims [`Ledger::release_due`] ends in one call.
 pub const MAX_RELEASE: u32 = 500;
@@ -145,53 +146,44 @@ fn reference_of(ended: &[(i64, Claim)]) -> Hash {
 
 impl Ledger {
     /// Books the work of a job: its payer is charged and its workers are credited, each cell once. A record that was
-    /// booked before changes nothing, and so does one that says nothing new. What was done is booked whatever the
-    /// payer has left: see [`Ledger::reserve`] for making sure beforehand.
+    /// booked before changes nothing, and so does one that says nothing new. If something is reserved for the job
+    /// ([`Ledger::reserve`]), it is charged to that; else what was done is booked whatever the payer has left.
     ///
     /// # Errors
     /// [`LedgerError::NotAParty`] when neither payer nor worker is this node or a key of it, [`LedgerError::Invalid`],
     /// [`LedgerError::Overflow`], [`LedgerError::Database`].
     pub fn record_job(&self, record: &JobRecord, terms: &Terms, now_ms: u64) -> Result<Posted, LedgerError> {
-        self.write(|tx| self.book(tx, record, terms, now_ms).map(|(posted, _)| posted))
-    }
-
-    /// Books a record; with it, what the payer was charged just now.
-    pub(crate) fn book(
-        &self,
-        tx: &Transaction<'_>,
-        record: &JobRecord,
-        terms: &Terms,
-        now_ms: u64,
-    ) -> Result<(Posted, Msat), LedgerError> {
         record.check()?;
         Invalid::unless(terms.tail <= 1000, "tail", "more than 1000 thousandths")?;
         let payer = self.payer(&record.payer)?;
         let reference = record.digest();
-        if let Some(seq) = journal::find(tx, Kind::Work, &reference)? {
-            return Ok((Posted::Already(seq), Msat::ZERO));
-        }
-        let mut known: Vec<Claim> =
-            claims::find(tx, "job = ?1", [record.job.0])?.into_iter().map(|(_, claim)| claim).collect();
-        let before = known.len();
-        for work in &record.stages {
-            let worker = self.worker(&work.worker, &payer)?;
-            known.extend(claim(record, work, worker, &payer, &known, terms, now_ms)?);
-        }
-        let mut new = known.split_off(before);
-        if new.is_empty() {
-            return Ok((Posted::Nothing, Msat::ZERO));
-        }
-        let mut postings = Postings::new();
-        for claim in &new {
-            claim.begin(&mut postings)?;
-        }
-        let seq = journal::append(tx, &self.owner(), Kind::Work, reference, now_ms, postings)?;
-        for claim in &mut new {
-            claim.seq = seq;
-            claims::insert(tx, claim)?;
-        }
-        let charged = Msat::sum(new.iter().flat_map(|claim| [claim.pay, claim.fee])).ok_or(LedgerError::Overflow)?;
-        Ok((Posted::New(seq), charged))
+        self.write(|tx| {
+            if let Some(seq) = journal::find(tx, Kind::Work, &reference)? {
+                return Ok(Posted::Already(seq));
+            }
+            let mut known: Vec<Claim> =
+                claims::find(tx, "job = ?1", [record.job.0])?.into_iter().map(|(_, claim)| claim).collect();
+            let before = known.len();
+            for work in &record.stages {
+                let worker = self.worker(&work.worker, &payer)?;
+                known.extend(claim(record, work, worker, &payer, &known, terms, now_ms)?);
+            }
+            let mut new = known.split_off(before);
+            if new.is_empty() {
+                return Ok(Posted::Nothing);
+            }
+            let mut postings = Postings::new();
+            for claim in &new {
+                claim.begin(&mut postings)?;
+            }
+            reservations::draw(tx, record.job, &payer, &mut postings)?;
+            let seq = journal::append(tx, &self.owner(), Kind::Work, reference, now_ms, postings)?;
+            for claim in &mut new {
+                claim.seq = seq;
+                claims::insert(tx, claim)?;
+            }
+            Ok(Posted::New(seq))
+        })
     }
 
     /// Applies an audit's verdict to the pay of the stage it is about: `Pass` and `Inconclusive` pay what is held,

@@ -88,7 +88,9 @@ impl Ledger {
                 let (earned, spent) = kind.turnover(msat);
                 *turnover.entry(format!("earned by {}", account.owner)).or_default() += earned;
                 *turnover.entry(format!("spent by {}", account.owner)).or_default() += spent;
-                if matches!(kind, Kind::Reserved | Kind::Released) && account.part == Part::Bonded {
+                // Work is charged to what is reserved for it; everything else that is put aside is a bond.
+                let of_jobs = matches!(kind, Kind::Reserved | Kind::Released | Kind::Work);
+                if of_jobs && account.part == Part::Bonded {
                     *reserved.entry(format!("reserved by {}", account.owner)).or_default() += i128::from(msat);
                 }
                 match account.owner {

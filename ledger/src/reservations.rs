@@ -1,153 +1,161 @@
 //! What a job may cost, put aside before it starts, so that nobody spends the same credit twice.
 //!
 //! ```text
-//!             reserve                  settle: all of it is released and the work is charged, in one change
-//! key/free ------------> key/bonded -------------------------------------------------------> workers, fees, key/free
+//!             reserve                  the work of the job is booked (record_job)
+//! key/free ------------> key/bonded ----------------------------------------------> workers, fees
 //!     ^                      |
-//!     +----------------------+ reduce (the answer was shorter), release (there was none), release_all (after a crash)
+//!     +----------------------+ reduce (the answer was shorter), release (the job has ended, or the node did)
 //! ```
 //!
 //! Never more than what is reserved is charged: where the pipeline turned out dearer than it was when the job was
 //! quoted, this node bears the difference (`own/spent`).
 //!
-//! An entry that releases refers to BLAKE3 in `derive_key` mode under `consortium ledger release 1` over the canonical
-//! CBOR of `[reference of the reservation, msat left]`.
+//! An entry that reserves refers to BLAKE3 in `derive_key` mode under `consortium ledger reservation 1` over the job's
+//! 16 bytes; one that gives back, to the same under `consortium ledger release 1` over the canonical CBOR of
+//! `[job, msat left]`.
 
+use consortium_protocol::wire::job::JobId;
 use consortium_protocol::{Hash, Msat, cbor};
-use rusqlite::{OptionalExtension as _, Transaction, params};
+use rusqlite::{OptionalExtension as _, Row, Transaction, params};
 
 use crate::accounts::{Account, Book, Owner, Part, take};
-use crate::journal::{self, Kind, Posted};
-use crate::ledger::{Ledger, LedgerError, hash_at, signed, text_at};
-use crate::metering::{JobRecord, Terms};
+use crate::claims;
+use crate::journal::{self, Kind, Posted, Postings};
+use crate::ledger::{Ledger, LedgerError, signed, text_at};
 
-/// What an entry refers to that leaves so much of a reservation.
-fn release_of(reference: Hash, left: Msat) -> Hash {
-    Hash::from_bytes(blake3::derive_key("consortium ledger release 1", &cbor::to_vec(&(reference, left))))
+/// A reservation that stands.
+struct Open {
+    job: JobId,
+    owner: Owner,
+    held: Msat,
 }
 
-/// Owner and amount of an open reservation.
-fn find(tx: &Transaction<'_>, reference: &Hash) -> Result<Option<(Owner, Msat)>, LedgerError> {
-    Ok(tx
-        .prepare_cached("SELECT owner, msat FROM reservation WHERE reference = ?1")?
-        .query_row([reference.as_bytes()], |row| Ok((text_at(row, 0)?, Msat(row.get(1)?))))
-        .optional()?)
+const COLUMNS: &str = "job, owner, msat";
+
+fn read(row: &Row<'_>) -> rusqlite::Result<Open> {
+    Ok(Open { job: JobId(row.get(0)?), owner: text_at(row, 1)?, held: Msat(row.get(2)?) })
+}
+
+fn find(tx: &Transaction<'_>, job: JobId) -> Result<Option<Open>, LedgerError> {
+    let mut statement = tx.prepare_cached(&format!("SELECT {COLUMNS} FROM reservation WHERE job = ?1"))?;
+    Ok(statement.query_row([job.0], read).optional()?)
+}
+
+fn reference_of(job: JobId) -> Hash {
+    Hash::from_bytes(blake3::derive_key("consortium ledger reservation 1", &job.0))
+}
+
+/// What an entry refers to that leaves so much of a reservation.
+fn release_of(job: JobId, left: Msat) -> Hash {
+    Hash::from_bytes(blake3::derive_key("consortium ledger release 1", &cbor::to_vec(&(job, left))))
+}
+
+fn set(tx: &Transaction<'_>, job: JobId, left: Msat) -> Result<(), LedgerError> {
+    tx.prepare_cached("UPDATE reservation SET msat = ?2 WHERE job = ?1")?.execute(params![job.0, signed(left)?])?;
+    Ok(())
+}
+
+/// Charges the work of a job to what its payer reserved for it; what it costs more, to this node.
+pub(crate) fn draw(
+    tx: &Transaction<'_>,
+    job: JobId,
+    payer: &Owner,
+    postings: &mut Postings,
+) -> Result<(), LedgerError> {
+    let Some(open) = find(tx, job)?.filter(|open| open.owner == *payer) else { return Ok(()) };
+    let charged = postings.get(&Account::new(payer.clone(), Part::Free)).copied().unwrap_or_default();
+    let cost = Msat(charged.min(0).unsigned_abs());
+    let drawn = cost.min(open.held);
+    let (drawn_msat, above) = (signed(drawn)?, signed(Msat(cost.0 - drawn.0))?);
+    claims::add(postings, payer, Part::Free, signed(cost)?)?;
+    claims::add(postings, payer, Part::Bonded, -drawn_msat)?;
+    claims::add(postings, &Owner::Own(Book::Spent), Part::Free, -above)?;
+    set(tx, job, Msat(open.held.0 - drawn.0))
 }
 
 impl Ledger {
-    /// Puts aside `amount` of what is free on an account: the most that a job may cost. Once per `reference`; nothing
-    /// happens for an amount of zero.
+    /// Puts aside `amount` of what is free on an account: the most that a job may cost. Once for a job; nothing happens
+    /// for an amount of zero. The work of the job is charged to it, never to more than it; what is left when the job
+    /// has ended is to be released.
     ///
     /// # Errors
-    /// [`LedgerError::Insufficient`]; [`LedgerError::Reused`] when the reference stood for another reservation, or for
-    /// one that has ended; [`LedgerError::Overflow`], [`LedgerError::Database`].
-    pub fn reserve(&self, owner: &Owner, amount: Msat, reference: Hash, now_ms: u64) -> Result<Posted, LedgerError> {
+    /// [`LedgerError::Insufficient`]; [`LedgerError::Reused`] when something else was reserved for the job, or was
+    /// released again; [`LedgerError::Overflow`], [`LedgerError::Database`].
+    pub fn reserve(&self, owner: &Owner, job: JobId, amount: Msat, now_ms: u64) -> Result<Posted, LedgerError> {
         if amount == Msat::ZERO {
             return Ok(Posted::Nothing);
         }
-        let msat = signed(amount)?;
+        let (msat, reference) = (signed(amount)?, reference_of(job));
         self.write(|tx| {
             let free = Account::new(owner.clone(), Part::Free);
             let postings = journal::transfer(free, Account::new(owner.clone(), Part::Bonded), msat);
             if let Some(posted) = journal::posted(tx, Kind::Reserved, &reference, &postings)? {
-                return find(tx, &reference)?.map(|_| posted).ok_or(LedgerError::Reused(reference));
+                return find(tx, job)?.map(|_| posted).ok_or(LedgerError::Reused(reference));
             }
             take(tx, owner, amount)?;
-            tx.prepare_cached("INSERT INTO reservation (reference, owner, msat) VALUES (?1, ?2, ?3)")?.execute(
-                params![reference.as_bytes(), owner.to_string(), msat],
-            )?;
-            journal::append(tx, &self.owner(), Kind::Reserved, reference, now_ms, postings).map(Posted::New)
+            let seq = journal::append(tx, &self.owner(), Kind::Reserved, reference, now_ms, postings)?;
+            tx.prepare_cached("INSERT INTO reservation (job, seq, owner, msat) VALUES (?1, ?2, ?3, ?4)")?
+                .execute(params![job.0, seq, owner.to_string(), msat])?;
+            Ok(Posted::New(seq))
         })
     }
 
-    /// Gives back what a reservation holds above `left`. Nothing happens to one that holds no more, or has ended.
+    /// Gives back what is reserved for a job above `left`. Nothing happens where it is no more than that, or released.
     ///
     /// # Errors
     /// [`LedgerError::Overflow`], [`LedgerError::Database`].
-    pub fn reduce_reservation(&self, reference: Hash, left: Msat, now_ms: u64) -> Result<Posted, LedgerError> {
-        self.write(|tx| match find(tx, &reference)? {
-            Some((owner, held)) if held > left => self.let_go(tx, reference, &owner, held, left, now_ms),
+    pub fn reduce_reservation(&self, job: JobId, left: Msat, now_ms: u64) -> Result<Posted, LedgerError> {
+        self.write(|tx| match find(tx, job)? {
+            Some(open) if open.held > left => {
+                set(tx, job, left)?;
+                self.give_back(tx, &open, left, now_ms)
+            }
             _ => Ok(Posted::Nothing),
         })
     }
 
-    /// Ends a reservation: all of it is given back. Nothing happens to one that has ended.
+    /// Gives back what is left of what is reserved for a job, which has ended. Nothing happens where it is released.
     ///
     /// # Errors
     /// As [`Ledger::reduce_reservation`].
-    pub fn release_reservation(&self, reference: Hash, now_ms: u64) -> Result<Posted, LedgerError> {
-        self.reduce_reservation(reference, Msat::ZERO, now_ms)
+    pub fn release_reservation(&self, job: JobId, now_ms: u64) -> Result<Posted, LedgerError> {
+        self.write(|tx| match find(tx, job)? {
+            Some(open) => self.release(tx, &open, now_ms),
+            None => Ok(Posted::Nothing),
+        })
     }
 
-    /// Ends all reservations: those that a node finds when it starts are of jobs that ended with its last life.
-    /// Returns how many there were.
+    /// Gives back what is left of all reservations made before entry `seq`: those that a node finds when it starts are
+    /// for jobs that ended with its last life. Returns how many there were.
     ///
     /// # Errors
     /// As [`Ledger::reduce_reservation`].
-    pub fn release_all(&self, now_ms: u64) -> Result<usize, LedgerError> {
+    pub fn release_reservations(&self, seq: u64, now_ms: u64) -> Result<usize, LedgerError> {
         self.write(|tx| {
-            let open: Vec<(Hash, Owner, Msat)> = tx
-                .prepare_cached("SELECT reference, owner, msat FROM reservation ORDER BY reference")?
-                .query_map([], |row| Ok((hash_at(row, 0)?, text_at(row, 1)?, Msat(row.get(2)?))))?
+            let old: Vec<Open> = tx
+                .prepare_cached(&format!("SELECT {COLUMNS} FROM reservation WHERE seq < ?1 ORDER BY seq"))?
+                .query_map([seq], read)?
                 .collect::<Result<_, _>>()?;
-            for (reference, owner, held) in &open {
-                self.let_go(tx, *reference, owner, *held, Msat::ZERO, now_ms)?;
+            for open in &old {
+                self.release(tx, open, now_ms)?;
             }
-            Ok(open.len())
+            Ok(old.len())
         })
     }
 
-    /// Ends a reservation and books the work that it was for, in one change: at no moment are both free. What the
-    /// work costs above what is reserved is borne by this node.
-    ///
-    /// # Errors
-    /// [`LedgerError::NoReservation`], [`LedgerError::NotAParty`] when the reservation is not the payer's, and those
-    /// of [`Ledger::record_job`].
-    pub fn settle_reservation(
-        &self,
-        reference: Hash,
-        record: &JobRecord,
-        terms: &Terms,
-        now_ms: u64,
-    ) -> Result<Posted, LedgerError> {
-        self.write(|tx| {
-            let (owner, held) = find(tx, &reference)?.ok_or(LedgerError::NoReservation(reference))?;
-            if owner != record.payer {
-                return Err(LedgerError::NotAParty);
-            }
-            self.let_go(tx, reference, &owner, held, Msat::ZERO, now_ms)?;
-            let (posted, charged) = self.book(tx, record, terms, now_ms)?;
-            if let Some(above) = charged.checked_sub(held).filter(|above| *above != Msat::ZERO) {
-                let bearer = Account::new(Owner::Own(Book::Spent), Part::Free);
-                let postings = journal::transfer(bearer, Account::new(owner, Part::Free), signed(above)?);
-                journal::append(tx, &self.owner(), Kind::Covered, reference, now_ms, postings)?;
-            }
-            Ok(posted)
-        })
+    fn release(&self, tx: &Transaction<'_>, open: &Open, now_ms: u64) -> Result<Posted, LedgerError> {
+        tx.prepare_cached("DELETE FROM reservation WHERE job = ?1")?.execute([open.job.0])?;
+        self.give_back(tx, open, Msat::ZERO, now_ms)
     }
 
-    /// Moves what is `held` above `left` back, and forgets a reservation of which nothing is left.
-    fn let_go(
-        &self,
-        tx: &Transaction<'_>,
-        reference: Hash,
-        owner: &Owner,
-        held: Msat,
-        left: Msat,
-        now_ms: u64,
-    ) -> Result<Posted, LedgerError> {
-        let back = signed(held.checked_sub(left).ok_or(LedgerError::Overflow)?)?;
-        match left {
-            Msat::ZERO => tx
-                .prepare_cached("DELETE FROM reservation WHERE reference = ?1")?
-                .execute(params![reference.as_bytes()])?,
-            _ => tx
-                .prepare_cached("UPDATE reservation SET msat = ?2 WHERE reference = ?1")?
-                .execute(params![reference.as_bytes(), signed(left)?])?,
-        };
-        let (from, to) = (Account::new(owner.clone(), Part::Bonded), Account::new(owner.clone(), Part::Free));
-        let kind = Kind::Released;
-        let postings = journal::transfer(from, to, back);
-        journal::append(tx, &self.owner(), kind, release_of(reference, left), now_ms, postings).map(Posted::New)
+    fn give_back(&self, tx: &Transaction<'_>, open: &Open, left: Msat, now_ms: u64) -> Result<Posted, LedgerError> {
+        let back = open.held.checked_sub(left).ok_or(LedgerError::Overflow)?;
+        if back == Msat::ZERO {
+            return Ok(Posted::Nothing);
+        }
+        let account = |part| Account::new(open.owner.clone(), part);
+        let postings = journal::transfer(account(Part::Bonded), account(Part::Free), signed(back)?);
+        let reference = release_of(open.job, left);
+        journal::append_once(tx, &self.owner(), Kind::Released, reference, now_ms, postings)
     }
 }

@@ -137,9 +137,10 @@ const MIGRATIONS: &[&str] = &[
 ",
     "
     CREATE TABLE reservation (
-        reference  BLOB    PRIMARY KEY NOT NULL CHECK (length(reference) = 32),
+        job        BLOB    PRIMARY KEY NOT NULL CHECK (length(job) = 16),
+        seq        INTEGER NOT NULL REFERENCES entry (seq),
         owner      TEXT    NOT NULL,
-        msat       INTEGER NOT NULL CHECK (msat > 0)
+        msat       INTEGER NOT NULL CHECK (msat >= 0)
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX claim_of_entry ON claim (seq);
 ",

@@ -29,8 +29,7 @@ enum Step {
     Forfeit(u8),
     Reserve(u8, u64, u8),
     Reduce(u8, u64),
-    /// Of the job and the payer of this number.
-    Settle(u8, u32),
+    EndJob(u8),
     ReleaseAll,
     Work { job: u8, attempt: u32, payer: u8, worker: u8, layers: (u16, u16), stop: u32, price: u64, drawn: bool },
     Verdict { job: u8, worker: u8, outcome: u8 },
@@ -52,7 +51,7 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..8_u8).prop_map(Step::Forfeit),
         3 => (0..3_u8, 0..2000_u64, 0..3_u8).prop_map(|(who, msat, r)| Step::Reserve(who, msat, r)),
         1 => (0..3_u8, 0..2000_u64).prop_map(|(r, left)| Step::Reduce(r, left)),
-        2 => (0..3_u8, 1..30_u32).prop_map(|(r, stop)| Step::Settle(r, stop)),
+        1 => (0..3_u8).prop_map(Step::EndJob),
         1 => Just(Step::ReleaseAll),
         6 => (0..3_u8, 0..2_u32, 0..4_u8, 1..4_u8, (0..6_u16, 0..6_u16), 1..30_u32, 0..50_u64, any::<bool>()).prop_map(
             |(job, attempt, payer, worker, (first, more), stop, price, drawn)| Step::Work {
@@ -81,14 +80,10 @@ fn apply(ledger: &Ledger, step: &Step, now: u64) -> Result<(), LedgerError> {
         Step::Bond(who, msat, r) => ledger.bond(&owner(*who), Msat(*msat), reference(*r), now).map(drop),
         Step::Unbond(r) => ledger.unbond(reference(*r), now).map(drop),
         Step::Forfeit(r) => ledger.forfeit(reference(*r), now).map(drop),
-        Step::Reserve(who, msat, r) => ledger.reserve(&owner(*who), Msat(*msat), reference(*r), now).map(drop),
-        Step::Reduce(r, left) => ledger.reduce_reservation(reference(*r), Msat(*left), now).map(drop),
-        Step::Settle(r, stop) => {
-            let stages = vec![work(0, 2, (0, 3), (0, *stop), 9, *stop % 2 == 0)];
-            let record = record(*r, 5, owner(*r), 30, stages);
-            ledger.settle_reservation(reference(*r), &record, &TERMS, now).map(drop)
-        }
-        Step::ReleaseAll => ledger.release_all(now).map(drop),
+        Step::Reserve(who, msat, r) => ledger.reserve(&owner(*who), job(*r), Msat(*msat), now).map(drop),
+        Step::Reduce(r, left) => ledger.reduce_reservation(job(*r), Msat(*left), now).map(drop),
+        Step::EndJob(r) => ledger.release_reservation(job(*r), now).map(drop),
+        Step::ReleaseAll => ledger.release_reservations(u64::from(u32::MAX), now).map(drop),
         Step::Work { job, attempt, payer, worker, layers, stop, price, drawn } => {
             let stages = vec![
                 work(0, *worker, *layers, (0, *stop), *price, *drawn),
@@ -175,7 +170,7 @@ proptest! {
             prop_assert!(apply(&books.ledger, step, now).is_ok());
             let once = state(&books.ledger);
             prop_assert!(apply(&books.ledger, step, now).is_ok());
-            if !matches!(step, Step::Verdict { .. } | Step::Release | Step::ReleaseAll | Step::Batch) {
+            if !matches!(step, Step::Verdict { .. } | Step::Release | Step::Batch) {
                 prop_assert_eq!(state(&books.ledger), once);
             }
         }
