@@ -92,9 +92,8 @@ fn work(tx: &Transaction<'_>, name: &str, seq: u64) -> Result<Option<Work>, Ledg
         "SELECT job, max(stop), sum(CASE WHEN payer = ?1 THEN fee ELSE 0 END) FROM claim
          WHERE seq = ?2 AND (payer = ?1 OR worker = ?1 OR ?1 = 'own/fees') GROUP BY job",
     )?;
-    let read = |row: &rusqlite::Row<'_>| {
-        Ok(Work { job: JobId(row.get(0)?), tokens: row.get(1)?, fee: Msat(row.get(2)?) })
-    };
+    let read =
+        |row: &rusqlite::Row<'_>| Ok(Work { job: JobId(row.get(0)?), tokens: row.get(1)?, fee: Msat(row.get(2)?) });
     Ok(statement.query_row(params![name, seq], read).optional()?)
 }
 

@@ -148,7 +148,9 @@ impl Spool {
         let path = self.folder.join(format!("{digest}.opening"));
         match write(&path, kept) {
             Ok(bytes) => self.lock().written(&digest, bytes, path),
-            Err(error) => warn!(%error, "a session cannot be written to disk, and is kept in memory while there is room"),
+            Err(error) => {
+                warn!(%error, "a session cannot be written to disk, and is kept in memory while there is room")
+            }
         }
         self.tidy();
     }

@@ -20,10 +20,10 @@ use tokio::sync::{mpsc, watch};
 use super::chain::{Chain, ChainEvent, ChainStep};
 use super::{TokenInbox, Worker, framing};
 use crate::audit::Spool;
-use crate::audit::spool::Place;
 use crate::audit::check::check;
 use crate::audit::opening::Opened;
 use crate::audit::proof::Proof;
+use crate::audit::spool::Place;
 use crate::cluster::ClusterView;
 use crate::library::Library;
 use crate::shards::Shards;
@@ -96,7 +96,7 @@ async fn pair(seed: u8) -> Pair {
         view,
         key: Arc::new(worker_key),
         spool: spool.clone(),
-        price: Msat(2),
+        asking: crate::prices::Asking::fixed(Msat(2)),
         tamper: None,
     };
     tokio::spawn(serving.serve(stages));
