@@ -15,7 +15,7 @@
 //! cells       layers by positions: what is paid once
 //! claims      pay on its way from payer to worker
 //! metering    pay for work: charged, held for an audit, delayed, returned
-//! reservations  what a job may cost, put aside before it starts
+//! reservations what a job may cost, put aside before it starts
 //! reconcile   whether everything adds up
 //! statement   what an account was charged and credited over a time
 //! tree        the Merkle tree over the journal (private)
@@ -39,7 +39,7 @@
 //! the journal itself. Triggers in the database refuse to change or delete an entry, against accidents; against whoever
 //! owns the file there are the hashes, and the tree heads that others have seen.
 //!
-//! How pay moves is drawn in [`metering`], what it costs is in [`price`].
+//! How pay moves is drawn in [`metering`], what it costs is in [`price`], how a key pays for a job is in [`reservations`].
 //!
 //! # Formats that others recompute
 //!

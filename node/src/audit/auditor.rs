@@ -277,8 +277,9 @@ impl Running {
         if let Err(error) = self.task.storage.save_receipts(&kept).await {
             warn!(%error, "receipts could not be kept");
         }
+        let positions = receipts.chain.first().map_or(0, |receipt| receipt.payload().positions);
         match self.overcharging(receipts.order.payload()) {
-            None if !account.covers(receipts.order.payload()) => {
+            None if !account.covers(receipts.order.payload(), positions) => {
                 warn!(%job, "the order costs far more than its key was quoted: nobody is paid for the job");
             }
             None => self.owing.accept(stages).await,

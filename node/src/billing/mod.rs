@@ -22,8 +22,8 @@ use consortium_protocol::wire::heartbeat::LayerRange;
 use consortium_protocol::wire::job::{JobError, JobErrorCode, JobRequest, Prompt};
 use tokio::sync::watch;
 
-use account::Reservation;
 pub use account::{Bill, JobAccount};
+use account::{Promise, Reservation};
 
 use crate::clock::wall_ms;
 use crate::serving::Serving;
@@ -115,7 +115,7 @@ impl Billing {
         let owner = Owner::Key(key.clone());
         let free_of_charge = |rate| {
             let bill = Bill { rate: Some(rate), reserved: None };
-            Ok((JobAccount::of_key(owner.clone(), rate, None), bill))
+            Ok((JobAccount::of_key(owner.clone(), Promise::new(rate, u64::MAX), None), bill))
         };
         match self.rate(&request.model, Some(key)) {
             // Nobody serves it: the master will say so. If one began to just now, it is not paid for this job.
@@ -125,8 +125,10 @@ impl Billing {
         }
         let offer = self.offer(Some(key), request).await?;
         let reservation = self.reserve(&owner, request, offer).await?;
-        let bill = Bill { rate: Some(offer.rate), reserved: Some((self.ledger.clone(), request.job)) };
-        Ok((JobAccount::of_key(owner, offer.rate, Some(reservation)), bill))
+        let promise = Promise::new(offer.rate, offer.quote.positions);
+        let reserved = Some((promise.clone(), self.ledger.clone(), request.job));
+        let bill = Bill { rate: Some(offer.rate), reserved };
+        Ok((JobAccount::of_key(owner, promise, Some(reservation)), bill))
     }
 
     /// What a job costs at most, to a key or to this node itself.

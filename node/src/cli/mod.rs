@@ -147,8 +147,12 @@ mod tests {
         ] {
             Cli::try_parse_from(line.split_whitespace()).unwrap();
         }
-        for line in ["somebody", "own/earned --csv --json", "own/earned --from 2026-02-30", "own/earned --days 3 --from 2026-01-01"]
-        {
+        for line in [
+            "somebody",
+            "own/earned --csv --json",
+            "own/earned --from 2026-02-30",
+            "own/earned --days 3 --from 2026-01-01",
+        ] {
             let line = format!("consortium-node ledger statement {line}");
             assert!(Cli::try_parse_from(line.split_whitespace()).is_err(), "{line}");
         }

@@ -143,12 +143,8 @@ mod tests {
     fn money_is_told_in_words() {
         use consortium_ledger::accounts::Balances;
         assert_eq!(render_money(&[]), "money      nothing was earned or spent yet\n");
-        let account = |owner: &str, balance, earned, spent| AccountView {
-            owner: owner.parse().unwrap(),
-            balance,
-            earned,
-            spent,
-        };
+        let account =
+            |owner: &str, balance, earned, spent| AccountView { owner: owner.parse().unwrap(), balance, earned, spent };
         let text = render_money(&[
             account("key/0123456789ab", Balances { free: 900, bonded: 100, ..Balances::default() }, 0, 500),
             account("own/earned", Balances { free: 7000, held: 1500, tail: 20, bonded: 0 }, 8520, 0),

@@ -1,5 +1,5 @@
-//! `GET /v1/account` and `GET /v1/account/statement`: what stands on the account of the key that asks, and what moved on
-//! it. Nobody sees another's.
+//! `GET /v1/account` and `GET /v1/account/statement`: what stands on the account of the key that asks, and what moved
+//! on it. Nobody sees another's.
 
 use std::collections::BTreeMap;
 

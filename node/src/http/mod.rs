@@ -63,7 +63,7 @@ pub struct HttpApp {
     pub rpc: Rpc,
     /// Who may ask, where that is asked.
     pub keys: Arc<ApiKeys>,
-    /// Whether every call but `/health` needs a key. Without it any key, or none, is accepted.
+    /// Whether every call but `/health` needs a key. Without it any key, or none, is accepted, and a valid one pays.
     pub require_key: bool,
 }
 

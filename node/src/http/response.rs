@@ -131,8 +131,8 @@ fn reason(finish: FinishReason) -> &'static str {
     }
 }
 
-/// The use, and as an extra field what it costs at most: the receipts that are charged for come later, and may be for one
-/// token less.
+/// The use, and as an extra field what it costs at most: the receipts that are charged for come later, and may be for
+/// one token less.
 fn usage_document(usage: &Usage, cost: Option<Msat>) -> Value {
     let mut document = json!({
         "prompt_tokens": usage.prompt_tokens,

@@ -99,7 +99,8 @@ async fn a_job_is_charged_to_its_key() {
     shop.balance_becomes((790, 210)).await;
     book(&shop, &submission, 9);
     drop(submission);
-    shop.balance_becomes((1000 - 9 * 21, 0)).await;
+    // 18 and 162 for the stages, and of each the fee in whole msat.
+    shop.balance_becomes((1000 - 180 - 8, 0)).await;
     let sums = shop.node.ledger.reconcile().unwrap();
     assert!(sums.is_exact(), "{sums:?}");
 }
@@ -273,14 +274,14 @@ async fn a_key_sees_its_own_account_and_no_other() {
     book(&shop, &submission, 9);
     let job = submission.request.job.to_string();
     drop(submission);
-    shop.balance_becomes((811, 0)).await;
+    shop.balance_becomes((812, 0)).await;
 
     let mut whole: Value = shop.get("/v1/account/statement").await.json().await.unwrap();
-    assert_eq!((&whole["opening"]["free"], &whole["closing"]["free"]), (&json!(0), &json!(811)));
+    assert_eq!((&whole["opening"]["free"], &whole["closing"]["free"]), (&json!(0), &json!(812)));
     let lines = whole["lines"].as_array_mut().unwrap();
     assert_eq!((&lines[0]["kind"], &lines[1]["kind"]), (&json!("trial"), &json!("reserved")));
     let work = lines.iter().find(|line| line["kind"] == "work").unwrap();
-    assert_eq!(work["work"], json!({"job": job, "tokens": 9, "fee": 9}));
+    assert_eq!(work["work"], json!({"job": job, "tokens": 9, "fee": 8}));
     let page: Value = shop.get("/v1/account/statement?limit=1&after=0&from=1970-01-01").await.json().await.unwrap();
     assert_eq!((page["lines"].as_array().unwrap().len(), page["next"].is_u64()), (1, true));
     let before: Value = shop.get("/v1/account/statement?to=1").await.json().await.unwrap();
@@ -289,7 +290,7 @@ async fn a_key_sees_its_own_account_and_no_other() {
     let table = shop.get("/v1/account/statement?format=csv").await;
     assert_eq!(table.headers()["content-type"], "text/csv; charset=utf-8");
     let table = table.text().await.unwrap();
-    assert!(table.contains(&format!(",work,{job},9,9,-189,")), "{table}");
+    assert!(table.contains(&format!(",work,{job},9,8,-188,")), "{table}");
     let call = shop.node.call(Method::GET, "/v1/account/statement?limit=1").bearer_auth(&shop.secret);
     let accepted = call.header("accept", "text/csv;q=0.9, */*").send().await.unwrap();
     assert_eq!(
