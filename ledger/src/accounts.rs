@@ -237,7 +237,7 @@ pub(crate) fn view(tx: &Transaction<'_>, owner: &Owner) -> Result<AccountView, L
 }
 
 /// Takes `amount` from the free part of an account that has it.
-fn take(tx: &Transaction<'_>, owner: &Owner, amount: Msat) -> Result<i64, LedgerError> {
+pub(crate) fn take(tx: &Transaction<'_>, owner: &Owner, amount: Msat) -> Result<i64, LedgerError> {
     let free = view(tx, owner)?.balance.free;
     let wanted = signed(amount)?;
     if free < wanted {
@@ -324,8 +324,8 @@ impl Ledger {
         })
     }
 
-    /// Puts aside a part of what is free on an account: a bond, or the quote of work that is ordered. Once per
-    /// `reference`.
+    /// Puts aside a part of what is free on an account as a bond. Once per `reference`. For what ordered work may cost
+    /// see [`Ledger::reserve`].
     ///
     /// # Errors
     /// [`LedgerError::Insufficient`], [`LedgerError::Overflow`], [`LedgerError::Reused`], [`LedgerError::Database`].

@@ -152,7 +152,7 @@ pub(crate) fn turn(tx: &Transaction<'_>, id: i64, state: ClaimState, due_ms: u64
 }
 
 /// Adds to what an entry moves.
-fn add(postings: &mut Postings, owner: &Owner, part: Part, msat: i64) -> Result<(), LedgerError> {
+pub(crate) fn add(postings: &mut Postings, owner: &Owner, part: Part, msat: i64) -> Result<(), LedgerError> {
     let sum = postings.entry(Account::new(owner.clone(), part)).or_default();
     *sum = sum.checked_add(msat).ok_or(LedgerError::Overflow)?;
     Ok(())

@@ -50,10 +50,14 @@ pub enum Kind {
     Unbonded,
     /// A bond was forfeited; reference: that of the bond.
     Forfeited,
+    /// The most that a job can cost was put aside; reference: see [`crate::reservations`].
+    Reserved,
+    /// Some or all of it was given back; reference: see [`crate::reservations`].
+    Released,
 }
 
 impl Kind {
-    const ALL: [(Self, &'static str); 10] = [
+    const ALL: [(Self, &'static str); 12] = [
         (Self::Trial, "trial"),
         (Self::Deposit, "deposit"),
         (Self::Withdrawal, "withdrawal"),
@@ -64,6 +68,8 @@ impl Kind {
         (Self::Bonded, "bonded"),
         (Self::Unbonded, "unbonded"),
         (Self::Forfeited, "forfeited"),
+        (Self::Reserved, "reserved"),
+        (Self::Released, "released"),
     ];
 
     /// The name, as it is hashed.

@@ -11,10 +11,11 @@
 //! ledger      Ledger, LedgerError: the handle, cheap to clone; each change is one transaction
 //! accounts    whose money: peers, API keys, own books; deposits, withdrawals, bonds, trial credit
 //! journal     entries that balance, each bound to the one before by its hash; verify()
-//! price       what work costs, fixed or by load; quotes
+//! price       what work costs, fixed or by load; rates of pipelines, quotes of jobs
 //! cells       layers by positions: what is paid once
 //! claims      pay on its way from payer to worker
 //! metering    pay for work: charged, held for an audit, delayed, returned
+//! reservations what a job may cost, put aside before it starts
 //! reconcile   whether everything adds up
 //! statement   what an account was charged and credited over a time
 //! tree        the Merkle tree over the journal (private)
@@ -38,7 +39,7 @@
 //! the journal itself. Triggers in the database refuse to change or delete an entry, against accidents; against whoever
 //! owns the file there are the hashes, and the tree heads that others have seen.
 //!
-//! How pay moves is drawn in [`metering`], what it costs is in [`price`].
+//! How pay moves is drawn in [`metering`], what it costs is in [`price`], how a key pays for a job is in [`reservations`].
 //!
 //! # Formats that others recompute
 //!
@@ -65,6 +66,7 @@ pub mod metering;
 pub mod price;
 pub mod reconcile;
 pub mod reputation;
+pub mod reservations;
 pub mod statement;
 pub mod store;
 mod tree;

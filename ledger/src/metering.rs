@@ -36,6 +36,7 @@ use crate::claims::{self, Claim, ClaimState};
 use crate::journal::{self, Kind, Posted, Postings};
 use crate::ledger::{Ledger, LedgerError, time};
 use crate::price::share;
+use crate::reservations;
 
 /// How many claims [`Ledger::release_due`] ends in one call.
 pub const MAX_RELEASE: u32 = 500;
@@ -145,8 +146,8 @@ fn reference_of(ended: &[(i64, Claim)]) -> Hash {
 
 impl Ledger {
     /// Books the work of a job: its payer is charged and its workers are credited, each cell once. A record that was
-    /// booked before changes nothing, and so does one that says nothing new. What was done is booked whatever the
-    /// payer has left: see [`Ledger::bond`] for making sure beforehand.
+    /// booked before changes nothing, and so does one that says nothing new. If something is reserved for the job
+    /// ([`Ledger::reserve`]), it is charged to that; else what was done is booked whatever the payer has left.
     ///
     /// # Errors
     /// [`LedgerError::NotAParty`] when neither payer nor worker is this node or a key of it, [`LedgerError::Invalid`],
@@ -175,6 +176,7 @@ impl Ledger {
             for claim in &new {
                 claim.begin(&mut postings)?;
             }
+            reservations::draw(tx, record.job, &payer, &mut postings)?;
             let seq = journal::append(tx, &self.owner(), Kind::Work, reference, now_ms, postings)?;
             for claim in &mut new {
                 claim.seq = seq;

@@ -2,8 +2,8 @@
 //!
 //! All in whole numbers, so that payer and payee come to the same millisatoshi: the price of a layer-token (one layer
 //! computed for one position) is `base + floor(base * load / 1000)`, where `load` is how busy the node is in
-//! thousandths, at most `max_load`; with `max_load` 0 the price is fixed. A job of `p` positions through `n` layers
-//! costs `p * n * price`, and a gateway's fee on top is `floor(cost * fee / 1000)`.
+//! thousandths, at most `max_load`; with `max_load` 0 the price is fixed. A position costs what its layers cost on the
+//! nodes that hold them, and a gateway's fee on top of the work is `floor(work * fee / 1000)`.
 
 use consortium_protocol::Msat;
 use serde::{Deserialize, Serialize};
@@ -17,18 +17,21 @@ pub struct Prices {
     pub base: Msat,
     /// The load, in thousandths, above which the price rises no more; 0: a fixed price.
     pub max_load: u32,
-    /// A gateway's fee, in thousandths of what the workers get; at most 1000.
+}
+
+/// What one token through a whole pipeline costs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Rate {
+    /// What the workers get for one position.
+    pub per_position: Msat,
+    /// A gateway's fee on top, in thousandths; at most 1000.
     pub fee: u16,
 }
 
 /// A price for a job, fixed before it starts.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Quote {
-    /// For one token through one layer.
-    pub price_per_layer_token: Msat,
-    /// Layers of the model.
-    pub layers: u16,
-    /// Positions at most: the prompt and `max_tokens`.
+    /// Positions at most: the prompt and the longest answer.
     pub positions: u64,
     /// What the prompt alone costs, without fee.
     pub prompt: Msat,
@@ -62,28 +65,42 @@ impl Prices {
             .and_then(|more| self.base.checked_add(more))
             .ok_or(LedgerError::Overflow)
     }
+}
 
-    /// What a job costs at most, at a load in thousandths. Steps that were promised this price are charged it, whatever
-    /// the load is by then.
+impl Rate {
+    /// The rate of a pipeline whose stages have so many layers at such a price of a layer-token each.
     ///
     /// # Errors
     /// [`LedgerError::Overflow`].
-    pub fn quote(&self, prompt_tokens: u32, max_tokens: u32, layers: u16, load: u32) -> Result<Quote, LedgerError> {
-        let price = self.at(load)?;
-        let positions = u64::from(prompt_tokens) + u64::from(max_tokens);
-        let cost = |positions: u64| price.checked_mul(positions)?.checked_mul(u64::from(layers));
+    pub fn of(stages: impl IntoIterator<Item = (u32, Msat)>, fee: u16) -> Result<Self, LedgerError> {
+        let mut per_position = Msat::ZERO;
+        for (layers, price) in stages {
+            let stage = price.checked_mul(u64::from(layers));
+            per_position = stage.and_then(|stage| per_position.checked_add(stage)).ok_or(LedgerError::Overflow)?;
+        }
+        Ok(Self { per_position, fee })
+    }
+
+    /// What a job of so many positions costs at most, with the fee. Work that was promised at this rate is charged at
+    /// it, whatever nodes ask by then.
+    ///
+    /// # Errors
+    /// [`LedgerError::Overflow`].
+    pub fn cost(&self, positions: u64) -> Result<Msat, LedgerError> {
+        self.quote(0, positions).map(|quote| quote.total)
+    }
+
+    /// What a job costs at most whose answer has up to `max_tokens`.
+    ///
+    /// # Errors
+    /// [`LedgerError::Overflow`].
+    pub fn quote(&self, prompt_tokens: u64, max_tokens: u64) -> Result<Quote, LedgerError> {
         (|| {
-            let work = cost(positions)?;
+            let positions = prompt_tokens.checked_add(max_tokens)?;
+            let work = self.per_position.checked_mul(positions)?;
             let fee = share(work, u32::from(self.fee))?;
-            Some(Quote {
-                price_per_layer_token: price,
-                layers,
-                positions,
-                prompt: cost(u64::from(prompt_tokens))?,
-                work,
-                fee,
-                total: work.checked_add(fee)?,
-            })
+            let prompt = self.per_position.checked_mul(prompt_tokens)?;
+            Some(Quote { positions, prompt, work, fee, total: work.checked_add(fee)? })
         })()
         .ok_or(LedgerError::Overflow)
     }
@@ -95,24 +112,34 @@ mod tests {
 
     #[test]
     fn fixed_and_by_load() {
-        let fixed = Prices { base: Msat(7), max_load: 0, fee: 0 };
+        let fixed = Prices { base: Msat(7), max_load: 0 };
         assert_eq!(fixed.at(load(9, 2)).unwrap(), Msat(7));
-        let by_load = Prices { base: Msat(7), max_load: 2000, fee: 50 };
+        let by_load = Prices { base: Msat(7), max_load: 2000 };
         assert_eq!(by_load.at(0).unwrap(), Msat(7));
         assert_eq!(by_load.at(load(1, 2)).unwrap(), Msat(10), "7 + floor(3.5)");
         assert_eq!(by_load.at(load(1, 0)).unwrap(), Msat(14));
         assert_eq!(by_load.at(u32::MAX).unwrap(), Msat(21), "no more than max_load");
-        let quote = by_load.quote(50, 500, 24, 500).unwrap();
-        assert_eq!((quote.work, quote.fee), (Msat(10 * 550 * 24), Msat(6600)));
-        assert_eq!(quote.total, Msat(132_000 + 6_600));
-        assert_eq!(quote.prompt, Msat(10 * 50 * 24));
+    }
+
+    #[test]
+    fn a_quote_is_the_sum_of_the_stages_and_the_fee() {
+        let rate = Rate::of([(16, Msat(10)), (8, Msat(3))], 50).unwrap();
+        assert_eq!(rate.per_position, Msat(184));
+        let quote = rate.quote(50, 500).unwrap();
+        assert_eq!((quote.positions, quote.prompt), (550, Msat(184 * 50)));
+        assert_eq!((quote.work, quote.fee), (Msat(184 * 550), Msat(5060)));
+        assert_eq!((quote.total, rate.cost(550).unwrap()), (Msat(184 * 550 + 5060), quote.total));
+        assert_eq!(Rate::of([], 1000).unwrap().cost(u64::MAX).unwrap(), Msat::ZERO);
     }
 
     #[test]
     fn what_cannot_be_counted_is_refused() {
-        let dear = Prices { base: Msat(u64::MAX), max_load: 1, fee: 0 };
-        assert!(matches!(dear.at(1000), Ok(Msat(u64::MAX)) | Err(LedgerError::Overflow)));
-        assert!(matches!(dear.quote(1, 1, 1, 0), Err(LedgerError::Overflow)));
+        let dear = Prices { base: Msat(u64::MAX), max_load: 1000 };
+        assert!(matches!(dear.at(1000), Err(LedgerError::Overflow)));
+        assert!(matches!(Rate::of([(2, dear.base)], 0), Err(LedgerError::Overflow)));
+        let rate = Rate { per_position: dear.base, fee: 1 };
+        assert!(matches!(rate.cost(2), Err(LedgerError::Overflow)));
+        assert!(matches!(rate.cost(1), Err(LedgerError::Overflow)), "the fee is what is too much");
         assert_eq!(load(u32::MAX, 0), u32::MAX);
     }
 }

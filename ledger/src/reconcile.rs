@@ -33,7 +33,7 @@ pub struct Reconciliation {
     pub owed: i128,
     /// The node's own books together, in msat: the same with the other sign.
     pub own: i128,
-    /// Balances, turnover and open claims that are not what the journal makes them: none.
+    /// Balances, turnover, open claims and reservations that are not what the journal makes them: none.
     pub differences: Vec<Difference>,
 }
 
@@ -69,14 +69,14 @@ fn sums(tx: &Transaction<'_>, query: &str) -> Result<Sums, LedgerError> {
 }
 
 impl Ledger {
-    /// Adds up the whole journal and compares: balances, what was earned and spent, and claims that are still held or
-    /// have a tail. Reads everything.
+    /// Adds up the whole journal and compares: balances, what was earned and spent, claims that are still held or have
+    /// a tail, and open reservations. Reads everything.
     ///
     /// # Errors
     /// [`LedgerError::Database`].
     pub fn reconcile(&self) -> Result<Reconciliation, LedgerError> {
         self.read(|tx| {
-            let (mut by_account, mut turnover) = (Sums::new(), Sums::new());
+            let (mut by_account, mut turnover, mut reserved) = (Sums::new(), Sums::new(), Sums::new());
             let (mut owed, mut own) = (0, 0);
             let mut statement =
                 tx.prepare("SELECT owner, part, kind, msat FROM posting JOIN entry USING (seq) ORDER BY seq")?;
@@ -88,6 +88,11 @@ impl Ledger {
                 let (earned, spent) = kind.turnover(msat);
                 *turnover.entry(format!("earned by {}", account.owner)).or_default() += earned;
                 *turnover.entry(format!("spent by {}", account.owner)).or_default() += spent;
+                // Work is charged to what is reserved for it; everything else that is put aside is a bond.
+                let of_jobs = matches!(kind, Kind::Reserved | Kind::Released | Kind::Work);
+                if of_jobs && account.part == Part::Bonded {
+                    *reserved.entry(format!("reserved by {}", account.owner)).or_default() += i128::from(msat);
+                }
                 match account.owner {
                     Owner::Own(_) => own += i128::from(msat),
                     Owner::Peer(_) | Owner::Key(_) => owed += i128::from(msat),
@@ -115,6 +120,8 @@ impl Ledger {
                      UNION ALL SELECT worker || '/tail', tail FROM claim WHERE state = 'tail'",
                 )?,
             );
+            let open = sums(tx, "SELECT 'reserved by ' || owner, msat FROM reservation")?;
+            compare(&mut differences, &reserved, &open);
             let entries = journal::length(tx)?;
             let balances = kept.values().sum();
             Ok(Reconciliation { entries, postings: owed + own, balances, owed, own, differences })

@@ -1,7 +1,8 @@
-//! Statements: what an account was charged and credited over a time.
+//! Statements: what an account was charged and credited over a time. One that a node gives to who uses it is an invoice.
 
-use consortium_protocol::{Hash, NodeId};
-use rusqlite::{Transaction, params};
+use consortium_protocol::wire::job::JobId;
+use consortium_protocol::{Hash, Msat, NodeId};
+use rusqlite::{OptionalExtension as _, Transaction, params};
 use serde::{Deserialize, Serialize};
 
 use crate::accounts::{Balances, Owner, Part};
@@ -24,6 +25,20 @@ pub struct Line {
     pub reference: Hash,
     /// What it moved, in msat.
     pub moved: Balances,
+    /// The work that it was about, if it was work.
+    #[serde(default)]
+    pub work: Option<Work>,
+}
+
+/// The work that an account paid, or was paid for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Work {
+    /// The job.
+    pub job: JobId,
+    /// Tokens that were computed: prompt and answer.
+    pub tokens: u32,
+    /// What the account paid on top as the gateway's fee.
+    pub fee: Msat,
 }
 
 /// An account over a time, or one page of it.
@@ -71,6 +86,17 @@ fn opening(tx: &Transaction<'_>, name: &str, from_ms: u64, to_ms: u64, after: i6
     Ok(balances)
 }
 
+/// The work that an entry is about, as far as it concerns an account.
+fn work(tx: &Transaction<'_>, name: &str, seq: u64) -> Result<Option<Work>, LedgerError> {
+    let mut statement = tx.prepare_cached(
+        "SELECT job, max(stop), sum(CASE WHEN payer = ?1 THEN fee ELSE 0 END) FROM claim
+         WHERE seq = ?2 AND (payer = ?1 OR worker = ?1 OR ?1 = 'own/fees') GROUP BY job",
+    )?;
+    let read =
+        |row: &rusqlite::Row<'_>| Ok(Work { job: JobId(row.get(0)?), tokens: row.get(1)?, fee: Msat(row.get(2)?) });
+    Ok(statement.query_row(params![name, seq], read).optional()?)
+}
+
 impl Ledger {
     /// The statement of an account over `from_ms..to_ms`: the lines after entry `after`, at most `limit` and
     /// [`MAX_LINES`] of them. Entries belong to the time that the clock showed when they were written.
@@ -106,7 +132,8 @@ impl Ledger {
                         break;
                     }
                     let (at_ms, kind, reference) = (row.get(1)?, text_at(row, 2)?, hash_at(row, 3)?);
-                    lines.push(Line { seq, at_ms, kind, reference, moved: Balances::default() });
+                    let work = if kind == Kind::Work { work(tx, &name, seq)? } else { None };
+                    lines.push(Line { seq, at_ms, kind, reference, moved: Balances::default(), work });
                 }
                 let (part, msat) = (text_at(row, 4)?, row.get(5)?);
                 if let Some(line) = lines.last_mut() {

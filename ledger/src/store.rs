@@ -26,7 +26,7 @@ const MIGRATIONS: &[&str] = &[
         created_s  INTEGER NOT NULL,
         revoked_s  INTEGER
     ) STRICT;
-",
+    ",
     "
     CREATE TABLE entry (
         seq        INTEGER PRIMARY KEY NOT NULL CHECK (seq >= 0),
@@ -134,7 +134,7 @@ const MIGRATIONS: &[&str] = &[
         verdict    BLOB    PRIMARY KEY NOT NULL CHECK (length(verdict) = 32),
         at_ms      INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
-",
+    ",
     // The proof that an old verdict names follows its name, in canonical CBOR, in the signed bytes.
     "
     ALTER TABLE evidence ADD COLUMN proof BLOB CHECK (length(proof) = 32);
@@ -143,7 +143,16 @@ const MIGRATIONS: &[&str] = &[
             AND length(bytes) >= instr(bytes, x'6570726f6f665820') + 39;
     CREATE INDEX evidence_newest ON evidence (subject, at_ms, digest);
     CREATE INDEX evidence_of_proof ON evidence (proof, signer) WHERE proof IS NOT NULL;
-",
+    ",
+    "
+    CREATE TABLE reservation (
+        job        BLOB    PRIMARY KEY NOT NULL CHECK (length(job) = 16),
+        seq        INTEGER NOT NULL REFERENCES entry (seq),
+        owner      TEXT    NOT NULL,
+        msat       INTEGER NOT NULL CHECK (msat >= 0)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX claim_of_entry ON claim (seq);
+    ",
 ];
 
 /// Why the ledger could not be opened.

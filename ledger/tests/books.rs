@@ -38,6 +38,11 @@ fn a_job_is_charged_and_shared_out() {
     let own_work = ledger.account(&own("earned")).unwrap();
     assert_eq!((own_work.balance.free, own_work.balance.held), (0, 140));
     assert_eq!(books.free(&own("fees")), 17);
+    let work =
+        |owner: Owner| ledger.statement(&owner, 0, u64::MAX, None, 9).unwrap().lines.pop().unwrap().work.unwrap();
+    let charged = work(api_key(1));
+    assert_eq!((charged.job, charged.tokens, charged.fee), (job(1), 10, Msat(17)));
+    assert_eq!((work(peer(2)).tokens, work(peer(2)).fee), (10, Msat(0)), "the fee is the payer's");
     exact(ledger);
     assert_eq!(ledger.record_job(&record, &TERMS, NOW + 1).unwrap(), Posted::Already(1));
     assert_eq!(ledger.length().unwrap(), 2);

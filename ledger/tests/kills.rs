@@ -28,6 +28,10 @@ enum Step {
     Bond(u8, u64, u8),
     Unbond(u8),
     Forfeit(u8),
+    Reserve(u8, u64, u8),
+    Reduce(u8, u64),
+    EndJob(u8),
+    ReleaseAll,
     Work { job: u8, attempt: u32, payer: u8, worker: u8, layers: (u16, u16), stop: u32, price: u64, drawn: bool },
     Verdict { job: u8, worker: u8, outcome: u8 },
     Release,
@@ -46,6 +50,10 @@ fn step() -> impl Strategy<Value = Step> {
         1 => (0..6_u8, amount, 0..8_u8).prop_map(|(who, msat, r)| Step::Bond(who, msat, r)),
         1 => (0..8_u8).prop_map(Step::Unbond),
         1 => (0..8_u8).prop_map(Step::Forfeit),
+        3 => (0..3_u8, 0..2000_u64, 0..3_u8).prop_map(|(who, msat, r)| Step::Reserve(who, msat, r)),
+        1 => (0..3_u8, 0..2000_u64).prop_map(|(r, left)| Step::Reduce(r, left)),
+        1 => (0..3_u8).prop_map(Step::EndJob),
+        1 => Just(Step::ReleaseAll),
         6 => (0..3_u8, 0..2_u32, 0..4_u8, 1..4_u8, (0..6_u16, 0..6_u16), 1..30_u32, 0..50_u64, any::<bool>()).prop_map(
             |(job, attempt, payer, worker, (first, more), stop, price, drawn)| Step::Work {
                 job,
@@ -73,6 +81,10 @@ fn apply(ledger: &Ledger, step: &Step, now: u64) -> Result<(), LedgerError> {
         Step::Bond(who, msat, r) => ledger.bond(&owner(*who), Msat(*msat), reference(*r), now).map(drop),
         Step::Unbond(r) => ledger.unbond(reference(*r), now).map(drop),
         Step::Forfeit(r) => ledger.forfeit(reference(*r), now).map(drop),
+        Step::Reserve(who, msat, r) => ledger.reserve(&owner(*who), job(*r), Msat(*msat), now).map(drop),
+        Step::Reduce(r, left) => ledger.reduce_reservation(job(*r), Msat(*left), now).map(drop),
+        Step::EndJob(r) => ledger.release_reservation(job(*r), now).map(drop),
+        Step::ReleaseAll => ledger.release_reservations(u64::from(u32::MAX), now).map(drop),
         Step::Work { job, attempt, payer, worker, layers, stop, price, drawn } => {
             let stages = vec![
                 work(0, *worker, *layers, (0, *stop), *price, *drawn),
@@ -97,7 +109,7 @@ fn apply(ledger: &Ledger, step: &Step, now: u64) -> Result<(), LedgerError> {
 }
 
 /// Where a write is cut off: before this change of this table, if the step comes to it.
-const CUTS: [&str; 7] = [
+const CUTS: [&str; 9] = [
     "INSERT ON entry",
     "INSERT ON posting WHEN NEW.part = 'free' AND NEW.msat > 0",
     "INSERT ON balance WHEN NEW.part <> 'free'",
@@ -105,6 +117,8 @@ const CUTS: [&str; 7] = [
     "INSERT ON claim WHEN NEW.stage = 1",
     "UPDATE ON claim",
     "INSERT ON node",
+    "INSERT ON reservation",
+    "DELETE ON reservation",
 ];
 
 fn state(ledger: &Ledger) -> (u64, Vec<AccountView>) {

@@ -4,6 +4,7 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use consortium_ledger::price::Prices;
 use consortium_protocol::cluster::ClusterName;
 use consortium_protocol::identity::NodeId;
 use consortium_protocol::msat::Msat;
@@ -13,6 +14,9 @@ use serde::Deserialize;
 pub const PRICE: Msat = Msat(1);
 /// The highest price of a token through a layer, in msat: ten sats.
 pub const MAX_PRICE: Msat = Msat(10_000);
+
+/// Jobs in progress that are by default a load of 1000 thousandths.
+pub const FULL_LOAD: u32 = 4;
 
 /// How long entries of the journal wait by default for a signed tree head.
 pub const BATCH: Duration = Duration::from_secs(300);
@@ -37,7 +41,11 @@ pub struct Config {
     /// Stages to spread a model over when this node is the master; none leaves it to placement.
     pub stages: Option<usize>,
     /// What this node asks for one token through one layer.
-    pub price: Msat,
+    pub prices: Prices,
+    /// Jobs in progress that are a load of 1000 thousandths.
+    pub full_load: u32,
+    /// What this node takes from its API keys on top of what the workers get, in thousandths.
+    pub fee: u16,
     /// How long entries of the journal wait for a signed tree head.
     pub batch: Duration,
     /// Who audits this node's jobs, before all others.
@@ -64,8 +72,14 @@ pub struct Settings {
     pub memory: Option<String>,
     /// See [`Config::stages`].
     pub stages: Option<usize>,
-    /// In msat; see [`Config::price`].
+    /// In msat, when idle; see [`Config::prices`].
     pub price: Option<u64>,
+    /// In thousandths; see [`Config::prices`].
+    pub price_max_load: Option<u32>,
+    /// See [`Config::full_load`].
+    pub price_full_load: Option<u32>,
+    /// See [`Config::fee`].
+    pub fee: Option<u16>,
     /// In seconds; see [`Config::batch`].
     pub batch_seconds: Option<u64>,
     /// PeerIds; see [`Config::auditors`].
@@ -128,6 +142,9 @@ impl Settings {
             memory: self.memory.or(lower.memory),
             stages: self.stages.or(lower.stages),
             price: self.price.or(lower.price),
+            price_max_load: self.price_max_load.or(lower.price_max_load),
+            price_full_load: self.price_full_load.or(lower.price_full_load),
+            fee: self.fee.or(lower.fee),
             batch_seconds: self.batch_seconds.or(lower.batch_seconds),
             auditor: self.auditor.or(lower.auditor),
             mdns: self.mdns.or(lower.mdns),
@@ -147,6 +164,12 @@ impl Settings {
             Some(text) => parse_bytes(&text)?,
             None => half_of_memory(),
         };
+        let prices = check_prices(self.price, self.price_max_load.unwrap_or(0))?;
+        let fee = self.fee.unwrap_or(0);
+        if fee > 1000 {
+            let reason = "is counted in thousandths: at most 1000".to_owned();
+            return Err(ConfigError::Value { name: "fee", value: fee.to_string(), reason });
+        }
         if self.stages == Some(0) {
             return Err(ConfigError::Value {
                 name: "stages",
@@ -165,7 +188,9 @@ impl Settings {
             model: self.model,
             memory_bytes,
             stages: self.stages,
-            price: self.price.map_or(PRICE, Msat),
+            prices,
+            full_load: self.price_full_load.unwrap_or(FULL_LOAD),
+            fee,
             batch: self.batch_seconds.map_or(BATCH, Duration::from_secs),
             auditors: self.auditor.as_deref().map(auditors).transpose()?.unwrap_or_default(),
             mdns: self.mdns.unwrap_or(true),
@@ -182,6 +207,20 @@ fn auditors(names: &[String]) -> Result<Vec<NodeId>, ConfigError> {
         return Err(bad(one_too_many, format!("at most {MAX_AUDITORS} can be named")));
     }
     names.iter().map(|name| name.parse().map_err(|error| bad(name, format!("{error}")))).collect()
+}
+
+/// What is asked: no more than the highest price there is, even under the highest load.
+fn check_prices(base: Option<u64>, max_load: u32) -> Result<Prices, ConfigError> {
+    let prices = Prices { base: base.map_or(PRICE, Msat), max_load };
+    if prices.at(u32::MAX).is_ok_and(|highest| highest <= MAX_PRICE) {
+        return Ok(prices);
+    }
+    let (name, value) = match prices.base > MAX_PRICE {
+        true => ("price", prices.base.0.to_string()),
+        false => ("price-max-load", max_load.to_string()),
+    };
+    let reason = format!("a token through a layer would cost more than {MAX_PRICE}");
+    Err(ConfigError::Value { name, value, reason })
 }
 
 /// Reads `512MiB`, `4GB`, `1.5GiB` or plain bytes.
@@ -236,6 +275,24 @@ mod tests {
         assert_eq!(parse_bytes("77").unwrap(), 77);
         for bad in ["", "MiB", "-1GB", "4 parsecs", "0", "NaN", "1e400"] {
             assert!(parse_bytes(bad).is_err(), "{bad}");
+        }
+    }
+
+    #[test]
+    fn prices_have_a_limit_under_any_load() {
+        let settings = |price, max_load, fee| Settings {
+            price: Some(price),
+            price_max_load: Some(max_load),
+            fee: Some(fee),
+            ..Settings::default()
+        };
+        let config = settings(5000, 1000, 1000).resolve(PathBuf::new()).unwrap();
+        assert_eq!((config.prices.at(u32::MAX).unwrap(), config.fee), (MAX_PRICE, 1000));
+        for (price, max_load, fee, name) in
+            [(10_001, 0, 0, "price"), (5000, 1001, 0, "price-max-load"), (u64::MAX, 9, 0, "price"), (1, 0, 1001, "fee")]
+        {
+            let error = settings(price, max_load, fee).resolve(PathBuf::new()).unwrap_err().to_string();
+            assert!(error.starts_with(&format!("{name} `")), "{error}");
         }
     }
 

@@ -26,6 +26,7 @@ use crate::audit::earning::Earning;
 use crate::audit::proof::Proofs;
 use crate::audit::standings::Standings;
 use crate::audit::{self, AuditDesk, AuditTask, SettledJobs, Spool};
+use crate::billing::Billing;
 use crate::clock;
 use crate::cluster::{ClusterTask, ClusterView, LocalFacts};
 use crate::config::Config;
@@ -38,6 +39,7 @@ use crate::library::{self, Library};
 use crate::master::MasterTask;
 use crate::observer::Observer;
 use crate::pipeline::{Driver, DriverConfig, Tamper, TokenInbox, Worker};
+use crate::prices::{Advertised, Asking};
 use crate::rpc::{Rpc, Sources};
 use crate::serving::Serving;
 use crate::shards::Shards;
@@ -79,7 +81,8 @@ pub async fn run_tampered(
     let storage = Storage::open(&config.data_dir.join("node.db"))?;
     let keys = Arc::new(ApiKeys::open(&config.data_dir.join("ledger.db"))?);
     let ledger = Ledger::open(&config.data_dir.join("ledger.db"), me)?;
-    let standings = Standings::open(ledger, Arc::clone(&key), AuditPolicy::default())?;
+    let standings = Standings::open(ledger, Arc::clone(&key), AuditPolicy::default(), config.fee)?;
+    let asking = Asking::new(config.prices, config.full_load)?;
     let require_key = require_key(config.api_addr, &keys)?;
     let listener = TcpListener::bind(config.api_addr)
         .await
@@ -92,7 +95,7 @@ pub async fn run_tampered(
         models: library.iter().map(|(model, _)| model.clone()).collect(),
         memory_bytes: config.memory_bytes,
         layer_micros: 0,
-        price: config.price,
+        price: asking.now(),
         willing: !serving.is_empty(),
     });
 
@@ -134,6 +137,7 @@ pub async fn run_tampered(
     let proofs = Proofs::new(&config.data_dir);
     let kept_proofs = proofs.clone();
     let settled = SettledJobs::default();
+    let advertised = Advertised::default();
     let audits = AuditTask {
         key: Arc::clone(&key),
         cluster,
@@ -145,6 +149,7 @@ pub async fn run_tampered(
         storage: storage.clone(),
         proofs: proofs.clone(),
         standings: standings.clone(),
+        advertised: advertised.clone(),
         thresholds: Arc::new(thresholds(&config)?),
         auditors: config.auditors.clone(),
         settled: settled.clone(),
@@ -158,7 +163,7 @@ pub async fn run_tampered(
         view: view.subscribe(),
         key: Arc::clone(&key),
         spool: spool.clone(),
-        price: config.price,
+        asking: asking.clone(),
         tamper,
     };
     let api_file = ApiFile { api_base, pid: std::process::id(), peer_id: me.to_string() };
@@ -182,7 +187,9 @@ pub async fn run_tampered(
     tokio::spawn(dispatch.clone().serve_peers(jobs));
     tokio::spawn(dispatch.serve_gateway(submissions));
     tokio::spawn(remember_peers(swarm.clone(), storage.clone(), stop.clone()));
-    tokio::spawn(measure(serving, facts.clone()));
+    tokio::spawn(advertised.listen(view.subscribe(), stop.clone()));
+    tokio::spawn(asking.follow(shards.clone(), facts.clone(), stop.clone()));
+    tokio::spawn(measure(serving.clone(), facts.clone()));
     tokio::spawn(close_batches(
         standings.ledger().clone(),
         Arc::clone(&key),
@@ -191,6 +198,7 @@ pub async fn run_tampered(
         stop.clone(),
     ));
     let status = observer.spawn(stop.clone());
+    let billing = Billing::new(standings.ledger().clone(), config.fee, &serving, status.clone());
     let rpc = Rpc::new(Sources {
         ledger: standings.ledger().clone(),
         policy: AuditPolicy::default(),
@@ -213,7 +221,7 @@ pub async fn run_tampered(
         view,
     };
     let membership = tokio::spawn(cluster_task.run(events, stop.clone()));
-    let app = HttpApp { gateway, status, rpc, keys, require_key };
+    let app = HttpApp { gateway, billing, status, rpc, keys, require_key };
     let api = tokio::spawn(http::serve(listener, app, stop.clone()));
 
     api_file.write(&config.data_dir).context("cannot write api.json into the data directory")?;

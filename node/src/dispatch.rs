@@ -136,7 +136,7 @@ impl Dispatch {
     }
 
     async fn see_through(&self, submission: Submission) {
-        let Submission { mut request, nonce, events } = submission;
+        let Submission { mut request, nonce, account, events } = submission;
         let mut accepted = false;
         let mut reason = String::new();
         for attempt in 0..=MAX_RESUBMISSIONS {
@@ -170,7 +170,7 @@ impl Dispatch {
                     return warn!(job = %request.job, "an answer came without receipts: nobody is paid for the job");
                 }
                 Outcome::Done(Some(receipts)) => {
-                    return self.audits.settle(Settlement { request, nonce, receipts, master, given });
+                    return self.audits.settle(Settlement { request, nonce, account, receipts, master, given });
                 }
                 Outcome::Lost(why) => reason = why,
             }

@@ -6,6 +6,8 @@ use consortium_protocol::wire::audit::Nonce;
 use consortium_protocol::wire::job::{JobError, JobErrorCode, JobEvent, JobRequest};
 use tokio::sync::mpsc;
 
+use crate::billing::JobAccount;
+
 /// Events buffered between the swarm and a slow reader before the job waits for it.
 const EVENTS: usize = 64;
 
@@ -19,6 +21,8 @@ pub struct Submission {
     pub request: JobRequest,
     /// What will decide which stages are audited: told to nobody before they have signed.
     pub nonce: Nonce,
+    /// Who pays for it.
+    pub account: JobAccount,
     /// Where the events go.
     pub events: mpsc::Sender<JobEvent>,
 }
@@ -41,11 +45,11 @@ impl Gateway {
     ///
     /// # Errors
     /// `Overloaded` when the queue is full, `Internal` when the node is shutting down.
-    pub fn submit(&self, mut request: JobRequest) -> Result<mpsc::Receiver<JobEvent>, JobError> {
+    pub fn submit(&self, mut request: JobRequest, account: JobAccount) -> Result<mpsc::Receiver<JobEvent>, JobError> {
         let (events, receiver) = mpsc::channel(EVENTS);
         let nonce = Nonce(rand::random());
         request.challenge = nonce.commitment();
-        self.submissions.try_send(Submission { request, nonce, events }).map_err(|error| match error {
+        self.submissions.try_send(Submission { request, nonce, account, events }).map_err(|error| match error {
             mpsc::error::TrySendError::Full(_) => JobError::new(
                 JobErrorCode::Overloaded,
                 "this node has too many requests waiting; try again in a moment",

@@ -12,6 +12,7 @@
 //! - [`gateway`] and [`dispatch`]: take jobs from HTTP and see them through, on this node or by the master over the
 //!   swarm, across the loss of either workers or master;
 //! - [`audit`]: commits stages to their work, draws and does audits, and keeps what is known of the others;
+//! - [`prices`] and [`billing`]: what work costs, and who pays for it;
 //! - [`http`]: the OpenAI-compatible API; [`rpc`]: what others check this node by; [`cli`]: the commands; [`daemon`] puts all of it together.
 //!
 //! What stays on disk: [`keyfile`], [`data_dir`], [`storage`], [`library`].
@@ -21,6 +22,8 @@ pub use consortium_inference as inference;
 pub use consortium_ledger as ledger;
 
 pub mod audit;
+pub mod billing;
+pub mod calendar;
 pub mod cli;
 pub mod clock;
 pub mod cluster;
@@ -30,11 +33,13 @@ pub mod data_dir;
 pub mod dispatch;
 pub mod gateway;
 pub mod http;
+pub mod invoice;
 pub mod keyfile;
 pub mod library;
 pub mod master;
 mod observer;
 pub mod pipeline;
+pub mod prices;
 pub mod rpc;
 pub mod serving;
 pub mod shards;

@@ -211,7 +211,7 @@ impl Running {
             self.settled_since = Instant::now();
         }
         if !self.wanted(&view, &dir) {
-            return;
+            return self.reprice(&view);
         }
         match self.commit(&view, &model, &dir).await {
             Ok(route) => {
@@ -239,6 +239,23 @@ impl Running {
                 }
             }
         }
+    }
+
+    /// Jobs are ordered at what the nodes of the pipeline ask now; it stays the same pipeline.
+    fn reprice(&self, view: &ClusterView) {
+        self.pipeline.send_if_modified(|pipeline| {
+            let Some(current) = pipeline.as_ref() else { return false };
+            let asked = |(hop, before): (&Hop, &Msat)| match view.members.contains_key(&hop.node) {
+                true => price(view, &hop.node),
+                false => *before,
+            };
+            let prices: Vec<Msat> = current.route.iter().zip(&current.prices).map(asked).collect();
+            if prices == current.prices {
+                return false;
+            }
+            *pipeline = Some(Arc::new(Pipeline { prices, ..Pipeline::clone(current) }));
+            true
+        });
     }
 
     /// Is there something to (re)place?

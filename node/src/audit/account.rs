@@ -6,6 +6,8 @@ use consortium_protocol::identity::NodeId;
 use consortium_protocol::wire::audit::{NOT_DRAWN, Nonce, block_digests, blocks_root, boundary_key, check_chain};
 use consortium_protocol::wire::job::{JobRequest, Receipts};
 
+use crate::billing::JobAccount;
+
 /// A job of this node that was answered.
 #[derive(Debug)]
 pub struct Settlement {
@@ -13,6 +15,8 @@ pub struct Settlement {
     pub request: JobRequest,
     /// The nonce behind the request's challenge.
     pub nonce: Nonce,
+    /// Who pays for it.
+    pub account: JobAccount,
     /// What the stages signed.
     pub receipts: Box<Receipts>,
     /// Who answered.
@@ -58,7 +62,7 @@ impl Unacceptable {
 /// # Errors
 /// The first thing that is wrong.
 pub fn examine(settlement: &Settlement, expected: &Expected) -> Result<(), Unacceptable> {
-    let Settlement { request, nonce, receipts, master, given } = settlement;
+    let Settlement { request, nonce, receipts, master, given, .. } = settlement;
     let Receipts { order, chain, tokens, drawn_from } = receipts.as_ref();
     let open = order.payload();
     let asked = (expected.payer, expected.cluster, request.job, nonce.commitment(), &request.sampling);

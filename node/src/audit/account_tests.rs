@@ -99,7 +99,14 @@ impl Story {
         };
         let drawn_from = self.drawn_from as u32;
         let receipts = Box::new(Receipts { order, chain, tokens: self.tokens.clone(), drawn_from });
-        Settlement { request, nonce: NONCE, receipts, master: key(1).node_id(), given: self.given }
+        Settlement {
+            request,
+            nonce: NONCE,
+            account: JobAccount::own(),
+            receipts,
+            master: key(1).node_id(),
+            given: self.given,
+        }
     }
 }
 

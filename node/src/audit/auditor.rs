@@ -12,7 +12,6 @@ use consortium_protocol::cluster::ClusterId;
 use consortium_protocol::envelope::Signed;
 use consortium_protocol::hash::Hash;
 use consortium_protocol::identity::{NodeId, RootKey};
-use consortium_protocol::msat::Msat;
 use consortium_protocol::wire::audit::{AuditOrder, Nonce, Outcome, StageReceipt};
 use consortium_protocol::wire::fact::Fact;
 use consortium_protocol::wire::job::Receipts;
@@ -33,6 +32,7 @@ use super::witness::{Heard, Witness};
 use crate::clock::wall_ms;
 use crate::cluster::ClusterView;
 use crate::library::Library;
+use crate::prices::Advertised;
 use crate::serving::Serving;
 use crate::shards::Shards;
 use crate::storage::{JobReceipts, Owed, Storage};
@@ -132,6 +132,8 @@ pub struct AuditTask {
     pub proofs: Proofs,
     /// What is thought of the others.
     pub standings: Standings,
+    /// What the members asked of late.
+    pub advertised: Advertised,
     /// How far honest numbers lie apart.
     pub thresholds: Arc<Thresholds>,
     /// Who audits this node's jobs, before all others; none leaves it to this node and the members.
@@ -258,19 +260,23 @@ impl Running {
             warn!(%job, stage = refused.stage, reason = refused.reason, "receipts are not accepted: nobody is paid for the job");
             return;
         }
-        let Settlement { nonce, receipts, .. } = settlement;
+        let Settlement { nonce, receipts, account, .. } = settlement;
         if let Some(stage) = receipts.chain.iter().position(|receipt| !self.task.can_judge(receipt.payload())) {
             warn!(%job, stage, "receipts of a numeric class that cannot be audited: nobody is paid for the job");
             return;
         }
-        let stages = self.owed(&receipts, nonce);
+        let stages = self.owed(&receipts, nonce, &account.owner());
         let audits: Vec<AuditOrder> = stages.iter().filter(|owed| owed.drawn).map(|owed| owed.audit.clone()).collect();
         debug!(%job, stages = receipts.chain.len(), audits = audits.len(), "receipts accepted");
         let kept = JobReceipts { at_ms: wall_ms(), order: receipts.order.clone(), chain: receipts.chain.clone() };
         if let Err(error) = self.task.storage.save_receipts(&kept).await {
             warn!(%error, "receipts could not be kept");
         }
+        let positions = receipts.chain.first().map_or(0, |receipt| receipt.payload().positions);
         match self.overcharging(receipts.order.payload()) {
+            None if !account.covers(receipts.order.payload(), positions) => {
+                warn!(%job, "the order costs far more than its key was quoted: nobody is paid for the job");
+            }
             None => self.owing.accept(stages).await,
             Some(node) => {
                 warn!(%job, %node, "the master's order pays more than the node asks: nobody is paid for the job");
@@ -282,22 +288,26 @@ impl Running {
         }
     }
 
-    /// What is owed to each stage of a job, except to this node itself; some of it is drawn for an audit.
-    fn owed(&self, receipts: &Receipts, nonce: Nonce) -> Vec<Owed> {
+    /// What is owed to each stage of a job, to this node itself only by others; some of it is drawn for an audit.
+    fn owed(&self, receipts: &Receipts, nonce: Nonce, account: &Owner) -> Vec<Owed> {
         let (me, at_ms) = (self.task.swarm.me(), wall_ms());
         let stage = |(stage, receipt): (usize, &Signed<StageReceipt>)| {
             let node = receipt.signer();
-            let drawn = nonce.draw(&receipt.digest()) < self.task.standings.audit_rate(&node);
+            let drawn = node != me && nonce.draw(&receipt.digest()) < self.task.standings.audit_rate(&node);
             let chain = receipts.chain[..=stage].to_vec();
             let audit = AuditOrder { order: receipts.order.clone(), chain, nonce };
-            (node != me).then_some(Owed { audit, account: Owner::Own(Book::Spent), drawn, at_ms })
+            let paid = node != me || *account != Owner::Own(Book::Spent);
+            paid.then(|| Owed { audit, account: account.clone(), drawn, at_ms })
         };
         receipts.chain.iter().enumerate().filter_map(stage).collect()
     }
 
     /// Takes up what a crash or a restart interrupted.
     async fn recover(&self) {
-        let due = match self.owing.recover().await {
+        let recovered = self.owing.recover().await;
+        // Not before what was answered is booked: it is charged to what was reserved.
+        self.task.standings.release_reservations().await;
+        let due = match recovered {
             Ok(due) => due,
             Err(error) => return warn!(%error, "audits that were due before the restart are lost"),
         };
@@ -307,12 +317,11 @@ impl Running {
         }
     }
 
-    /// The first node of a route that is to be paid more than it says it asks; a node that is not known asks nothing.
+    /// The first node of a route that is to be paid more than it asked of late; a node that is not known asks nothing.
     fn overcharging(&self, open: &SessionOpen) -> Option<NodeId> {
-        let view = self.task.view.borrow();
-        let asks = |node: &NodeId| Some(view.members.get(node)?.heartbeat.price_per_layer_token);
         let mut paid = open.route.iter().map(|hop| hop.node).zip(&open.prices);
-        paid.find(|(node, price)| **price > asks(node).unwrap_or(Msat(0))).map(|(node, _)| node)
+        let now = Instant::now();
+        paid.find(|(node, price)| **price > self.task.advertised.highest(node, now)).map(|(node, _)| node)
     }
 
     /// Audits a stage, or has another do it: one that was named, or a member if this node has not the model.

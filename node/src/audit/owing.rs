@@ -148,6 +148,9 @@ impl Teller {
     async fn tell_one(&self, worker: NodeId, state: OwedState) -> Result<(), String> {
         let Some(receipt) = state.owed.audit.receipt().cloned() else { return Ok(()) };
         let (storage, digest) = (&self.owing.storage, receipt.digest());
+        if worker == self.owing.standings.me() {
+            return storage.owe_settled(digest).await.map_err(|error| error.to_string());
+        }
         if !state.told {
             let order = state.owed.audit.order.clone();
             let Some(pay) = Acceptance::pay_of(order.payload(), receipt.payload()) else { return Ok(()) };

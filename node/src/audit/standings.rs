@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use consortium_ledger::accounts::Owner;
 use consortium_ledger::heads::HeadSeen;
 use consortium_ledger::journal::Posted;
 use consortium_ledger::ledger::{Ledger, LedgerError};
@@ -17,7 +18,7 @@ use consortium_protocol::wire::audit::Verdict;
 use consortium_protocol::wire::ledger::{Equivocation, Rebuttal, TreeHead};
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
-use tracing::{debug, error, warn};
+use tracing::{debug, error, info, warn};
 
 use crate::clock::wall_ms;
 use crate::cluster::ClusterView;
@@ -40,6 +41,9 @@ pub struct Standings {
     ledger: Ledger,
     key: Arc<RootKey>,
     policy: AuditPolicy,
+    fee: u16,
+    /// Entries of the journal when this life began.
+    born: u64,
     scores: watch::Sender<Scores>,
 }
 
@@ -56,13 +60,15 @@ fn gossip_regard(score: &Score, now_ms: u64) -> f64 {
 }
 
 impl Standings {
-    /// The standings of a ledger. `key` is that of its owner.
+    /// The standings of a ledger. `key` is that of its owner, which takes `fee` thousandths on top of what the workers get
+    /// from its API keys.
     ///
     /// # Errors
     /// When the ledger cannot be read.
-    pub fn open(ledger: Ledger, key: Arc<RootKey>, policy: AuditPolicy) -> Result<Self, LedgerError> {
+    pub fn open(ledger: Ledger, key: Arc<RootKey>, policy: AuditPolicy, fee: u16) -> Result<Self, LedgerError> {
         let scores = watch::Sender::new(Arc::new(ledger.scores(wall_ms())?));
-        Ok(Self { ledger, key, policy, scores })
+        let born = ledger.length()?;
+        Ok(Self { ledger, key, policy, fee, born, scores })
     }
 
     /// Has gossip know what is thought of its peers, until `stop`.
@@ -135,19 +141,28 @@ impl Standings {
             job: order.job,
             attempt: order.attempt,
             payer: first.account.clone(),
-            fee: 0,
+            fee: if matches!(first.account, Owner::Key(_)) { self.fee } else { 0 },
             stages: stages.iter().filter_map(work).collect(),
         };
+        let me = self.me();
         let written = self.run(move |ledger| {
             let now = wall_ms();
             if let Posted::New(_) = ledger.record_job(&record, &Terms::default(), now)? {
-                for work in &record.stages {
+                for work in record.stages.iter().filter(|work| work.worker != me) {
                     ledger.observe_tokens(&work.worker, u64::from(work.cells.stop - work.cells.start), now)?;
                 }
             }
             Ok(())
         });
         written.await.is_some()
+    }
+
+    /// Gives back what API keys had reserved for jobs that ended with this node's last life.
+    pub async fn release_reservations(&self) {
+        let born = self.born;
+        if let Some(count @ 1..) = self.run(move |ledger| ledger.release_reservations(born, wall_ms())).await {
+            info!(count, "released what was reserved for jobs that a restart interrupted");
+        }
     }
 
     /// Takes a verdict into account: this node's own, or a member's.

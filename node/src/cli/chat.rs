@@ -12,6 +12,7 @@ use tokio::sync::mpsc;
 
 use super::client::{Client, ClientArgs, Events};
 use super::terminal::{print, printable, remark};
+use super::units;
 
 /// Longest line read from stdin, in bytes.
 const MAX_LINE: u64 = 1024 * 1024;
@@ -58,10 +59,7 @@ pub(super) struct ChatArgs {
 /// When no node answers, an answer fails, or a single one is stopped.
 pub(super) async fn run(args: ChatArgs, data_dir: &Path) -> Result<()> {
     let client = Client::find(args.client, data_dir)?;
-    let model = match args.model {
-        Some(model) => model,
-        None => only_model(&client).await?,
-    };
+    let model = choose(&client, args.model).await?;
     let system: Vec<Value> = args.system.iter().map(|text| json!({"role": "system", "content": text})).collect();
     let mut request = json!({"model": model, "stream": true, "stream_options": {"include_usage": true}});
     if let Some(temperature) = args.temperature {
@@ -84,17 +82,52 @@ pub(super) async fn run(args: ChatArgs, data_dir: &Path) -> Result<()> {
     }
 }
 
+#[derive(Deserialize)]
+struct Models {
+    data: Vec<Model>,
+}
+
+#[derive(Deserialize)]
+struct Model {
+    id: String,
+    #[serde(default)]
+    pricing: Option<Pricing>,
+}
+
+/// Msat for a token.
+#[derive(Deserialize)]
+struct Pricing {
+    prompt: String,
+}
+
+impl Model {
+    /// The price, in words, unless there is none.
+    fn price(&self) -> Option<String> {
+        let msat: f64 = self.pricing.as_ref()?.prompt.parse().ok()?;
+        // 1000 tokens cost in sats what one costs in msat.
+        (msat > 0.0).then(|| format!("1000 tokens of {} cost {msat} sat", printable(&self.id)))
+    }
+}
+
+/// The model to use: the one that is named, or the only one. Its price is told if it has one.
+async fn choose(client: &Client, named: Option<String>) -> Result<String> {
+    let models: Models = client.document("/v1/models").await?;
+    let price = match &named {
+        Some(name) => models.data.iter().find(|model| model.id == *name).and_then(Model::price),
+        None => models.data.first().and_then(Model::price),
+    };
+    let name = match named {
+        Some(name) => name,
+        None => only_model(models)?,
+    };
+    if let Some(price) = price {
+        remark(&price);
+    }
+    Ok(name)
+}
+
 /// The model to use when none is named.
-async fn only_model(client: &Client) -> Result<String> {
-    #[derive(Deserialize)]
-    struct List {
-        data: Vec<Model>,
-    }
-    #[derive(Deserialize)]
-    struct Model {
-        id: String,
-    }
-    let mut models: List = client.document("/v1/models").await?;
+fn only_model(mut models: Models) -> Result<String> {
     let names: Vec<_> = models.data.iter().map(|model| printable(&model.id)).collect();
     match (models.data.pop(), names.len()) {
         (Some(model), 1) => Ok(model.id),
@@ -188,6 +221,9 @@ struct Delta {
 struct UsageChunk {
     prompt_tokens: u32,
     completion_tokens: u32,
+    /// The most that it costs.
+    #[serde(default)]
+    cost_msat: u64,
 }
 
 #[derive(Deserialize)]
@@ -242,6 +278,9 @@ impl Answer {
         if let Some(usage) = self.usage {
             parts.push(format!("{} prompt + {} answer tokens", usage.prompt_tokens, usage.completion_tokens));
             parts.extend(self.speed(usage.completion_tokens));
+            if usage.cost_msat > 0 {
+                parts.push(format!("cost {}", units::sats(usage.cost_msat.into())));
+            }
         }
         parts.push(format!("first text after {:.1} s", waited.as_secs_f64()));
         match (ending, self.finish.as_deref()) {
@@ -354,6 +393,15 @@ mod tests {
 
     fn chunk(text: &str) -> Chunk {
         serde_json::from_str(text).unwrap()
+    }
+
+    #[test]
+    fn a_price_is_told_where_there_is_one() {
+        let price = |model: &str| serde_json::from_str::<Model>(model).unwrap().price();
+        assert_eq!(price(r#"{"id": "m"}"#), None);
+        assert_eq!(price(r#"{"id": "m", "pricing": {"prompt": "0", "completion": "0"}}"#), None);
+        let told = price(r#"{"id": "m", "pricing": {"unit": "msat", "prompt": "7.035", "completion": "7.035"}}"#);
+        assert_eq!(told.unwrap(), "1000 tokens of m cost 7.035 sat");
     }
 
     #[test]

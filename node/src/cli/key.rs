@@ -1,16 +1,24 @@
-//! `consortium-node key`: who may use this node's API.
+//! `consortium-node key`: who may use this node's API, and with how much credit.
 
 use std::path::Path;
 
-use anyhow::{Context as _, Result};
+use anyhow::{Context as _, Result, ensure};
 use clap::Subcommand;
-use consortium_ledger::api_keys::{ApiKeys, KeyId};
+use consortium_ledger::accounts::Owner;
+use consortium_ledger::api_keys::{ApiKey, ApiKeys, KeyId};
+use consortium_ledger::ledger::Ledger;
+use consortium_protocol::hash::Hash;
+use consortium_protocol::msat::Msat;
 
 use super::terminal::{Align, print, remark, table};
 use super::units;
-use crate::data_dir;
+use crate::clock::wall_ms;
+use crate::{data_dir, keyfile};
 
-/// Make, list and revoke keys for this node's API.
+/// What a new key may spend before anything was paid for it: a thousand sats.
+const TRIAL: Msat = Msat(1_000_000);
+
+/// Make, list, credit and revoke keys for this node's API.
 #[derive(Subcommand, Debug)]
 #[command(
     after_help = "A running node sees changes at once. A node that serves its API beyond its own machine asks for a key.
@@ -18,6 +26,7 @@ use crate::data_dir;
 Examples:
   consortium-node key create --label laptop
   export CONSORTIUM_API_KEY=$(consortium-node key create --label script)
+  consortium-node key credit 3f2a9c01b7de 500000
   consortium-node key revoke 3f2a9c01b7de"
 )]
 pub(super) enum KeyCommand {
@@ -26,9 +35,20 @@ pub(super) enum KeyCommand {
         /// What the key is for, to tell it from others in the list.
         #[arg(long, default_value = "")]
         label: String,
+        /// Credit to try it with, in thousandths of a sat.
+        #[arg(long, visible_alias = "credit", default_value_t = TRIAL.0, value_name = "MSAT")]
+        trial_credit: u64,
     },
-    /// List the keys, without their secrets.
+    /// List the keys with their credit, without their secrets.
     List,
+    /// Add to a key's credit, for money that was received for it.
+    Credit {
+        /// The key's id, as listed.
+        id: String,
+        /// How much, in thousandths of a sat.
+        #[arg(value_name = "MSAT")]
+        amount: u64,
+    },
     /// Make a key useless, for good.
     Revoke {
         /// The key's id, as listed.
@@ -42,21 +62,29 @@ pub(super) enum KeyCommand {
 /// When the ledger cannot be used, or there is no such key.
 pub(super) async fn run(command: KeyCommand, data_dir: &Path) -> Result<()> {
     data_dir::create(data_dir)?;
-    let keys = ApiKeys::open(&data_dir.join("ledger.db"))?;
+    let file = data_dir.join("ledger.db");
+    let keys = ApiKeys::open(&file)?;
+    let ledger = Ledger::open(&file, keyfile::load_or_create(data_dir)?.node_id())?;
     match command {
-        KeyCommand::Create { label } => {
+        KeyCommand::Create { label, trial_credit } => {
             let (id, secret) = keys.create(&label)?;
+            ledger.grant_trial(&id, Msat(trial_credit), wall_ms())?;
             // The secret alone goes to stdout, so that a script can take it.
             let told = print(&format!("{secret}\n")).context("the key was made but could not be printed")?;
             if told {
-                remark(&format!("made key {id}; this is the only time it is shown"));
+                let credit = units::sats(trial_credit.into());
+                remark(&format!("made key {id} with {credit} of credit; this is the only time it is shown"));
             } else {
                 keys.revoke(&id)?;
                 remark(&format!("nobody read the new key {id}, so it was revoked again"));
             }
         }
         KeyCommand::List => {
-            print(&render(&keys)?)?;
+            print(&render(&keys, &ledger)?)?;
+        }
+        KeyCommand::Credit { id, amount } => {
+            let free = credit(&keys, &ledger, &id.parse()?, Msat(amount))?;
+            remark(&format!("key {id} has {} of credit now", units::sats(free.into())));
         }
         KeyCommand::Revoke { id } => {
             let id: KeyId = id.parse()?;
@@ -67,36 +95,63 @@ pub(super) async fn run(command: KeyCommand, data_dir: &Path) -> Result<()> {
     Ok(())
 }
 
-fn render(keys: &ApiKeys) -> Result<String> {
+/// Adds to what is free on a key's account; returns what is free then, in msat.
+fn credit(keys: &ApiKeys, ledger: &Ledger, id: &KeyId, amount: Msat) -> Result<i64> {
+    let valid = keys.list()?.iter().any(|key| key.id == *id && !key.revoked);
+    ensure!(valid, "there is no valid key {id}; `consortium-node key list` shows those there are");
+    let owner = Owner::Key(id.clone());
+    ledger.deposit(&owner, amount, Hash::from_bytes(rand::random()), wall_ms())?;
+    Ok(ledger.account(&owner)?.balance.free)
+}
+
+fn render(keys: &ApiKeys, ledger: &Ledger) -> Result<String> {
     let keys = keys.list()?;
     if keys.is_empty() {
         return Ok("there are no keys; make one with `consortium-node key create`\n".to_owned());
     }
-    let header = [("ID", Align::Left), ("STATE", Align::Left), ("CREATED", Align::Left), ("LABEL", Align::Left)];
-    let rows: Vec<_> = keys
-        .into_iter()
-        .map(|key| {
-            let state = if key.revoked { "revoked" } else { "valid" };
-            vec![key.id.to_string(), state.to_owned(), units::ago(key.created_s), key.label]
-        })
-        .collect();
+    let header = [
+        ("ID", Align::Left),
+        ("STATE", Align::Left),
+        ("CREATED", Align::Left),
+        ("CREDIT MSAT", Align::Right),
+        ("RESERVED", Align::Right),
+        ("LABEL", Align::Left),
+    ];
+    let row = |key: ApiKey| {
+        let state = if key.revoked { "revoked" } else { "valid" };
+        let balance = ledger.account(&Owner::Key(key.id.clone()))?.balance;
+        let (free, reserved) = (balance.free.to_string(), balance.bonded.to_string());
+        Ok(vec![key.id.to_string(), state.to_owned(), units::ago(key.created_s), free, reserved, key.label])
+    };
+    let rows: Vec<_> = keys.into_iter().map(row).collect::<Result<_>>()?;
     Ok(table(&header, &rows))
 }
 
 #[cfg(test)]
 mod tests {
+    use consortium_protocol::identity::RootKey;
+    use consortium_protocol::wire::job::JobId;
+
     use super::*;
 
     #[test]
     fn keys_make_a_table() {
         let dir = tempfile::tempdir().unwrap();
         let keys = ApiKeys::open(&dir.path().join("ledger.db")).unwrap();
-        assert!(render(&keys).unwrap().contains("key create"));
+        let node = RootKey::from_seed([1; 32]).node_id();
+        let ledger = Ledger::open(&dir.path().join("ledger.db"), node).unwrap();
+        assert!(render(&keys, &ledger).unwrap().contains("key create"));
         let (id, secret) = keys.create("laptop").unwrap();
         keys.revoke(&id).unwrap();
         let (other, _) = keys.create("").unwrap();
-        let text = render(&keys).unwrap();
-        assert!(text.contains(&format!("{id}  revoked  just now  laptop\n{other}  valid    just now\n")), "{text}");
+        assert_eq!(credit(&keys, &ledger, &other, Msat(500)).unwrap(), 500);
+        assert_eq!(credit(&keys, &ledger, &other, Msat(500)).unwrap(), 1000, "each time anew");
+        assert!(credit(&keys, &ledger, &id, Msat(500)).unwrap_err().to_string().contains("no valid key"));
+        ledger.reserve(&Owner::Key(other.clone()), JobId([1; 16]), Msat(300), wall_ms()).unwrap();
+        let text = render(&keys, &ledger).unwrap();
+        let rows: Vec<Vec<&str>> = text.lines().map(|line| line.split_whitespace().collect()).collect();
+        assert_eq!(rows[1], [id.as_str(), "revoked", "just", "now", "0", "0", "laptop"], "{text}");
+        assert_eq!(rows[2], [other.as_str(), "valid", "just", "now", "700", "300"], "{text}");
         assert!(!text.contains(&secret));
     }
 }

@@ -4,20 +4,17 @@ use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Subcommand;
-use consortium_ledger::accounts::{AccountView, Owner};
+use consortium_ledger::accounts::AccountView;
 use consortium_ledger::ledger::Ledger;
 use consortium_ledger::reconcile::Reconciliation;
-use consortium_ledger::statement::{Line, Statement};
 use serde::Deserialize;
 use serde_json::{Value, json};
 
 use super::client::{Asking, Client};
+use super::statement::{self, StatementArgs};
 use super::terminal::{Align, print, printable, table};
 use super::units;
-use crate::clock::wall_ms;
 use crate::keyfile;
-
-const DAY_MS: u64 = 24 * 3600 * 1000;
 
 /// Show and check the node's books.
 #[derive(Subcommand, Debug)]
@@ -27,6 +24,7 @@ const DAY_MS: u64 = 24 * 3600 * 1000;
 Examples:
   consortium-node ledger accounts
   consortium-node ledger statement own/earned --days 7
+  consortium-node ledger statement key/3f2a9c01b7de --from 2026-11-01 --to 2026-12-01 --csv
   consortium-node ledger verify"
 )]
 pub(super) enum LedgerCommand {
@@ -34,16 +32,7 @@ pub(super) enum LedgerCommand {
     Head(Asking),
     /// List the accounts.
     Accounts(Asking),
-    /// Show what moved on an account.
-    Statement {
-        /// The account: peer/PEER_ID, key/ID or own/BOOK, as `accounts` lists them.
-        owner: Owner,
-        /// Of as many days up to now.
-        #[arg(long, default_value_t = 30)]
-        days: u64,
-        #[command(flatten)]
-        asking: Asking,
-    },
+    Statement(StatementArgs),
     /// Check every entry of the journal in the data directory, its chain, its tree and all sums; needs no node.
     Verify {
         /// Print JSON.
@@ -74,7 +63,7 @@ pub(super) async fn run(command: LedgerCommand, data_dir: &Path) -> Result<()> {
     match command {
         LedgerCommand::Head(asking) => head(asking, data_dir).await,
         LedgerCommand::Accounts(asking) => accounts(asking, data_dir).await,
-        LedgerCommand::Statement { owner, days, asking } => statement(&owner, days, asking, data_dir).await,
+        LedgerCommand::Statement(args) => statement::run(args, data_dir).await,
         LedgerCommand::Verify { json } => verify(json, data_dir),
     }
 }
@@ -138,52 +127,6 @@ fn render_accounts(accounts: &[AccountView]) -> String {
     table(&header, &rows)
 }
 
-async fn statement(owner: &Owner, days: u64, asking: Asking, data_dir: &Path) -> Result<()> {
-    let client = Client::find(asking.client, data_dir)?;
-    let to = wall_ms();
-    let from = to.saturating_sub(days.saturating_mul(DAY_MS));
-    let mut wanted = json!({"owner": owner, "from_ms": from, "to_ms": to, "limit": 1000});
-    let mut whole: Statement = client.rpc("ledger_statement", wanted.clone()).await?;
-    while let Some(next) = whole.next {
-        wanted["after"] = json!(next);
-        let more: Statement = client.rpc("ledger_statement", wanted.clone()).await?;
-        whole.lines.extend(more.lines);
-        (whole.closing, whole.next) = (more.closing, more.next);
-    }
-    show(serde_json::to_value(whole)?, asking.json, render_statement)
-}
-
-fn render_statement(statement: &Statement) -> String {
-    let header = [
-        ("ENTRY", Align::Right),
-        ("WHEN", Align::Left),
-        ("KIND", Align::Left),
-        ("FREE", Align::Right),
-        ("HELD", Align::Right),
-        ("TAIL", Align::Right),
-        ("BONDED", Align::Right),
-        ("REFERENCE", Align::Left),
-    ];
-    let amounts = |balance: &consortium_ledger::accounts::Balances| {
-        [balance.free, balance.held, balance.tail, balance.bonded].map(|msat| msat.to_string())
-    };
-    let sum = |name: &str, at_ms: u64, balance| {
-        let mut row = vec![String::new(), units::ago(at_ms / 1000), name.to_owned()];
-        row.extend(amounts(balance));
-        row.push(String::new());
-        row
-    };
-    let mut rows = vec![sum("opening", statement.from_ms, &statement.opening)];
-    rows.extend(statement.lines.iter().map(|Line { seq, at_ms, kind, reference, moved }| {
-        let mut row = vec![seq.to_string(), units::ago(at_ms / 1000), kind.as_str().to_owned()];
-        row.extend(amounts(moved));
-        row.push(format!("{reference:.16}"));
-        row
-    }));
-    rows.push(sum("closing", statement.to_ms, &statement.closing));
-    format!("{} with {}\n{}", statement.owner, statement.issuer, table(&header, &rows))
-}
-
 fn verify(as_json: bool, data_dir: &Path) -> Result<()> {
     let file = data_dir.join("ledger.db");
     ensure!(file.exists(), "there is no ledger in {}", data_dir.display());
@@ -237,7 +180,10 @@ fn render_sums(entries: u64, signed: u64, sums: &Reconciliation) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use consortium_ledger::accounts::Owner;
     use consortium_protocol::{Hash, Msat};
+
+    use crate::clock::wall_ms;
 
     #[test]
     fn books_are_shown_and_checked() {
@@ -260,9 +206,6 @@ mod tests {
         let text = render_accounts(&ledger.accounts(None, 10).unwrap());
         assert!(text.contains("own/outside"), "{text}");
         assert!(text.lines().nth(2).unwrap().contains(" 300     0     0       0       0      0"), "{text}");
-        let text = render_statement(&ledger.statement(&owner, 0, u64::MAX, None, 10).unwrap());
-        assert_eq!(text.lines().count(), 7, "{text}");
-        assert!(text.contains("deposit"), "{text}");
         let head = HeadView { entries: 4, head: None };
         assert_eq!(render_head(&head), "entries    4\nno head is signed yet\n");
     }

@@ -22,6 +22,7 @@ pub mod model;
 mod peers;
 mod reputation;
 pub mod start;
+mod statement;
 mod status;
 mod terminal;
 pub mod train;
@@ -141,11 +142,22 @@ mod tests {
             "consortium-node audit run 000102030405060708090a0b0c0d0e0f --rpc http://x/rpc --model m --submit --key k",
             "consortium-node ledger head --json",
             "consortium-node ledger statement own/earned --days 3",
+            "consortium-node ledger statement key/0123456789ab --from 2026-11-01 --to 2026-12-01 --csv",
+            "consortium-node key create --label x --credit 500",
+            "consortium-node key credit 0123456789ab 500",
             "consortium-node ledger verify --json",
         ] {
             Cli::try_parse_from(line.split_whitespace()).unwrap();
         }
-        assert!(Cli::try_parse_from(["consortium-node", "ledger", "statement", "somebody"]).is_err());
+        for line in [
+            "somebody",
+            "own/earned --csv --json",
+            "own/earned --from 2026-02-30",
+            "own/earned --days 3 --from 2026-01-01",
+        ] {
+            let line = format!("consortium-node ledger statement {line}");
+            assert!(Cli::try_parse_from(line.split_whitespace()).is_err(), "{line}");
+        }
     }
 
     #[test]

@@ -55,6 +55,16 @@ pub struct StartArgs {
     /// What this node asks for one token through one layer, in thousandths of a sat [default: 1].
     #[arg(long, env = "CONSORTIUM_PRICE", value_name = "MSAT")]
     price: Option<u64>,
+    /// Let the price rise with the load, up to this load: at 1000 it is twice the price of an idle node, at 2000 three
+    /// times [default: 0, a fixed price].
+    #[arg(long, env = "CONSORTIUM_PRICE_MAX_LOAD", value_name = "THOUSANDTHS")]
+    price_max_load: Option<u32>,
+    /// Jobs in progress that are a load of 1000 [default: 4].
+    #[arg(long, env = "CONSORTIUM_PRICE_FULL_LOAD", value_name = "JOBS")]
+    price_full_load: Option<u32>,
+    /// What this node takes from its API keys on top of what workers get, in thousandths of it [default: 0].
+    #[arg(long, env = "CONSORTIUM_FEE", value_name = "THOUSANDTHS")]
+    fee: Option<u16>,
     /// Seconds that entries of the journal wait for a signed tree head, unless there are 256 before [default: 300].
     #[arg(long, env = "CONSORTIUM_BATCH_SECONDS", value_name = "SECONDS")]
     batch_seconds: Option<u64>,
@@ -113,6 +123,9 @@ pub async fn run_tampered(
         memory: args.memory,
         stages: args.stages,
         price: args.price,
+        price_max_load: args.price_max_load,
+        price_full_load: args.price_full_load,
+        fee: args.fee,
         batch_seconds: args.batch_seconds,
         auditor: (!args.auditor.is_empty()).then_some(args.auditor),
         mdns: args.no_mdns.then_some(false),

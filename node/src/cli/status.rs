@@ -5,6 +5,8 @@ use std::path::Path;
 
 use anyhow::Result;
 use clap::Args;
+use consortium_ledger::accounts::{AccountView, Book, Owner};
+use serde_json::json;
 
 use super::client::{Client, ClientArgs};
 use super::terminal::{print, printable, short_peer};
@@ -29,10 +31,54 @@ pub(super) struct StatusArgs {
 /// # Errors
 /// When no node answers.
 pub(super) async fn run(args: StatusArgs, data_dir: &Path) -> Result<()> {
-    let status: NodeStatus = Client::find(args.client, data_dir)?.document("/status.json").await?;
-    let text = if args.json { format!("{}\n", serde_json::to_string_pretty(&status)?) } else { render(&status) };
+    let client = Client::find(args.client, data_dir)?;
+    let status: NodeStatus = client.document("/status.json").await?;
+    if args.json {
+        print(&format!("{}\n", serde_json::to_string_pretty(&status)?))?;
+        return Ok(());
+    }
+    let mut text = render(&status);
+    // The books are shown on the node's own machine alone.
+    if let Ok(accounts) = client.pages("ledger_accounts", json!({"limit": 200}), "accounts", usize::MAX).await {
+        text.push_str(&render_money(&accounts));
+    }
     print(&text)?;
     Ok(())
+}
+
+/// What the node earned and spent, in words.
+fn render_money(accounts: &[AccountView]) -> String {
+    let own = |book| accounts.iter().find(|account| account.owner == Owner::Own(book));
+    let mut lines = Vec::new();
+    if let Some(earned) = own(Book::Earned) {
+        let (held, tail) = (earned.balance.held, earned.balance.tail);
+        let mut waits = Vec::new();
+        if held != 0 {
+            waits.push(format!("{} held until audits are done", units::sats(held.into())));
+        }
+        if tail != 0 {
+            waits.push(format!("{} delayed", units::sats(tail.into())));
+        }
+        let waits = if waits.is_empty() { String::new() } else { format!(", of it {}", waits.join(" and ")) };
+        lines.push(format!("{:<10} {}{waits}", "earned", units::sats(earned.earned.into())));
+    }
+    if let Some(spent) = own(Book::Spent) {
+        lines.push(format!("{:<10} {} on the work of others", "spent", units::sats(spent.spent.into())));
+    }
+    if let Some(fees) = own(Book::Fees).filter(|fees| fees.balance.free != 0) {
+        lines.push(format!("{:<10} {} from API keys", "fees", units::sats(fees.balance.total())));
+    }
+    let keys = || accounts.iter().filter(|account| matches!(account.owner, Owner::Key(_)));
+    if keys().next().is_some() {
+        let free: i128 = keys().map(|key| i128::from(key.balance.free)).sum();
+        let reserved: i128 = keys().map(|key| i128::from(key.balance.bonded)).sum();
+        let (free, reserved) = (units::sats(free), units::sats(reserved));
+        lines.push(format!("{:<10} {} with {free} of credit, and {reserved} reserved", "api keys", keys().count()));
+    }
+    if lines.is_empty() {
+        lines.push(format!("{:<10} nothing was earned or spent yet", "money"));
+    }
+    lines.join("\n") + "\n"
 }
 
 fn render(status: &NodeStatus) -> String {
@@ -92,6 +138,27 @@ fn list(line: &mut impl FnMut(&str, &str), name: &str, values: impl Iterator<Ite
 mod tests {
     use super::*;
     use crate::status::{ModelStatus, Role, StageStatus};
+
+    #[test]
+    fn money_is_told_in_words() {
+        use consortium_ledger::accounts::Balances;
+        assert_eq!(render_money(&[]), "money      nothing was earned or spent yet\n");
+        let account =
+            |owner: &str, balance, earned, spent| AccountView { owner: owner.parse().unwrap(), balance, earned, spent };
+        let text = render_money(&[
+            account("key/0123456789ab", Balances { free: 900, bonded: 100, ..Balances::default() }, 0, 500),
+            account("own/earned", Balances { free: 7000, held: 1500, tail: 20, bonded: 0 }, 8520, 0),
+            account("own/fees", Balances { free: 30, ..Balances::default() }, 30, 0),
+            account("own/spent", Balances { free: -2000, ..Balances::default() }, 0, 2000),
+        ]);
+        assert_eq!(
+            text,
+            "earned     8.52 sat, of it 1.5 sat held until audits are done and 0.02 sat delayed\n\
+             spent      2 sat on the work of others\n\
+             fees       0.03 sat from API keys\n\
+             api keys   1 with 0.9 sat of credit, and 0.1 sat reserved\n"
+        );
+    }
 
     #[test]
     fn a_worker_is_described() {

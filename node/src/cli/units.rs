@@ -19,6 +19,17 @@ pub(super) fn bytes(count: u64) -> String {
     format!("{value:.1} {}", UNITS[unit])
 }
 
+/// An amount of millisatoshi in sats, such as `1234.5 sat`.
+pub(super) fn sats(msat: i128) -> String {
+    let (whole, rest) = (msat.unsigned_abs() / 1000, msat.unsigned_abs() % 1000);
+    let sign = if msat < 0 { "-" } else { "" };
+    let rest = match rest {
+        0 => String::new(),
+        _ => format!(".{rest:03}").trim_end_matches('0').to_owned(),
+    };
+    format!("{sign}{whole}{rest} sat")
+}
+
 /// A span in its two largest units, such as `3 h 12 min`.
 pub(super) fn span(seconds: u64) -> String {
     let (minutes, hours, days) = (seconds / 60, seconds / 3600, seconds / 86_400);
@@ -58,6 +69,7 @@ mod tests {
         let spans = [0, 59, 60, 3599, 3600, 86_399, 86_400, 200_000].map(span);
         assert_eq!(spans, ["0 s", "59 s", "1 min", "59 min", "1 h 0 min", "23 h 59 min", "1 d 0 h", "2 d 7 h"]);
         assert_eq!([999, 1200, 2_500_000].map(micros), ["999 µs", "1.2 ms", "2.5 s"]);
+        assert_eq!([0, 1, -1500, 1_000_020].map(sats), ["0 sat", "0.001 sat", "-1.5 sat", "1000.02 sat"]);
         assert_eq!(ago(u64::MAX), "just now");
         assert!(ago(0).ends_with(" h ago"));
     }

@@ -9,7 +9,7 @@ use super::error::ApiError;
 use super::fields::{Fields, Harmless, wrong_type};
 use super::params::{self, Delivery, is_empty, is_false, never};
 use super::response::Kind;
-use super::{AppState, body, job};
+use super::{AppState, body, guard, job};
 
 /// Fields of the request that pass only while they ask for nothing this API does not do anyway.
 const HARMLESS: &[Harmless] = &[
@@ -48,11 +48,16 @@ const MESSAGE_HARMLESS: &[Harmless] = &[
 
 /// Handles the call.
 pub(super) async fn create(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
+    let key = guard::key(&request);
     let (request, delivery) = parse(body::read(request).await?)?;
-    job::answer(&state, Kind::Chat, request, delivery).await
+    job::answer(&state, Kind::Chat, key, request, delivery).await
 }
 
-fn parse(mut fields: Fields) -> Result<(JobRequest, Delivery), ApiError> {
+/// Reads the fields of a request.
+///
+/// # Errors
+/// 400 naming the field.
+pub(super) fn parse(mut fields: Fields) -> Result<(JobRequest, Delivery), ApiError> {
     fields.harmless(HARMLESS)?;
     let messages = fields.list("messages")?.ok_or_else(|| ApiError::missing("messages"))?;
     if messages.is_empty() {

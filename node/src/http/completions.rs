@@ -9,7 +9,7 @@ use super::error::ApiError;
 use super::fields::{Fields, Harmless, wrong_type};
 use super::params::{self, Delivery, is_empty, is_false, is_one};
 use super::response::Kind;
-use super::{AppState, body, job};
+use super::{AppState, body, guard, job};
 
 /// Tokens made when the caller does not say how many, as with OpenAI.
 const MAX_TOKENS: u32 = 16;
@@ -24,11 +24,16 @@ const HARMLESS: &[Harmless] = &[
 
 /// Handles the call.
 pub(super) async fn create(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
+    let key = guard::key(&request);
     let (request, delivery) = parse(body::read(request).await?)?;
-    job::answer(&state, Kind::Text, request, delivery).await
+    job::answer(&state, Kind::Text, key, request, delivery).await
 }
 
-fn parse(mut fields: Fields) -> Result<(JobRequest, Delivery), ApiError> {
+/// Reads the fields of a request.
+///
+/// # Errors
+/// 400 naming the field.
+pub(super) fn parse(mut fields: Fields) -> Result<(JobRequest, Delivery), ApiError> {
     fields.harmless(HARMLESS)?;
     let prompt = match fields.take("prompt") {
         None => return Err(ApiError::missing("prompt")),

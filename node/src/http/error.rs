@@ -6,6 +6,8 @@ use axum::response::{IntoResponse, Response};
 use consortium_protocol::wire::job::{JobError, JobErrorCode};
 use serde_json::{Value, json};
 
+use crate::billing::{BillingError, Offer};
+
 /// `type` of everything the caller did wrong.
 const INVALID_REQUEST: &str = "invalid_request_error";
 /// `type` of everything that went wrong here.
@@ -102,6 +104,21 @@ impl ApiError {
         Self::new(StatusCode::UNAUTHORIZED, INVALID_REQUEST, Some("invalid_api_key"), message.to_owned())
     }
 
+    /// 402: the key has too little credit.
+    fn insufficient(offer: &Offer, free: i64, reserved: i64) -> Self {
+        let (total, prompt, answer) = (offer.quote.total.0, offer.prompt_tokens, offer.max_tokens);
+        let others = match reserved {
+            0 => String::new(),
+            _ => format!(" ({reserved} msat are put aside for requests in progress)"),
+        };
+        let message = format!(
+            "This request may cost up to {total} msat (a prompt of {prompt} tokens and an answer of up to {answer}), and \
+             this key has {free} msat of credit left{others}. Ask for less with 'max_tokens', or have the node's owner \
+             add credit with `consortium-node key credit`."
+        );
+        Self::new(StatusCode::PAYMENT_REQUIRED, "insufficient_quota", Some("insufficient_quota"), message)
+    }
+
     /// 403.
     pub(super) fn forbidden(code: &'static str, message: String) -> Self {
         Self::new(StatusCode::FORBIDDEN, INVALID_REQUEST, Some(code), message)
@@ -151,6 +168,20 @@ impl ApiError {
     /// The document that tells of this failure, as a body or as an event.
     pub(super) fn document(&self) -> Value {
         json!({"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}})
+    }
+}
+
+impl From<BillingError> for ApiError {
+    fn from(error: BillingError) -> Self {
+        match error {
+            BillingError::Insufficient { offer, free, reserved } => Self::insufficient(&offer, free, reserved),
+            BillingError::Job(error) => error.into(),
+            BillingError::Ledger(error) => {
+                tracing::error!(%error, "the ledger cannot be used");
+                Self::internal("The node's ledger cannot be used.")
+            }
+            BillingError::Closed => Self::shutting_down(),
+        }
     }
 }
 

@@ -48,6 +48,11 @@ impl Fields {
         }
     }
 
+    /// Whether a value is there that nobody took yet.
+    pub(super) fn has(&self, name: &str) -> bool {
+        self.rest.get(name).is_some_and(|value| !value.is_null())
+    }
+
     /// The full path of a field.
     pub(super) fn path(&self, name: &str) -> String {
         format!("{}{name}", self.path)

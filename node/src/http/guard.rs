@@ -12,6 +12,7 @@ use axum::extract::{Request, State};
 use axum::http::{HeaderMap, Uri, header, uri::Authority};
 use axum::middleware::Next;
 use axum::response::Response;
+use consortium_ledger::api_keys::{KeyId, PREFIX};
 
 use super::error::ApiError;
 use super::{AppState, Shared};
@@ -20,11 +21,20 @@ use super::{AppState, Shared};
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Caller(pub(super) SocketAddr);
 
+/// The API key that a request came with, if it came with a valid one.
+#[derive(Clone, Debug)]
+struct Asking(Option<KeyId>);
+
+/// The key that a request came with, by the guard's word.
+pub(super) fn key(request: &Request) -> Option<KeyId> {
+    request.extensions().get::<Asking>().and_then(|asking| asking.0.clone())
+}
+
 /// Lets a request pass, or answers in its place.
 pub(super) async fn check(
     State(shared): State<AppState>,
     Extension(caller): Extension<Caller>,
-    request: Request,
+    mut request: Request,
     next: Next,
 ) -> Result<Response, ApiError> {
     let host = asked_host(request.uri(), request.headers())?;
@@ -32,9 +42,15 @@ pub(super) async fn check(
         check_host(&host)?;
     }
     check_origin(request.headers(), &host)?;
-    if needs_key(&shared, caller, request.uri().path()) {
-        check_key(&shared, request.headers()).await?;
+    let path = request.uri().path();
+    let key = match bearer(request.headers()) {
+        Some(secret) if path != "/health" => find_key(&shared, secret).await?,
+        _ => None,
+    };
+    if key.is_none() && needs_key(&shared, caller, path) {
+        return Err(if bearer(request.headers()).is_some() { ApiError::bad_key() } else { ApiError::no_key() });
     }
+    request.extensions_mut().insert(Asking(key));
     Ok(next.run(request).await)
 }
 
@@ -98,13 +114,15 @@ fn needs_key(shared: &Shared, caller: Caller, path: &str) -> bool {
     }
 }
 
-async fn check_key(shared: &Shared, headers: &HeaderMap) -> Result<(), ApiError> {
-    let secret = bearer(headers).ok_or_else(ApiError::no_key)?.to_owned();
-    let keys = Arc::clone(&shared.app.keys);
+/// The key whose secret this is. What cannot be one is not looked for.
+async fn find_key(shared: &Shared, secret: &str) -> Result<Option<KeyId>, ApiError> {
+    if !secret.starts_with(PREFIX) {
+        return Ok(None);
+    }
+    let (keys, secret) = (Arc::clone(&shared.app.keys), secret.to_owned());
     let verified = tokio::task::spawn_blocking(move || keys.verify(&secret)).await;
     match verified {
-        Ok(Ok(Some(_))) => Ok(()),
-        Ok(Ok(None)) => Err(ApiError::bad_key()),
+        Ok(Ok(key)) => Ok(key),
         Ok(Err(error)) => {
             tracing::error!(%error, "an API key could not be checked");
             Err(ApiError::internal("The node could not check the API key."))

@@ -5,6 +5,8 @@ use std::time::Duration;
 use axum::Json;
 use axum::http::HeaderValue;
 use axum::response::{IntoResponse, Response};
+use consortium_ledger::api_keys::KeyId;
+use consortium_protocol::msat::Msat;
 use consortium_protocol::wire::Message;
 use consortium_protocol::wire::job::{FinishReason, JobEvent, JobRequest, Usage};
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
@@ -14,6 +16,7 @@ use super::error::ApiError;
 use super::params::Delivery;
 use super::response::{Kind, Shape};
 use super::{AppState, sse};
+use crate::billing::Bill;
 
 /// Longest silence between two events of a job. The swarm has tighter deadlines of its own; this one is for a fault
 /// in them, and leaves room for the prefill of a long prompt on a slow machine.
@@ -24,6 +27,7 @@ const MAX_ANSWER: usize = 16 * 1024 * 1024;
 /// The events of a job in progress. Dropping it cancels the job.
 pub(super) struct Job {
     events: mpsc::Receiver<JobEvent>,
+    bill: Bill,
     closing: CancellationToken,
     received: usize,
     _place: OwnedSemaphorePermit,
@@ -39,6 +43,8 @@ pub(super) enum Progress {
         tail: String,
         finish: FinishReason,
         usage: Usage,
+        /// What it costs at most, where that is known.
+        cost: Option<Msat>,
     },
 }
 
@@ -49,11 +55,12 @@ pub(super) enum Progress {
 pub(super) async fn answer(
     state: &AppState,
     kind: Kind,
+    key: Option<KeyId>,
     request: JobRequest,
     delivery: Delivery,
 ) -> Result<Response, ApiError> {
     let id = request.job.to_string();
-    let (job, shape) = start(state, kind, request).await?;
+    let (job, shape) = start(state, kind, key, request).await?;
     let mut response = if delivery.stream {
         sse::stream(job, shape, delivery.include_usage).into_response()
     } else {
@@ -66,15 +73,21 @@ pub(super) async fn answer(
     Ok(response)
 }
 
-async fn start(state: &AppState, kind: Kind, request: JobRequest) -> Result<(Job, Shape), ApiError> {
+async fn start(
+    state: &AppState,
+    kind: Kind,
+    key: Option<KeyId>,
+    request: JobRequest,
+) -> Result<(Job, Shape), ApiError> {
     let place = state.jobs.clone().try_acquire_owned().map_err(|_| ApiError::busy())?;
     // What is left to check after parsing, such as the length of the model's name.
     request.check().map_err(|error| {
         ApiError::field(error.field, "invalid_value", format!("'{}' is not valid: {}.", error.field, error.rule))
     })?;
     let id = request.job;
-    let events = state.app.gateway.submit(request)?;
-    let mut job = Job { events, closing: state.closing.clone(), received: 0, _place: place };
+    let (account, bill) = state.app.billing.open(key.as_ref(), &request).await?;
+    let events = state.app.gateway.submit(request, account)?;
+    let mut job = Job { events, bill, closing: state.closing.clone(), received: 0, _place: place };
     match job.event().await? {
         JobEvent::Accepted { model, .. } => Ok((job, Shape::new(kind, &id, &model))),
         JobEvent::Failed { error } => Err(error.into()),
@@ -89,9 +102,9 @@ async fn collect(mut job: Job, shape: &Shape) -> Result<serde_json::Value, ApiEr
     loop {
         match job.progress().await? {
             Progress::Text(more) => text.push_str(&more),
-            Progress::Done { tail, finish, usage } => {
+            Progress::Done { tail, finish, usage, cost } => {
                 text.push_str(&tail);
-                return Ok(shape.whole(&text, finish, &usage));
+                return Ok(shape.whole(&text, finish, &usage, cost));
             }
         }
     }
@@ -114,7 +127,8 @@ impl Job {
                 }
                 JobEvent::Done { finish, usage, text } => {
                     self.count(&text)?;
-                    return Ok(Progress::Done { tail: text, finish, usage });
+                    let cost = self.bill.close(&usage);
+                    return Ok(Progress::Done { tail: text, finish, usage, cost });
                 }
                 JobEvent::Failed { error } => return Err(error.into()),
             }

@@ -3,12 +3,14 @@
 //! A request goes through [`guard`] (may this caller ask at all?), [`body`] (bytes, bounded in size and time),
 //! [`chat`] or [`completions`] (fields checked one by one with [`fields`] and [`params`]: what is unknown or not
 //! supported is refused by name, never ignored), [`job`] (the gateway, with deadlines) and comes back as one JSON
-//! document ([`response`]) or as server-sent events ([`sse`]). Every failure leaves as an [`error::ApiError`] in
+//! document ([`response`]) or as server-sent events ([`sse`]). What it costs is told beforehand by [`quote`], and to a
+//! key by [`account`]. Every failure leaves as an [`error::ApiError`] in
 //! OpenAI's shape. [`rpc`] serves [`crate::rpc`] beside it, behind the same guard. [`server`] owns sockets, deadlines and the orderly end.
 //!
 //! A client that goes away drops the handler or the event stream, and with it the receiver of the job's events:
 //! that cancels the job on every stage.
 
+mod account;
 mod body;
 mod chat;
 mod completions;
@@ -18,6 +20,7 @@ mod guard;
 mod job;
 mod models;
 mod params;
+mod quote;
 mod response;
 mod rpc;
 mod server;
@@ -36,6 +39,7 @@ use consortium_ledger::api_keys::ApiKeys;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
+use crate::billing::Billing;
 use crate::clock;
 use crate::gateway::Gateway;
 use crate::rpc::Rpc;
@@ -51,13 +55,15 @@ const MAX_JOBS: usize = 128;
 pub struct HttpApp {
     /// Takes the jobs.
     pub gateway: Gateway,
+    /// Tells what they cost, and whose account they are charged to.
+    pub billing: Billing,
     /// What `/health`, `/status.json` and the list of models show.
     pub status: watch::Receiver<NodeStatus>,
     /// What `/rpc` answers from.
     pub rpc: Rpc,
     /// Who may ask, where that is asked.
     pub keys: Arc<ApiKeys>,
-    /// Whether every call but `/health` needs a key. Without it any key, or none, is accepted.
+    /// Whether every call but `/health` needs a key. Without it any key, or none, is accepted, and a valid one pays.
     pub require_key: bool,
 }
 
@@ -91,6 +97,9 @@ fn router(app: HttpApp, bound: SocketAddr, closing: CancellationToken) -> Router
         .route("/v1/models", get(models::list))
         // Names of models contain slashes, and not every client encodes them.
         .route("/v1/models/{*id}", get(models::retrieve))
+        .route("/v1/quote", post(quote::create))
+        .route("/v1/account", get(account::show))
+        .route("/v1/account/statement", get(account::statement))
         .route("/rpc", post(rpc::answer))
         .route("/health", get(status::health))
         .route("/status.json", get(status::document))

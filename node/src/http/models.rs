@@ -1,28 +1,37 @@
-//! `GET /v1/models` and `GET /v1/models/{id}`: what the cluster serves now.
+//! `GET /v1/models` and `GET /v1/models/{id}`: what the cluster serves now, and at which
+//! price while its pipeline stands.
 
 use axum::Json;
-use axum::extract::{Path, State};
+use axum::extract::{Path, Request, State};
+use consortium_ledger::api_keys::KeyId;
 use serde_json::{Value, json};
 
 use super::error::ApiError;
-use super::{AppState, Shared};
+use super::{AppState, Shared, guard, quote};
 use crate::status::ModelStatus;
 
 /// Lists the models.
-pub(super) async fn list(State(state): State<AppState>) -> Json<Value> {
-    let models: Vec<_> = state.app.status.borrow().models.iter().map(|model| document(&state, model)).collect();
+pub(super) async fn list(State(state): State<AppState>, request: Request) -> Json<Value> {
+    let key = guard::key(&request);
+    let models = state.app.status.borrow().models.clone();
+    let models: Vec<_> = models.iter().map(|model| document(&state, model, key.as_ref())).collect();
     Json(json!({"object": "list", "data": models}))
 }
 
 /// Shows one model.
-pub(super) async fn retrieve(State(state): State<AppState>, Path(id): Path<String>) -> Result<Json<Value>, ApiError> {
-    let status = state.app.status.borrow();
-    let model = status.models.iter().find(|model| model.name == id);
-    model.map(|model| Json(document(&state, model))).ok_or_else(|| ApiError::unknown_model(&id))
+pub(super) async fn retrieve(
+    State(state): State<AppState>,
+    Path(id): Path<String>,
+    request: Request,
+) -> Result<Json<Value>, ApiError> {
+    let key = guard::key(&request);
+    let model = state.app.status.borrow().models.iter().find(|model| model.name == id).cloned();
+    let model = model.ok_or_else(|| ApiError::unknown_model(&id))?;
+    Ok(Json(document(&state, &model, key.as_ref())))
 }
 
-fn document(shared: &Shared, model: &ModelStatus) -> Value {
-    json!({
+fn document(shared: &Shared, model: &ModelStatus, key: Option<&KeyId>) -> Value {
+    let mut document = json!({
         "id": model.name,
         "object": "model",
         // When this node began to serve: a model's own age is not known here.
@@ -31,5 +40,9 @@ fn document(shared: &Shared, model: &ModelStatus) -> Value {
         "context_length": model.context,
         "layers": model.layers,
         "digest": model.digest,
-    })
+    });
+    if let Some(rate) = shared.app.billing.rate(&model.name, key) {
+        document["pricing"] = quote::pricing(&rate);
+    }
+    document
 }

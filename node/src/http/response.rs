@@ -1,5 +1,6 @@
 //! The documents of an answer, whole and in pieces, as OpenAI's API reference describes them.
 
+use consortium_protocol::msat::Msat;
 use consortium_protocol::wire::heartbeat::ModelRef;
 use consortium_protocol::wire::job::{FinishReason, JobId, Usage};
 use serde_json::{Value, json};
@@ -42,7 +43,7 @@ impl Shape {
     }
 
     /// The whole answer.
-    pub(super) fn whole(&self, text: &str, finish: FinishReason, usage: &Usage) -> Value {
+    pub(super) fn whole(&self, text: &str, finish: FinishReason, usage: &Usage, cost: Option<Msat>) -> Value {
         let choice = match self.kind {
             Kind::Chat => json!({
                 "index": 0,
@@ -57,7 +58,7 @@ impl Shape {
             Kind::Text => "text_completion",
         };
         let mut document = self.document(object, &[choice]);
-        document["usage"] = usage_document(usage);
+        document["usage"] = usage_document(usage, cost);
         document
     }
 
@@ -86,13 +87,13 @@ impl Shape {
     }
 
     /// The piece with the usage and nothing else.
-    pub(super) fn usage(&self, usage: &Usage) -> Value {
+    pub(super) fn usage(&self, usage: &Usage, cost: Option<Msat>) -> Value {
         let object = match self.kind {
             Kind::Chat => "chat.completion.chunk",
             Kind::Text => "text_completion",
         };
         let mut document = self.document(object, &[]);
-        document["usage"] = usage_document(usage);
+        document["usage"] = usage_document(usage, cost);
         document
     }
 
@@ -130,10 +131,16 @@ fn reason(finish: FinishReason) -> &'static str {
     }
 }
 
-fn usage_document(usage: &Usage) -> Value {
-    json!({
+/// The use, and as an extra field what it costs at most: the receipts that are charged for come later, and may be for
+/// one token less.
+fn usage_document(usage: &Usage, cost: Option<Msat>) -> Value {
+    let mut document = json!({
         "prompt_tokens": usage.prompt_tokens,
         "completion_tokens": usage.completion_tokens,
         "total_tokens": u64::from(usage.prompt_tokens) + u64::from(usage.completion_tokens),
-    })
+    });
+    if let Some(cost) = cost {
+        document["cost_msat"] = json!(cost.0);
+    }
+    document
 }

@@ -50,14 +50,14 @@ impl Answer {
         }
         match self.job.as_mut()?.progress().await {
             Ok(Progress::Text(text)) => self.push(self.shape.piece(&text)),
-            Ok(Progress::Done { tail, finish, usage }) => {
+            Ok(Progress::Done { tail, finish, usage, cost }) => {
                 self.job = None;
                 if !tail.is_empty() {
                     self.push(self.shape.piece(&tail));
                 }
                 self.push(self.shape.last(finish));
                 if self.include_usage {
-                    let usage = self.shape.usage(&usage);
+                    let usage = self.shape.usage(&usage, cost);
                     self.due.push_back(event(&usage));
                 }
                 self.due.push_back(Event::default().data("[DONE]"));

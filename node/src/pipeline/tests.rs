@@ -97,7 +97,7 @@ async fn pair(seed: u8) -> Pair {
         view,
         key: Arc::new(worker_key),
         spool: spool.clone(),
-        price: Msat(2),
+        asking: crate::prices::Asking::fixed(Msat(2)),
         tamper: None,
     };
     tokio::spawn(serving.serve(stages));

@@ -1,7 +1,7 @@
 //! One stage of one session: takes steps from upstream, computes, passes on what comes out.
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use consortium_inference::audit::classes::own_class;
 use consortium_inference::stage::{
@@ -10,7 +10,6 @@ use consortium_inference::stage::{
 use consortium_protocol::cluster::ClusterId;
 use consortium_protocol::envelope::Signed;
 use consortium_protocol::identity::{NodeId, RootKey};
-use consortium_protocol::msat::Msat;
 use consortium_protocol::wire;
 use consortium_protocol::wire::audit::StageReceipt;
 use consortium_protocol::wire::pipeline::{Dtype, Frame, SessionOpen, StageFailure, StageFailureCode, StepHeader};
@@ -21,6 +20,7 @@ use tracing::debug;
 use super::{Tamper, TamperedSession, framing, session_id};
 use crate::audit::{Record, Rows, Spool};
 use crate::cluster::ClusterView;
+use crate::prices::Asking;
 use crate::shards::{ActiveSession, Shards};
 use crate::swarm::{ByteStream, Incoming, SwarmHandle};
 
@@ -48,8 +48,8 @@ pub struct Worker {
     pub key: Arc<RootKey>,
     /// Where sessions are kept until nobody can ask for them any more.
     pub spool: Spool,
-    /// The least that a token through a layer is done for.
-    pub price: Msat,
+    /// What a token through a layer is done for.
+    pub asking: Asking,
     /// None, except in experiments.
     pub tamper: Option<Arc<dyn Tamper>>,
 }
@@ -116,8 +116,8 @@ impl Worker {
         if upstream != from {
             return Err(refuse(stage, StageFailureCode::BadFrame, format!("{from} is not the stage before this one")));
         }
-        if open.prices.get(stage).is_none_or(|paid| *paid < self.price) {
-            let message = format!("a token through a layer costs {} msat here", self.price.0);
+        if !open.prices.get(stage).is_some_and(|paid| self.asking.accepts(*paid, Instant::now())) {
+            let message = format!("a token through a layer costs {} msat here", self.asking.now().0);
             return Err(refuse(stage, StageFailureCode::Underpaid, message));
         }
         let hop = open.route[stage];

@@ -10,6 +10,7 @@ use consortium_node::audit::{AuditDesk, AuditTask, Audits, SettledJobs};
 use consortium_node::cluster::ClusterView;
 use consortium_node::inference::audit::thresholds::Thresholds;
 use consortium_node::library::Library;
+use consortium_node::prices::Advertised;
 use consortium_node::shards::Shards;
 use consortium_node::storage::Storage;
 use consortium_node::swarm::{self, Incoming, SwarmConfig, SwarmEvent, SwarmHandle, TransportKind};
@@ -72,7 +73,8 @@ impl Auditing {
             view: watch::channel(ClusterView::default()).1,
             storage: storage.clone(),
             proofs: proofs.clone(),
-            standings: Standings::open(ledger.clone(), key, AuditPolicy::default()).unwrap(),
+            advertised: Advertised::default(),
+            standings: Standings::open(ledger.clone(), key, AuditPolicy::default(), 0).unwrap(),
             thresholds: Arc::new(Thresholds::compiled_in()),
             auditors,
             settled: settled.clone(),

@@ -3,4 +3,5 @@
 
 mod checking;
 mod life;
+mod money;
 mod support;

@@ -10,6 +10,7 @@ use consortium_ledger::batches::BatchPolicy;
 use consortium_ledger::ledger::Ledger;
 use consortium_ledger::reputation::AuditPolicy;
 use consortium_node::audit::proof::Proofs;
+use consortium_node::billing::Billing;
 use consortium_node::clock::wall_ms;
 use consortium_node::gateway::Gateway;
 use consortium_node::http::{HttpApp, serve};
@@ -96,7 +97,8 @@ impl Node {
         let (gateway, _jobs) = Gateway::channel(1);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
-        let app = HttpApp { gateway, status: reader, rpc: rpc.clone(), keys: Arc::clone(&keys), require_key };
+        let billing = Billing::new(ledger.clone(), 0, &[], reader.clone());
+        let app = HttpApp { gateway, billing, status: reader, rpc: rpc.clone(), keys: Arc::clone(&keys), require_key };
         tokio::spawn(serve(listener, app, shutdown.clone()));
         let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
         Self { address, client, key, ledger, storage, proofs, auditing, status, rpc, keys, shutdown, dir }
