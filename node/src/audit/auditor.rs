@@ -57,7 +57,7 @@ const PAUSE: Duration = Duration::from_secs(2);
 const MAX_AUDITED: usize = 16_384;
 
 enum Work {
-    Settle(Settlement),
+    Settle(Box<Settlement>),
     Audit(Due),
 }
 
@@ -82,7 +82,7 @@ pub struct Audits {
 impl Audits {
     /// Takes the receipts of one of this node's own jobs.
     pub fn settle(&self, settlement: Settlement) {
-        put(&self.work, Work::Settle(settlement), "receipts");
+        put(&self.work, Work::Settle(Box::new(settlement)), "receipts");
     }
 
     /// Takes another's audit; false when there is no room, or this node has not the model.
@@ -229,7 +229,7 @@ impl Running {
             let patience = PATIENCE / (1 + u32::try_from(queue.len()).unwrap_or(u32::MAX - 1));
             let working = async {
                 match work {
-                    Work::Settle(settlement) => self.settle(settlement).await,
+                    Work::Settle(settlement) => self.settle(*settlement).await,
                     Work::Audit(due) => self.audit(due, patience).await,
                 }
             };

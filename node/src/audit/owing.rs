@@ -148,6 +148,10 @@ impl Teller {
     async fn tell_one(&self, worker: NodeId, state: OwedState) -> Result<(), String> {
         let Some(receipt) = state.owed.audit.receipt().cloned() else { return Ok(()) };
         let (storage, digest) = (&self.owing.storage, receipt.digest());
+        // What an API key owes this node for its own work is booked on both sides already.
+        if worker == self.swarm.me() {
+            return storage.owe_settled(digest).await.map_err(|error| error.to_string());
+        }
         if worker == self.owing.standings.me() {
             return storage.owe_settled(digest).await.map_err(|error| error.to_string());
         }
