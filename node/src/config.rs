@@ -198,8 +198,8 @@ impl Settings {
     }
 }
 
-/// Auditors that may be named.
-const MAX_AUDITORS: usize = 64;
+/// Auditors that may be named: an order is offered to one after the other, and each may take seconds to answer.
+const MAX_AUDITORS: usize = 8;
 
 fn auditors(names: &[String]) -> Result<Vec<NodeId>, ConfigError> {
     let bad = |value: &str, reason: String| ConfigError::Value { name: "auditor", value: value.to_owned(), reason };
