@@ -1,7 +1,7 @@
 //! Pay for work: each cell of a job once, held while an audit is open, its tail delayed.
 //!
 //! A record says which cells ([`Cells`]: layers by positions) each stage computed and at which price. A cell that an
-//! earlier record of the job covers is not paid again, whoever computed it and in whatever attempt or stage: a job that
+//! earlier record of the payer's job covers is not paid again, whoever computed it and in whatever attempt or stage: a job that
 //! was taken over costs its payer what one attempt costs. Pay that was returned frees its cells for others, never for
 //! the worker that lost it.
 //!
@@ -162,7 +162,10 @@ impl Ledger {
                 return Ok(Posted::Already(seq));
             }
             let mut known: Vec<Claim> =
-                claims::find(tx, "job = ?1", [record.job.0])?.into_iter().map(|(_, claim)| claim).collect();
+                claims::find(tx, "job = ?1 AND payer = ?2", params![record.job.0, payer.to_string()])?
+                    .into_iter()
+                    .map(|(_, claim)| claim)
+                    .collect();
             let before = known.len();
             for work in &record.stages {
                 let worker = self.worker(&work.worker, &payer)?;
@@ -232,8 +235,8 @@ impl Ledger {
             let mut found = claims::find(
                 tx,
                 "job = ?1 AND attempt = ?2 AND stage = ?3 AND worker = ?4 AND (?5 IS NULL OR payer = ?5)
-                 AND state = 'held'",
-                params![word.job.0, word.attempt, word.stage, worker, payer],
+                 AND receipt = ?6 AND state = 'held'",
+                params![word.job.0, word.attempt, word.stage, worker, payer, word.receipt.as_bytes()],
             )?;
             if word.outcome == Outcome::Fraud {
                 found.extend(claims::find(

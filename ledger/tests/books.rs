@@ -10,8 +10,8 @@ use consortium_ledger::claims::ClaimState;
 use consortium_ledger::journal::{Kind, Posted};
 use consortium_ledger::ledger::Ledger;
 use consortium_ledger::metering::Terms;
-use consortium_protocol::wire::audit::Outcome;
-use consortium_protocol::{Hash, Msat};
+use consortium_protocol::wire::audit::{Outcome, Verdict};
+use consortium_protocol::{Hash, Msat, Signed};
 use fixtures::*;
 
 const TERMS: Terms = Terms { tail: 200, tail_ms: DAY, hold_ms: 2 * DAY };
@@ -167,12 +167,31 @@ fn a_verdict_moves_what_its_payer_owes_and_no_more() {
     first.settle_audit(&fraud, &TERMS, NOW).unwrap();
     let of_another = verdict(3, 4, 3, 0, Outcome::Pass, NOW);
     assert!(matches!(worker.settle_with(&node(3), &of_another, &TERMS, NOW), Err(LedgerError::NotAParty)));
+    // Of another receipt it says nothing about pay that is held.
+    let elsewhere = Signed::sign(
+        &key(1),
+        Verdict { receipt: Hash::of(b"x"), outcome: Outcome::Pass, proof: None, ..fraud.payload().clone() },
+    );
+    assert_eq!(worker.settle_with(&node(1), &elsewhere, &TERMS, NOW).unwrap(), Posted::Nothing);
     assert!(matches!(worker.settle_with(&node(1), &fraud, &TERMS, NOW).unwrap(), Posted::New(_)));
     assert!(matches!(worker.settle_with(&node(1), &fraud, &TERMS, NOW).unwrap(), Posted::Already(_)));
     let total = |ledger: &Ledger, owner| ledger.account(&owner).unwrap().balance.total();
     assert_eq!((total(first, peer(2)), total(&worker, peer(1))), (160, -160), "the tail is gone");
     assert_eq!((total(&third, peer(2)), total(&worker, peer(3))), (400, -400), "held and tail are as before");
     exact(&worker);
+}
+
+#[test]
+fn who_names_anothers_job_covers_nothing_of_it() {
+    let books = books();
+    let stages = || vec![work(0, 1, (0, 3), (0, 10), 5, true)];
+    // Node 3 pays for the same cells of a job that node 2 pays for, and takes it back.
+    books.ledger.record_job(&record(1, 0, peer(3), 0, stages()), &TERMS, NOW).unwrap();
+    books.ledger.settle_with(&node(3), &verdict(3, 1, 1, 0, Outcome::Withheld, NOW), &TERMS, NOW).unwrap();
+    let posted = books.ledger.record_job(&record(1, 0, peer(2), 0, stages()), &TERMS, NOW).unwrap();
+    assert!(matches!(posted, Posted::New(_)), "{posted:?}");
+    assert_eq!(books.ledger.account(&own("earned")).unwrap().balance.held, 200);
+    exact(&books.ledger);
 }
 
 #[test]

@@ -12,8 +12,8 @@ use serde::Deserialize;
 
 /// What a node asks by default for one token through one layer.
 pub const PRICE: Msat = Msat(1);
-/// The highest price of a token through a layer, in msat: ten sats.
-pub const MAX_PRICE: Msat = Msat(10_000);
+/// The highest price of a token through a layer, in msat: a sat. Who asks for more gets no work.
+pub const MAX_PRICE: Msat = Msat(1000);
 
 /// Jobs in progress that are by default a load of 1000 thousandths.
 pub const FULL_LOAD: u32 = 4;

@@ -22,6 +22,7 @@ use tracing::{info, warn};
 
 use crate::audit::standings::Standings;
 use crate::cluster::ClusterView;
+use crate::config::MAX_PRICE;
 use crate::swarm::SwarmHandle;
 
 /// Time for a worker to load its layers.
@@ -56,13 +57,13 @@ pub struct Pipeline {
 }
 
 /// A job that failed on a pipeline.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Debug)]
 pub struct Failure {
     /// The pipeline's version.
     pub version: u64,
-    /// The node that said itself that it cannot. A stream that broke says little about who is at fault: when a stage
-    /// dies, those behind it close theirs first; then this is none, and the master asks all stages for a sign of life.
-    pub node: Option<NodeId>,
+    /// The nodes that may be at fault. A stream that broke says little about that: when a stage dies, those behind it
+    /// close theirs first; then there are none, and the master asks all stages for a sign of life.
+    pub nodes: Vec<NodeId>,
 }
 
 /// Cloneable handle to the master's task. On a node that is not the master no pipeline shows.
@@ -170,10 +171,10 @@ impl Running {
         let current = self.pipeline.borrow().clone();
         let Some(pipeline) = current.filter(|pipeline| pipeline.version == failure.version) else { return };
         self.broken = true;
-        match failure.node {
-            Some(node) => self.penalise(node),
-            None => self.probe(&pipeline.route).await,
+        if failure.nodes.is_empty() {
+            self.probe(&pipeline.route).await;
         }
+        failure.nodes.into_iter().for_each(|node| self.penalise(node));
     }
 
     fn penalise(&mut self, node: NodeId) {
@@ -245,8 +246,9 @@ impl Running {
     fn reprice(&self, view: &ClusterView) {
         self.pipeline.send_if_modified(|pipeline| {
             let Some(current) = pipeline.as_ref() else { return false };
+            // Who asks for too much is replaced, and until then works at the price of before.
             let asked = |(hop, before): (&Hop, &Msat)| match view.members.contains_key(&hop.node) {
-                true => price(view, &hop.node),
+                true => Some(price(view, &hop.node)).filter(|price| *price <= MAX_PRICE).unwrap_or(*before),
                 false => *before,
             };
             let prices: Vec<Msat> = current.route.iter().zip(&current.prices).map(asked).collect();
@@ -408,6 +410,7 @@ fn eligible(view: &ClusterView, model: &ModelRef) -> BTreeSet<NodeId> {
     let able = view.members.iter().filter(|(_, member)| {
         !member.suspect
             && !member.heartbeat.leaving
+            && member.heartbeat.price_per_layer_token <= MAX_PRICE
             && member.heartbeat.models.iter().any(|held| held.digest == model.digest)
     });
     able.map(|(node, _)| *node).collect()

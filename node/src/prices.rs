@@ -17,6 +17,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{ClusterView, LocalFacts};
+use crate::config::MAX_PRICE;
 use crate::shards::Shards;
 
 /// How long a price holds after this node began to ask another.
@@ -132,6 +133,8 @@ pub struct Advertised(Arc<Mutex<BTreeMap<NodeId, (Instant, Asked)>>>);
 impl Advertised {
     /// Takes what a member asks at `at`.
     fn note(&self, member: NodeId, price: Msat, at: Instant) {
+        // So much nobody is paid.
+        let price = if price <= MAX_PRICE { price } else { Msat::ZERO };
         let mut members = lock(&self.0);
         let (seen, asked) = members.entry(member).or_insert_with(|| (at, Asked::new(price)));
         *seen = at;

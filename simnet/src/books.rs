@@ -139,6 +139,6 @@ mod tests {
         let findings = compare(&apart);
         assert_eq!(findings.inexact, ["node-2"]);
         let said: Vec<(i128, i128)> = findings.disagreements.iter().map(|d| (d.a_owes, d.b_is_owed)).collect();
-        assert_eq!(said, [(500, 499), (0, 7)]);
+        assert_eq!(said, [(500, 499), (0, -7)]);
     }
 }

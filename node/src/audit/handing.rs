@@ -1,43 +1,65 @@
 //! Audits that others do for this node: auditors that its owner named, or members that hold the model.
 
-use std::collections::BTreeMap;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
 use consortium_protocol::envelope::Signed;
 use consortium_protocol::hash::Hash;
 use consortium_protocol::identity::NodeId;
-use consortium_protocol::wire::audit::AuditOrder;
+use consortium_protocol::wire::audit::{AuditOrder, StageReceipt, Verdict};
+use consortium_protocol::wire::job::JobId;
 use consortium_protocol::wire::rpc::{Request, Response};
 use tracing::debug;
 
 use super::auditor::AuditTask;
+use super::recent::Recent;
 
 /// Time for another auditor to take an order.
 const HANDING_OVER: Duration = Duration::from_secs(5);
+/// Time for any of them to.
+const ALL: Duration = Duration::from_secs(20);
 /// Receipts remembered as handed over.
 const MAX_HANDED: usize = 16_384;
 
-/// Receipts whose audits were handed over, and to whom: pay goes by that node's verdict.
-#[derive(Clone, Default)]
-pub(super) struct Handed(Arc<Mutex<BTreeMap<Hash, NodeId>>>);
+/// The work that was handed over: who did it, job, attempt, stage.
+type Work = (NodeId, JobId, u32, u16);
+
+/// Receipts whose audits were handed over, to whom, and what work they are for: pay goes by that node's verdict on that
+/// work, the first that it gives.
+#[derive(Clone)]
+pub(super) struct Handed(Arc<Mutex<Recent<(NodeId, Work)>>>);
+
+impl Default for Handed {
+    fn default() -> Self {
+        Self(Arc::new(Mutex::new(Recent::new(MAX_HANDED))))
+    }
+}
 
 impl Handed {
-    fn note(&self, receipt: Hash, auditor: NodeId) {
-        let mut handed = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        if handed.len() >= MAX_HANDED {
-            handed.pop_first();
-        }
-        handed.insert(receipt, auditor);
+    fn lock(&self) -> MutexGuard<'_, Recent<(NodeId, Work)>> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn take_back(&self, receipt: &Hash) {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).remove(receipt);
+    fn note(&self, receipt: &Signed<StageReceipt>, auditor: NodeId) {
+        let said = receipt.payload();
+        self.lock().insert(receipt.digest(), (auditor, (receipt.signer(), said.job, said.attempt, said.stage)));
     }
 
-    /// Whether the audit of this receipt was handed to this node.
-    pub(super) fn is_with(&self, receipt: &Hash, auditor: &NodeId) -> bool {
-        self.0.lock().unwrap_or_else(PoisonError::into_inner).get(receipt) == Some(auditor)
+    /// Forgets that an audit was handed over.
+    pub(super) fn take_back(&self, receipt: &Hash) {
+        self.lock().remove(receipt);
+    }
+
+    /// Whether a verdict is awaited on what this receipt is for.
+    pub(super) fn waits_for(&self, receipt: &Hash) -> bool {
+        self.lock().get(receipt).is_some()
+    }
+
+    /// Whether this is the verdict that is awaited.
+    pub(super) fn is_answered_by(&self, verdict: &Signed<Verdict>) -> bool {
+        let said = verdict.payload();
+        let work = (said.auditee, said.job, said.attempt, said.stage);
+        self.lock().get(&said.receipt) == Some(&(verdict.signer(), work))
     }
 }
 
@@ -80,19 +102,25 @@ impl AuditTask {
         *node != self.swarm.me() && order.receipt().is_some_and(|receipt| receipt.signer() != *node)
     }
 
-    /// Hands an order to the first of these that takes it; false if none does.
+    /// Hands an order to the first of these that takes it; false if none does in time.
     pub(super) async fn hand_over(&self, handed: &Handed, order: &AuditOrder, auditors: Vec<NodeId>) -> bool {
-        let Some(receipt) = order.receipt().map(Signed::digest) else { return false };
-        for auditor in auditors {
-            let request = Request::Audit(Box::new(order.clone()));
-            // Noted before: its verdict may be here before its answer.
-            handed.note(receipt, auditor);
-            match self.swarm.request(auditor, request, HANDING_OVER).await {
-                Ok(Response::Ack) => return true,
-                Ok(_) | Err(_) => debug!(%auditor, "would not audit"),
+        let Some(receipt) = order.receipt() else { return false };
+        let handing = async {
+            for auditor in auditors {
+                let request = Request::Audit(Box::new(order.clone()));
+                // Noted before: its verdict may be here before its answer.
+                handed.note(receipt, auditor);
+                match self.swarm.request(auditor, request, HANDING_OVER).await {
+                    Ok(Response::Ack) => return true,
+                    Ok(_) | Err(_) => debug!(%auditor, "would not audit"),
+                }
             }
+            false
+        };
+        let taken = tokio::time::timeout(ALL, handing).await.unwrap_or(false);
+        if !taken {
+            handed.take_back(&receipt.digest());
         }
-        handed.take_back(&receipt);
-        false
+        taken
     }
 }

@@ -20,7 +20,7 @@ use tracing::{debug, warn};
 use super::standings::Standings;
 use crate::clock::wall_ms;
 use crate::cluster::ClusterView;
-use crate::storage::{Owed, OwedState, Pending, Storage, StorageError};
+use crate::storage::{Owed, OwedState, Storage, StorageError};
 use crate::swarm::SwarmHandle;
 
 /// Who could not be told is told again after this time.
@@ -29,8 +29,10 @@ const AGAIN: Duration = Duration::from_secs(10);
 const BOOKING: Duration = Duration::from_secs(10);
 /// Workers told at a time.
 const AT_A_TIME: usize = 8;
-/// A worker that is away for longer is not told any more, in milliseconds.
-const KEPT: u64 = 7 * 24 * 3600 * 1000;
+/// Time for one worker in one round, so that the slow do not keep the others waiting.
+const EACH: Duration = Duration::from_secs(20);
+/// After this time nobody can be audited any more, in milliseconds.
+const AUDITABLE: u64 = 24 * 3600 * 1000;
 
 /// Cloneable handle.
 #[derive(Clone)]
@@ -68,16 +70,21 @@ impl Owing {
     /// # Errors
     /// When what was written down cannot be read.
     pub(super) async fn recover(&self) -> Result<Vec<Owed>, StorageError> {
-        let left = self.storage.owed(Pending::Undone, wall_ms().saturating_sub(KEPT)).await?;
+        self.book_left().await?;
+        let due = self.storage.owed_unjudged(wall_ms().saturating_sub(AUDITABLE)).await?;
+        Ok(due.into_iter().map(|state| state.owed).collect())
+    }
+
+    /// Books what could not be booked when it was accepted.
+    async fn book_left(&self) -> Result<(), StorageError> {
         let mut unbooked: BTreeMap<JobId, Vec<Owed>> = BTreeMap::new();
-        for state in left.iter().filter(|state| !state.booked) {
-            unbooked.entry(state.owed.audit.order.payload().job).or_default().push(state.owed.clone());
+        for state in self.storage.owed_unbooked().await? {
+            unbooked.entry(state.owed.audit.order.payload().job).or_default().push(state.owed);
         }
         for stages in unbooked.values() {
             self.book(stages).await;
         }
-        let due = left.into_iter().filter(|state| state.owed.drawn && state.verdict.is_none());
-        Ok(due.map(|state| state.owed).collect())
+        Ok(())
     }
 
     async fn book(&self, stages: &[Owed]) {
@@ -122,22 +129,29 @@ struct Teller {
 
 impl Teller {
     async fn round(&self) {
-        let untold = match self.owing.storage.owed(Pending::Untold, wall_ms().saturating_sub(KEPT)).await {
-            Ok(untold) => untold,
+        let booked = self.owing.book_left().await;
+        let workers = match booked.and(self.owing.storage.owed_workers().await) {
+            Ok(workers) => workers,
             Err(error) => return warn!(%error, "workers cannot be told what they are owed"),
         };
-        let mut by_worker: BTreeMap<NodeId, Vec<OwedState>> = BTreeMap::new();
-        for state in untold {
-            let Some(worker) = state.owed.audit.receipt().map(Signed::signer) else { continue };
-            if self.view.borrow().members.contains_key(&worker) {
-                by_worker.entry(worker).or_default().push(state);
+        let present: Vec<NodeId> = {
+            let view = self.view.borrow();
+            workers.into_iter().filter(|worker| view.members.contains_key(worker)).collect()
+        };
+        let each = |worker| async move {
+            if tokio::time::timeout(EACH, self.tell(worker)).await.is_err() {
+                debug!(%worker, "a worker is slow to hear what it is owed");
             }
-        }
-        stream::iter(by_worker).for_each_concurrent(AT_A_TIME, |(worker, states)| self.tell(worker, states)).await;
+        };
+        stream::iter(present).for_each_concurrent(AT_A_TIME, each).await;
     }
 
     /// Tells one worker, one thing after the other, until it does not answer.
-    async fn tell(&self, worker: NodeId, states: Vec<OwedState>) {
+    async fn tell(&self, worker: NodeId) {
+        let states = match self.owing.storage.owed_to(worker).await {
+            Ok(states) => states,
+            Err(error) => return warn!(%error, "what a worker is owed cannot be read"),
+        };
         for state in states {
             if let Err(reason) = self.tell_one(worker, state).await {
                 return debug!(%worker, reason, "a worker could not be told what it is owed");

@@ -20,8 +20,19 @@ pub struct Record {
     inputs: Vec<u8>,
     outputs: Vec<u8>,
     spool: Spool,
-    /// None once the session outgrew the memory for openings: it can be sealed, and not be opened.
-    room: Option<Room>,
+    room: Room,
+}
+
+/// Why rows cannot be written down.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum RecordError {
+    /// They are not of the shape that they should be.
+    #[error(transparent)]
+    Shape(#[from] CommitError),
+    /// Sessions in progress fill the memory for openings.
+    #[error("there is no memory left for what an audit would ask for")]
+    NoRoom,
 }
 
 /// The rows of one step.
@@ -56,7 +67,7 @@ impl Record {
             inputs: Vec::new(),
             outputs: Vec::new(),
             spool: spool.clone(),
-            room: Some(spool.room()),
+            room: spool.room(),
         }
     }
 
@@ -67,9 +78,15 @@ impl Record {
     /// Adds the rows of one step, in their order.
     ///
     /// # Errors
-    /// When the bytes are not those of as many rows; the record is as before.
-    pub fn add(&mut self, rows: &Rows<'_>) -> Result<(), CommitError> {
+    /// When the bytes are not those of as many rows, or there is no room for what would open them; the record is as
+    /// before.
+    pub fn add(&mut self, rows: &Rows<'_>) -> Result<(), RecordError> {
         let count = rows.tokens.len();
+        let kept = rows.input.unwrap_or_default();
+        // A stage signs for nothing that it could not show.
+        if !self.room.grow((kept.len() + rows.output.len() + 8 * count) as u64) {
+            return Err(RecordError::NoRoom);
+        }
         let given: Vec<u8>;
         let taken_in = match rows.input {
             Some(input) => input,
@@ -90,14 +107,8 @@ impl Record {
             self.committer.push(count, taken_in, rows.output, rows.output)?;
         }
         self.opening.tokens.extend_from_slice(rows.tokens);
-        let input = rows.input.unwrap_or_default();
-        let bytes = (input.len() + rows.output.len() + 8 * count) as u64;
-        if self.room.as_mut().is_some_and(|room| room.grow(bytes)) {
-            self.inputs.extend_from_slice(input);
-            self.outputs.extend_from_slice(rows.output);
-        } else {
-            (self.room, self.inputs, self.outputs) = (None, Vec::new(), Vec::new());
-        }
+        self.inputs.extend_from_slice(kept);
+        self.outputs.extend_from_slice(rows.output);
         Ok(())
     }
 
@@ -147,15 +158,13 @@ impl Record {
             challenge: open.challenge,
         };
         let receipt = Signed::sign(key, receipt);
-        if let Some(room) = self.room {
-            self.spool.keep(Kept {
-                receipt: receipt.clone(),
-                opening: self.opening,
-                inputs: self.inputs,
-                outputs: self.outputs,
-                _room: room,
-            });
-        }
+        self.spool.keep(Kept {
+            receipt: receipt.clone(),
+            opening: self.opening,
+            inputs: self.inputs,
+            outputs: self.outputs,
+            _room: self.room,
+        });
         Ok(receipt)
     }
 }

@@ -89,7 +89,9 @@ impl Room {
     pub(super) fn grow(&mut self, bytes: u64) -> bool {
         while !self.spool.lock().take(bytes) {
             // Dropped outside of the lock: it gives its memory back.
-            let oldest = self.spool.lock().forget_oldest(|entry| matches!(entry.place, Place::Memory(_)));
+            // One that is being written gives its memory back when that is done, and not before.
+            let idle = |entry: &Entry| matches!(&entry.place, Place::Memory(kept) if Arc::strong_count(kept) == 1);
+            let oldest = self.spool.lock().forget_oldest(idle);
             if oldest.is_none() {
                 return false;
             }

@@ -115,16 +115,15 @@ impl Witness {
         let (task, said, accuser) = (Arc::clone(&self.task), verdict.payload(), verdict.signer());
         let me = task.swarm.me();
         let concerns = said.cluster == task.cluster && accuser != me && accuser != said.auditee;
-        let chosen = self.handed.is_with(&said.receipt, &accuser);
+        let chosen = self.handed.is_answered_by(&verdict);
         // Strangers could have any number of names.
         if !concerns || !(chosen || task.is_member(&accuser)) {
             return;
         }
-        if chosen {
-            task.standings.settled(&verdict).await;
-            self.owing.judged(&verdict).await;
-        }
         let (Outcome::Fraud, Some(digest)) = (said.outcome, said.proof) else {
+            if chosen {
+                self.settle(&verdict).await;
+            }
             return task.standings.judged(&verdict).await;
         };
         if said.auditee == me {
@@ -140,7 +139,15 @@ impl Witness {
             Err(reason) => Err(reason),
         };
         match held {
-            Err(reason) => return debug!(%accuser, reason, "a fraud proof could not be checked"),
+            Err(reason) => {
+                debug!(%accuser, reason, "a fraud proof could not be checked");
+                if chosen {
+                    // This stage is not paid on the word of the auditor; what else it has is not touched.
+                    let unpaid = Verdict { outcome: Outcome::Withheld, proof: None, ..said.clone() };
+                    self.settle(&Signed::sign(&task.key, Verdict { at_ms: wall_ms(), ..unpaid })).await;
+                }
+                return;
+            }
             Ok(Some(own)) => {
                 info!(node = %said.auditee, %accuser, job = %said.job, "a fraud proof holds");
                 self.vouch(own).await;
@@ -158,10 +165,19 @@ impl Witness {
         self.settled.insert(digest);
     }
 
+    /// Pay goes by this verdict.
+    async fn settle(&self, verdict: &Signed<Verdict>) {
+        self.handed.take_back(&verdict.payload().receipt);
+        self.task.standings.settled(verdict).await;
+        self.owing.judged(verdict).await;
+    }
+
     /// What it saw proved it can vouch for itself.
     async fn vouch(&self, own: Verdict) {
         let verdict = Signed::sign(&self.task.key, own);
+        self.handed.take_back(&verdict.payload().receipt);
         self.task.standings.judged(&verdict).await;
+        self.owing.judged(&verdict).await;
         self.task.spread(Fact::Verdict(verdict)).await;
     }
 

@@ -26,6 +26,7 @@ pub use account::{Bill, JobAccount};
 use account::{Promise, Reservation};
 
 use crate::clock::wall_ms;
+use crate::config::MAX_PRICE;
 use crate::serving::Serving;
 use crate::status::NodeStatus;
 
@@ -118,6 +119,9 @@ impl Billing {
             Ok((JobAccount::of_key(owner.clone(), Promise::new(rate, u64::MAX), None), bill))
         };
         match self.rate(&request.model, Some(key)) {
+            None if self.status.borrow().models.iter().any(|model| model.name == request.model) => {
+                return Err(not_ready(&self.status.borrow()).into());
+            }
             // Nobody serves it: the master will say so. If one began to just now, it is not paid for this job.
             None => return free_of_charge(Rate { per_position: Msat::ZERO, fee: 0 }),
             Some(rate) if rate.per_position == Msat::ZERO => return free_of_charge(rate),
@@ -227,7 +231,7 @@ fn rate_of(status: &NodeStatus, model: &str, for_key: bool, fee: u16) -> Option<
         .map(|stage| {
             let layers: LayerRange = stage.layers.parse().ok()?;
             let member = status.members.iter().find(|member| member.peer_id == stage.peer_id)?;
-            Some((layers.count(), Msat(member.price_msat)))
+            Some((layers.count(), Msat(member.price_msat).min(MAX_PRICE)))
         })
         .collect();
     Rate::of(stages?, if for_key { fee } else { 0 }).ok()

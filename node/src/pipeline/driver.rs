@@ -306,7 +306,9 @@ impl<'a> Job<'a> {
             ChainEvent::Receipts { .. } => Input::Tick,
             // Alone, a job that does not fit will not fit later either.
             ChainEvent::Failed { attempt, failure }
-                if failure.code == StageFailureCode::OutOfMemory && self.room.available_permits() + 1 < MAX_JOBS =>
+                if failure.code == StageFailureCode::OutOfMemory
+                    && !self.attempt.began()
+                    && self.room.available_permits() + 1 < MAX_JOBS =>
             {
                 debug!(job = %self.request.job, node = %failure.node, reason = failure.message, "waiting for room");
                 self.full = true;
@@ -397,7 +399,8 @@ impl<'a> Job<'a> {
         let failed = match std::mem::take(&mut self.full) {
             true => None,
             false => {
-                self.driver.master.report_failure(Failure { version: self.version, node: self.at_fault.take() });
+                let nodes = self.at_fault.take().into_iter().collect();
+                self.driver.master.report_failure(Failure { version: self.version, nodes });
                 Some(self.version)
             }
         };
@@ -433,9 +436,11 @@ impl<'a> Job<'a> {
             }
             Ok(Err((node, reason))) => {
                 warn!(job = %self.request.job, ?node, reason, "the stages gave no receipts");
-                // Who does not sign for its work costs the others their pay: it is left out for a while.
-                if let Some(node) = node.filter(|node| self.route.iter().any(|hop| hop.node == *node)) {
-                    self.driver.master.report_failure(Failure { version: self.version, node: Some(node) });
+                // Who does not sign for its work, or hands on what the next cannot sign over, costs the others their pay:
+                // which of two it is cannot be told, so both are left out for a while.
+                if let Some(place) = self.route.iter().position(|hop| Some(hop.node) == node) {
+                    let nodes = self.route[place.saturating_sub(1)..=place].iter().map(|hop| hop.node).collect();
+                    self.driver.master.report_failure(Failure { version: self.version, nodes });
                 }
                 None
             }

@@ -18,7 +18,7 @@ use tokio::sync::{Semaphore, watch};
 use tracing::debug;
 
 use super::{Tamper, TamperedSession, framing, session_id};
-use crate::audit::{Record, Rows, Spool};
+use crate::audit::{Record, RecordError, Rows, Spool};
 use crate::cluster::ClusterView;
 use crate::prices::Asking;
 use crate::shards::{ActiveSession, Shards};
@@ -286,7 +286,10 @@ impl Steps {
         } else {
             tokio::task::spawn_blocking(move || write_down(record)).await.map_err(|error| internal(&error))?
         };
-        written.map_err(|error| internal(&error))
+        written.map_err(|error| match error {
+            RecordError::NoRoom => self.at.failure(StageFailureCode::OutOfMemory, error.to_string()),
+            _ => internal(&error),
+        })
     }
 
     async fn compute(&mut self, step: Step) -> Result<StepOutput, StageFailure> {

@@ -16,7 +16,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 
 mod owed;
 
-pub use owed::{Owed, OwedState, Pending};
+pub use owed::{Owed, OwedState};
 
 /// Each entry takes the database from version `i` to `i + 1`.
 const MIGRATIONS: &[&str] = &[
@@ -26,10 +26,11 @@ const MIGRATIONS: &[&str] = &[
     "CREATE TABLE receipts (job BLOB PRIMARY KEY CHECK (length(job) = 16), at_ms INTEGER NOT NULL,
                             order_and_chain BLOB NOT NULL) STRICT, WITHOUT ROWID;
      CREATE INDEX receipts_age ON receipts (at_ms);",
-    "CREATE TABLE owed (receipt BLOB PRIMARY KEY CHECK (length(receipt) = 32), job BLOB NOT NULL, audit BLOB NOT NULL,
+    "CREATE TABLE owed (receipt BLOB PRIMARY KEY CHECK (length(receipt) = 32), job BLOB NOT NULL,
+                        worker BLOB NOT NULL CHECK (length(worker) = 32), audit BLOB NOT NULL,
                         account TEXT NOT NULL, drawn INTEGER NOT NULL, at_ms INTEGER NOT NULL,
                         booked INTEGER NOT NULL, told INTEGER NOT NULL, verdict BLOB) STRICT, WITHOUT ROWID;
-     CREATE INDEX owed_age ON owed (at_ms);
+     CREATE INDEX owed_of_worker ON owed (worker, at_ms);
      CREATE INDEX owed_job ON owed (job);
      CREATE TABLE acceptances (receipt BLOB PRIMARY KEY CHECK (length(receipt) = 32), at_ms INTEGER NOT NULL,
                                signed BLOB NOT NULL) STRICT, WITHOUT ROWID;

@@ -3,6 +3,7 @@
 use consortium_ledger::accounts::Owner;
 use consortium_protocol::envelope::Signed;
 use consortium_protocol::hash::Hash;
+use consortium_protocol::identity::NodeId;
 use consortium_protocol::wire::Message as _;
 use consortium_protocol::wire::audit::{AuditOrder, Verdict};
 use consortium_protocol::wire::job::JobId;
@@ -11,7 +12,11 @@ use rusqlite::{Row, params};
 use super::{Storage, StorageError};
 
 /// Rows that one read returns: the oldest.
-const MAX_OWED: u32 = 1024;
+const MAX_ROWS: u32 = 1024;
+/// Rows of one worker that one read returns: the oldest.
+const MAX_OF_WORKER: u32 = 32;
+/// Rows that are kept: of what is booked and still to be said, the oldest beyond are let go.
+const MAX_OWED: u32 = 100_000;
 
 /// The work of one stage that this node pays for.
 #[derive(Clone, Debug, PartialEq)]
@@ -26,15 +31,6 @@ pub struct Owed {
     pub at_ms: u64,
 }
 
-/// Which of what is owed is asked for.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Pending {
-    /// What is not booked, or waits for its verdict.
-    Undone,
-    /// What its worker is still to be told.
-    Untold,
-}
-
 /// How far the paying of [`Owed`] work has come.
 #[derive(Clone, Debug, PartialEq)]
 pub struct OwedState {
@@ -47,6 +43,8 @@ pub struct OwedState {
     /// The verdict that its pay goes by, once there is one.
     pub verdict: Option<Signed<Verdict>>,
 }
+
+const UNTOLD: &str = "booked = 1 AND (told = 0 OR verdict IS NOT NULL)";
 
 type Stored = (Vec<u8>, String, bool, u64, bool, bool, Option<Vec<u8>>);
 
@@ -75,10 +73,11 @@ impl Storage {
                 let Some(receipt) = owed.audit.receipt() else { continue };
                 let at_ms = i64::try_from(owed.at_ms).unwrap_or(i64::MAX);
                 transaction.execute(
-                    "INSERT OR IGNORE INTO owed VALUES (?1, ?2, ?3, ?4, ?5, ?6, 0, 0, NULL)",
+                    "INSERT OR IGNORE INTO owed VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, 0, NULL)",
                     params![
                         receipt.digest().as_bytes(),
                         receipt.payload().job.0,
+                        receipt.signer().as_bytes(),
                         owed.audit.encode(),
                         owed.account.to_string(),
                         owed.drawn,
@@ -86,6 +85,11 @@ impl Storage {
                     ],
                 )?;
             }
+            transaction.execute(
+                "DELETE FROM owed WHERE booked = 1 AND receipt IN
+                     (SELECT receipt FROM owed ORDER BY at_ms DESC, receipt DESC LIMIT -1 OFFSET ?1)",
+                [MAX_OWED],
+            )?;
             transaction.commit()
         })
         .await
@@ -107,7 +111,10 @@ impl Storage {
         self.run(move |db| {
             let transaction = db.transaction()?;
             transaction.execute("UPDATE owed SET told = 1 WHERE receipt = ?1", [receipt.as_bytes()])?;
-            transaction.execute("DELETE FROM owed WHERE receipt = ?1 AND drawn = 0", [receipt.as_bytes()])?;
+            transaction.execute(
+                "DELETE FROM owed WHERE receipt = ?1 AND drawn = 0 AND verdict IS NULL",
+                [receipt.as_bytes()],
+            )?;
             transaction.commit()
         })
         .await
@@ -120,7 +127,7 @@ impl Storage {
     pub async fn owe_judged(&self, verdict: &Signed<Verdict>) -> Result<(), StorageError> {
         let (receipt, bytes) = (verdict.payload().receipt, verdict.as_bytes().to_vec());
         self.run(move |db| {
-            let change = "UPDATE owed SET verdict = ?2, drawn = 1 WHERE receipt = ?1 AND verdict IS NULL";
+            let change = "UPDATE owed SET verdict = ?2 WHERE receipt = ?1 AND verdict IS NULL";
             db.execute(change, params![receipt.as_bytes(), bytes]).map(drop)
         })
         .await
@@ -134,25 +141,57 @@ impl Storage {
         self.run(move |db| db.execute("DELETE FROM owed WHERE receipt = ?1", [receipt.as_bytes()]).map(drop)).await
     }
 
-    /// What is owed and not settled, of one kind: the oldest 1024. Rows older than `since_ms` are forgotten
-    /// first.
+    /// What is owed and not booked: the oldest 1024 stages.
     ///
     /// # Errors
     /// When the database fails or holds what does not decode.
-    pub async fn owed(&self, pending: Pending, since_ms: u64) -> Result<Vec<OwedState>, StorageError> {
+    pub async fn owed_unbooked(&self) -> Result<Vec<OwedState>, StorageError> {
+        self.owed("booked = 0", None, MAX_ROWS).await
+    }
+
+    /// What was drawn for an audit and waits for its verdict, of those accepted since `since_ms`: the oldest 1024.
+    ///
+    /// # Errors
+    /// As [`Storage::owed_unbooked`].
+    pub async fn owed_unjudged(&self, since_ms: u64) -> Result<Vec<OwedState>, StorageError> {
         let since = i64::try_from(since_ms).unwrap_or(i64::MAX);
-        let condition = match pending {
-            Pending::Undone => "booked = 0 OR (drawn = 1 AND verdict IS NULL)",
-            Pending::Untold => "booked = 1 AND (told = 0 OR verdict IS NOT NULL)",
-        };
+        self.owed(&format!("drawn = 1 AND verdict IS NULL AND at_ms >= {since}"), None, MAX_ROWS).await
+    }
+
+    /// Workers that are to be told something.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn owed_workers(&self) -> Result<Vec<NodeId>, StorageError> {
+        self.run(|db| {
+            let query = format!("SELECT DISTINCT worker FROM owed WHERE {UNTOLD}");
+            let mut query = db.prepare_cached(&query)?;
+            query.query_map([], |row| row.get(0).map(NodeId::from_bytes))?.collect()
+        })
+        .await
+    }
+
+    /// What a worker is to be told: the oldest 32 stages.
+    ///
+    /// # Errors
+    /// As [`Storage::owed_unbooked`].
+    pub async fn owed_to(&self, worker: NodeId) -> Result<Vec<OwedState>, StorageError> {
+        self.owed(&format!("worker = ?2 AND {UNTOLD}"), Some(worker), MAX_OF_WORKER).await
+    }
+
+    async fn owed(&self, condition: &str, worker: Option<NodeId>, limit: u32) -> Result<Vec<OwedState>, StorageError> {
+        let query = format!(
+            "SELECT audit, account, drawn, at_ms, booked, told, verdict FROM owed WHERE {condition}
+             ORDER BY at_ms, receipt LIMIT ?1"
+        );
+        let worker = worker.map(|worker| worker.as_bytes().to_vec());
         let stored: Vec<Stored> = self
             .run(move |db| {
-                db.execute("DELETE FROM owed WHERE at_ms < ?1", [since])?;
-                let mut query = db.prepare_cached(&format!(
-                    "SELECT audit, account, drawn, at_ms, booked, told, verdict FROM owed WHERE {condition}
-                     ORDER BY at_ms, receipt LIMIT ?1"
-                ))?;
-                query.query_map([MAX_OWED], read)?.collect()
+                let mut query = db.prepare_cached(&query)?;
+                match worker {
+                    Some(worker) => query.query_map(params![limit, worker], read)?.collect(),
+                    None => query.query_map([limit], read)?.collect(),
+                }
             })
             .await?;
         let damaged = || StorageError::DamagedOwed { file: self.file.to_string() };
@@ -268,37 +307,43 @@ mod tests {
         let (plain, drawn) = (owed(1, false), owed(2, true));
         let receipt = |owed: &Owed| owed.audit.receipt().unwrap().digest();
         let open = || Storage::open(&path).unwrap();
+        let worker = RootKey::from_seed([1; 32]).node_id();
         open().owe(vec![plain.clone(), drawn.clone()]).await.unwrap();
         open().owe(vec![plain.clone()]).await.unwrap();
 
-        let left = open().owed(Pending::Undone, 0).await.unwrap();
+        let left = open().owed_unbooked().await.unwrap();
         let expected = |owed: &Owed| OwedState { owed: owed.clone(), booked: false, told: false, verdict: None };
         assert_eq!(left, [expected(&plain), expected(&drawn)]);
-        assert!(open().owed(Pending::Untold, 0).await.unwrap().is_empty(), "nothing is said before it is booked");
+        assert!(open().owed_to(worker).await.unwrap().is_empty(), "nothing is said before it is booked");
         open().owe_booked(JobId([1; 16])).await.unwrap();
         open().owe_booked(JobId([2; 16])).await.unwrap();
-        assert_eq!(open().owed(Pending::Untold, 0).await.unwrap().len(), 2);
+        assert_eq!(open().owed_to(worker).await.unwrap().len(), 2);
 
         open().owe_told(receipt(&plain)).await.unwrap();
         open().owe_told(receipt(&drawn)).await.unwrap();
-        assert!(open().owed(Pending::Untold, 0).await.unwrap().is_empty());
-        let waiting = open().owed(Pending::Undone, 0).await.unwrap();
+        assert!(open().owed_to(worker).await.unwrap().is_empty());
+        let waiting = open().owed_unjudged(0).await.unwrap();
         assert_eq!(waiting, [OwedState { booked: true, told: true, ..expected(&drawn) }], "its verdict is due");
 
         open().owe_judged(&verdict(&drawn)).await.unwrap();
-        let untold = open().owed(Pending::Untold, 0).await.unwrap();
+        let untold = open().owed_to(worker).await.unwrap();
         assert_eq!(untold[0].verdict, Some(verdict(&drawn)));
-        assert!(open().owed(Pending::Undone, 0).await.unwrap().is_empty());
+        assert!(open().owed_unjudged(0).await.unwrap().is_empty());
         open().owe_settled(receipt(&drawn)).await.unwrap();
-        assert!(open().owed(Pending::Untold, 0).await.unwrap().is_empty());
+        assert!(open().owed_to(worker).await.unwrap().is_empty());
     }
 
     #[tokio::test]
-    async fn the_forgotten_are_those_too_old() {
+    async fn what_is_not_booked_is_never_forgotten() {
         let dir = tempfile::tempdir().unwrap();
         let storage = Storage::open(&dir.path().join("node.db")).unwrap();
         storage.owe(vec![owed(1, true), owed(2, true)]).await.unwrap();
-        let left = storage.owed(Pending::Undone, 1002).await.unwrap();
-        assert_eq!(left.iter().map(|state| state.owed.at_ms).collect::<Vec<_>>(), [1002]);
+        let since = async |since| storage.owed_unjudged(since).await.unwrap().len();
+        assert_eq!((since(0).await, since(1002).await, since(1003).await), (2, 1, 0), "old audits are over");
+        assert_eq!(storage.owed_unbooked().await.unwrap().len(), 2);
+        assert!(storage.owed_workers().await.unwrap().is_empty());
+        storage.owe_booked(JobId([2; 16])).await.unwrap();
+        assert_eq!(storage.owed_unbooked().await.unwrap().len(), 1);
+        assert_eq!(storage.owed_workers().await.unwrap(), [RootKey::from_seed([1; 32]).node_id()]);
     }
 }

@@ -267,7 +267,7 @@ impl Actor {
                 (num_established.get() == 1).then_some(SwarmEvent::Connected(node))
             }
             swarm::SwarmEvent::ConnectionClosed { peer_id, connection_id, num_established, cause, .. } => {
-                let to_dial = self.connections.closed(&peer_id, &connection_id);
+                let to_dial = self.connections.closed(&peer_id, &connection_id, num_established == 0);
                 if num_established > 0 {
                     return None;
                 }

@@ -13,8 +13,8 @@ use libp2p::core::ConnectedPoint;
 use libp2p::multiaddr::Protocol;
 use libp2p::swarm::ConnectionId;
 
-/// Two peers that dial each other at the same time are done by then.
-const SIMULTANEOUS: Duration = Duration::from_secs(2);
+/// Two peers that dial each other at the same time are done by then: a dial may take as long.
+const SIMULTANEOUS: Duration = Duration::from_secs(10);
 
 /// Time for a peer's hello to arrive.
 const HELLO: Duration = Duration::from_secs(5);
@@ -52,16 +52,16 @@ impl Connections {
         self.direct.get(peer).is_some_and(|standing| standing.values().any(|since| since.elapsed() >= HELLO))
     }
 
-    /// Notes the end of a connection. True when it was the last of a peer that is to be dialled anew.
-    pub(super) fn closed(&mut self, peer: &PeerId, id: &ConnectionId) -> bool {
+    /// Notes the end of a connection, of which it says whether it was the peer's last. True when the peer is to be
+    /// dialled anew.
+    pub(super) fn closed(&mut self, peer: &PeerId, id: &ConnectionId, last: bool) -> bool {
         if let Some(standing) = self.direct.get_mut(peer) {
             standing.remove(id);
-            if !standing.is_empty() {
-                return false;
+            if standing.is_empty() {
+                self.direct.remove(peer);
             }
-            self.direct.remove(peer);
         }
-        self.to_dial.remove(peer)
+        last && self.to_dial.remove(peer)
     }
 }
 
@@ -79,16 +79,16 @@ mod tests {
         let mut connections = Connections::default();
         assert!(!connections.established(peer, id(1), &inbound("/memory/2")));
         assert!(!connections.established(peer, id(2), &inbound("/memory/3")), "both dialled at the same time");
-        connections.closed(&peer, &id(2));
+        connections.closed(&peer, &id(2), false);
         let long_ago = Instant::now().checked_sub(SIMULTANEOUS).unwrap();
         connections.direct.get_mut(&peer).unwrap().insert(id(1), long_ago);
         assert!(!connections.established(peer, id(3), &inbound("/memory/4/p2p-circuit")), "relayed");
         assert!(connections.established(peer, id(4), &inbound("/memory/5")));
         assert!(!connections.stands_long(&peer));
         connections.dial_when_closed(peer);
-        assert!(!connections.closed(&peer, &id(1)), "one is left");
-        assert!(connections.closed(&peer, &id(4)));
+        assert!(!connections.closed(&peer, &id(1), false), "one is left");
+        assert!(connections.closed(&peer, &id(4), true));
         assert!(!connections.established(peer, id(5), &inbound("/memory/6")));
-        assert!(!connections.closed(&peer, &id(5)), "an ordinary end");
+        assert!(!connections.closed(&peer, &id(5), true), "an ordinary end");
     }
 }
