@@ -3,6 +3,7 @@
 mod audit_bench;
 mod bench;
 mod callers;
+mod chain;
 mod chat;
 pub(crate) mod cheating_node;
 mod detach;
@@ -38,6 +39,8 @@ pub(crate) async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Restart(node) => orders::run(&dir, Order::Restart { node: node.node }).await,
         Command::Pause(node) => orders::run(&dir, Order::Pause { node: node.node }).await,
         Command::Unpause(node) => orders::run(&dir, Order::Unpause { node: node.node }).await,
+        Command::Mine { blocks } => chain::mine(&dir, blocks).await,
+        Command::Reorg { blocks, empty } => chain::reorg(&dir, blocks, empty).await,
         Command::Down => orders::down(&dir).await,
         Command::Bench(arguments) => bench::run(arguments).await,
         Command::AuditBench(arguments) => audit_bench::run(&arguments),
