@@ -286,10 +286,10 @@ mod tests {
             fee: Some(fee),
             ..Settings::default()
         };
-        let config = settings(5000, 1000, 1000).resolve(PathBuf::new()).unwrap();
+        let config = settings(500, 1000, 1000).resolve(PathBuf::new()).unwrap();
         assert_eq!((config.prices.at(u32::MAX).unwrap(), config.fee), (MAX_PRICE, 1000));
         for (price, max_load, fee, name) in
-            [(10_001, 0, 0, "price"), (5000, 1001, 0, "price-max-load"), (u64::MAX, 9, 0, "price"), (1, 0, 1001, "fee")]
+            [(1001, 0, 0, "price"), (500, 1002, 0, "price-max-load"), (u64::MAX, 9, 0, "price"), (1, 0, 1001, "fee")]
         {
             let error = settings(price, max_load, fee).resolve(PathBuf::new()).unwrap_err().to_string();
             assert!(error.starts_with(&format!("{name} `")), "{error}");

@@ -80,11 +80,12 @@ mod tests {
         assert!(!connections.established(peer, id(1), &inbound("/memory/2")));
         assert!(!connections.established(peer, id(2), &inbound("/memory/3")), "both dialled at the same time");
         connections.closed(&peer, &id(2), false);
+        assert!(!connections.stands_long(&peer));
         let long_ago = Instant::now().checked_sub(SIMULTANEOUS).unwrap();
         connections.direct.get_mut(&peer).unwrap().insert(id(1), long_ago);
         assert!(!connections.established(peer, id(3), &inbound("/memory/4/p2p-circuit")), "relayed");
         assert!(connections.established(peer, id(4), &inbound("/memory/5")));
-        assert!(!connections.stands_long(&peer));
+        assert!(connections.stands_long(&peer));
         connections.dial_when_closed(peer);
         assert!(!connections.closed(&peer, &id(1), false), "one is left");
         assert!(connections.closed(&peer, &id(4), true));

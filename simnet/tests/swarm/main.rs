@@ -4,6 +4,7 @@
 
 mod bench;
 mod books;
+mod chain;
 mod cheats;
 mod ends;
 mod exec;
