@@ -5,6 +5,7 @@ use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use consortium_ledger::price::Prices;
+use consortium_ledger::reputation::AuditPolicy;
 use consortium_protocol::cluster::ClusterName;
 use consortium_protocol::identity::NodeId;
 use consortium_protocol::msat::Msat;
@@ -48,6 +49,8 @@ pub struct Config {
     pub fee: u16,
     /// How long entries of the journal wait for a signed tree head.
     pub batch: Duration,
+    /// How much of the work that this node pays for is audited.
+    pub audits: AuditPolicy,
     /// Who audits this node's jobs, before all others.
     pub auditors: Vec<NodeId>,
     /// Look for peers on the local network.
@@ -82,6 +85,8 @@ pub struct Settings {
     pub fee: Option<u16>,
     /// In seconds; see [`Config::batch`].
     pub batch_seconds: Option<u64>,
+    /// In thousandths; see [`Config::audits`].
+    pub audit_rate: Option<u16>,
     /// PeerIds; see [`Config::auditors`].
     pub auditor: Option<Vec<String>>,
     /// See [`Config::mdns`].
@@ -146,6 +151,7 @@ impl Settings {
             price_full_load: self.price_full_load.or(lower.price_full_load),
             fee: self.fee.or(lower.fee),
             batch_seconds: self.batch_seconds.or(lower.batch_seconds),
+            audit_rate: self.audit_rate.or(lower.audit_rate),
             auditor: self.auditor.or(lower.auditor),
             mdns: self.mdns.or(lower.mdns),
         }
@@ -165,10 +171,10 @@ impl Settings {
             None => half_of_memory(),
         };
         let prices = check_prices(self.price, self.price_max_load.unwrap_or(0))?;
-        let fee = self.fee.unwrap_or(0);
-        if fee > 1000 {
-            let reason = "is counted in thousandths: at most 1000".to_owned();
-            return Err(ConfigError::Value { name: "fee", value: fee.to_string(), reason });
+        let fee = thousandths("fee", self.fee)?.unwrap_or(0);
+        let mut audits = AuditPolicy::default();
+        if let Some(rate) = thousandths("audit-rate", self.audit_rate)? {
+            audits.base = f64::from(rate) / 1000.0;
         }
         if self.stages == Some(0) {
             return Err(ConfigError::Value {
@@ -192,9 +198,20 @@ impl Settings {
             full_load: self.price_full_load.unwrap_or(FULL_LOAD),
             fee,
             batch: self.batch_seconds.map_or(BATCH, Duration::from_secs),
+            audits,
             auditors: self.auditor.as_deref().map(auditors).transpose()?.unwrap_or_default(),
             mdns: self.mdns.unwrap_or(true),
         })
+    }
+}
+
+fn thousandths(name: &'static str, value: Option<u16>) -> Result<Option<u16>, ConfigError> {
+    match value {
+        Some(value @ 1001..) => {
+            let reason = "is counted in thousandths: at most 1000".to_owned();
+            Err(ConfigError::Value { name, value: value.to_string(), reason })
+        }
+        value => Ok(value),
     }
 }
 
@@ -279,7 +296,7 @@ mod tests {
     }
 
     #[test]
-    fn prices_have_a_limit_under_any_load() {
+    fn prices_and_shares_have_their_limits() {
         let settings = |price, max_load, fee| Settings {
             price: Some(price),
             price_max_load: Some(max_load),
@@ -288,6 +305,10 @@ mod tests {
         };
         let config = settings(500, 1000, 1000).resolve(PathBuf::new()).unwrap();
         assert_eq!((config.prices.at(u32::MAX).unwrap(), config.fee), (MAX_PRICE, 1000));
+        let rate = |rate| Settings { audit_rate: Some(rate), ..Settings::default() }.resolve(PathBuf::new());
+        assert_eq!(rate(0).unwrap().audits.base, 0.0);
+        assert_eq!(rate(350).unwrap().audits, AuditPolicy { base: 0.35, ..AuditPolicy::default() });
+        assert!(rate(1001).unwrap_err().to_string().starts_with("audit-rate `1001`"));
         for (price, max_load, fee, name) in
             [(1001, 0, 0, "price"), (500, 1002, 0, "price-max-load"), (u64::MAX, 9, 0, "price"), (1, 0, 1001, "fee")]
         {

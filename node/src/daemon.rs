@@ -11,7 +11,6 @@ use consortium_inference::stage::{StageHandle, StageOptions};
 use consortium_ledger::api_keys::ApiKeys;
 use consortium_ledger::batches::BatchPolicy;
 use consortium_ledger::ledger::Ledger;
-use consortium_ledger::reputation::AuditPolicy;
 use consortium_protocol::identity::RootKey;
 use consortium_protocol::wire;
 use consortium_protocol::wire::fact::Fact;
@@ -81,7 +80,7 @@ pub async fn run_tampered(
     let storage = Storage::open(&config.data_dir.join("node.db"))?;
     let keys = Arc::new(ApiKeys::open(&config.data_dir.join("ledger.db"))?);
     let ledger = Ledger::open(&config.data_dir.join("ledger.db"), me)?;
-    let standings = Standings::open(ledger, Arc::clone(&key), AuditPolicy::default(), config.fee)?;
+    let standings = Standings::open(ledger, Arc::clone(&key), config.audits, config.fee)?;
     let asking = Asking::new(config.prices, config.full_load)?;
     let require_key = require_key(config.api_addr, &keys)?;
     let listener = TcpListener::bind(config.api_addr)
@@ -201,7 +200,7 @@ pub async fn run_tampered(
     let billing = Billing::new(standings.ledger().clone(), config.fee, &serving, status.clone());
     let rpc = Rpc::new(Sources {
         ledger: standings.ledger().clone(),
-        policy: AuditPolicy::default(),
+        policy: config.audits,
         storage: storage.clone(),
         proofs: kept_proofs,
         desk: AuditDesk::new(swarm.clone(), settled, audits.clone()),

@@ -68,6 +68,10 @@ pub struct StartArgs {
     /// Seconds that entries of the journal wait for a signed tree head, unless there are 256 before [default: 300].
     #[arg(long, env = "CONSORTIUM_BATCH_SECONDS", value_name = "SECONDS")]
     batch_seconds: Option<u64>,
+    /// How much of what this node pays for is audited, in thousandths; newcomers and who failed of late are audited
+    /// always [default: 200].
+    #[arg(long, env = "CONSORTIUM_AUDIT_RATE", value_name = "THOUSANDTHS")]
+    audit_rate: Option<u16>,
     /// PeerId of a node that audits what this one pays for, before all others; may be repeated.
     #[arg(long, env = "CONSORTIUM_AUDITOR", value_delimiter = ',', value_name = "PEER_ID")]
     auditor: Vec<String>,
@@ -127,6 +131,7 @@ pub async fn run_tampered(
         price_full_load: args.price_full_load,
         fee: args.fee,
         batch_seconds: args.batch_seconds,
+        audit_rate: args.audit_rate,
         auditor: (!args.auditor.is_empty()).then_some(args.auditor),
         mdns: args.no_mdns.then_some(false),
     };
