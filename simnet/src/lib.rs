@@ -6,6 +6,7 @@
 //!   (`simnet up 8`) and for CI (`simnet up 8 --exec CMD`) alike.
 //!
 //! - [`cheat`] makes workers dishonest, on the node's library: `consortium-node` itself cannot cheat.
+//! - [`chain`] is a regtest chain in this process, which nodes take for a bitcoind.
 //! - [`audit_bench`] measures in one process what audits catch, and whom they accuse wrongly.
 //!
 //! # The binary
@@ -35,5 +36,6 @@
 
 pub mod audit_bench;
 pub mod books;
+pub mod chain;
 pub mod cheat;
 pub mod world;
