@@ -7,6 +7,9 @@ use clap::{Args, Parser, Subcommand};
 use consortium_node::cli::start::StartArgs;
 use consortium_simnet::cheat::{Assignment, Cheat};
 
+/// Most blocks of one `mine` or `reorg`.
+const MAX_BLOCKS: usize = 1_000;
+
 /// A local swarm of real nodes, for people and for CI.
 #[derive(Debug, Parser)]
 #[command(name = "simnet", version, max_term_width = 110)]
@@ -64,6 +67,21 @@ pub(crate) enum Command {
     },
     /// Chat with the running swarm while nodes are killed, frozen and started again at random; then check the books.
     Chaos(Chaos),
+    /// Mine blocks on the swarm's chain.
+    Mine {
+        /// How many.
+        #[arg(value_name = "N", default_value = "1", value_parser = blocks)]
+        blocks: usize,
+    },
+    /// Replace the last blocks of the swarm's chain by one more: a reorganisation.
+    Reorg {
+        /// How many are replaced.
+        #[arg(value_name = "N", default_value = "1", value_parser = blocks)]
+        blocks: usize,
+        /// Leave the transactions of the replaced blocks waiting, rather than in the first of the new ones.
+        #[arg(long)]
+        empty: bool,
+    },
     /// End the swarm; its data and logs stay for `up --resume` and `logs`.
     Down,
     /// Compare the speed of a pipeline over several nodes with that of one.
@@ -119,6 +137,16 @@ pub(crate) struct Up {
     /// inputs, copy, wrong-shard.
     #[arg(long, value_delimiter = ',', value_name = "NODE=CHEAT[@SHARE],...", conflicts_with = "resume")]
     pub(crate) cheat: Vec<Assignment>,
+    /// No chain and no wallets.
+    #[arg(long, conflicts_with_all = ["bitcoind", "resume"])]
+    pub(crate) no_lightning: bool,
+    /// Use this bitcoind, which must be on regtest, rather than simnet's own chain: http://USER:PASSWORD@HOST:PORT, or
+    /// http://HOST:PORT with --bitcoind-cookie.
+    #[arg(long, value_name = "URL", conflicts_with = "resume")]
+    pub(crate) bitcoind: Option<String>,
+    /// Read the credentials of --bitcoind from its cookie file.
+    #[arg(long, value_name = "FILE", requires = "bitcoind")]
+    pub(crate) bitcoind_cookie: Option<PathBuf>,
     /// Return once the swarm is ready, and leave it running until `simnet down`.
     #[arg(long, conflicts_with = "exec")]
     pub(crate) detach: bool,
@@ -217,6 +245,13 @@ fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
+fn blocks(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(blocks @ 1..=MAX_BLOCKS) => Ok(blocks),
+        _ => Err(format!("say a number of blocks from 1 to {MAX_BLOCKS}")),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -242,6 +277,10 @@ mod tests {
             &["simnet", "up", "--cheat", "node3=int9"][..],
             &["simnet", "up", "--detach", "--exec", "x"],
             &["simnet", "up", "--timeout", "0"],
+            &["simnet", "up", "--no-lightning", "--bitcoind", "http://a:b@127.0.0.1:18443"],
+            &["simnet", "up", "--bitcoind-cookie", "x"],
+            &["simnet", "mine", "0"],
+            &["simnet", "reorg", "many"],
         ] {
             assert!(Cli::try_parse_from(wrong).is_err());
         }

@@ -5,6 +5,7 @@ mod bench;
 mod books;
 mod callers;
 mod chaos;
+mod chain;
 mod chat;
 pub(crate) mod cheating_node;
 mod detach;
@@ -42,6 +43,8 @@ pub(crate) async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Unpause(node) => orders::run(&dir, Order::Unpause { node: node.node }).await,
         Command::Books { wait, json } => books::run(&dir, wait, json).await,
         Command::Chaos(arguments) => chaos::run(&dir, &arguments).await,
+        Command::Mine { blocks } => chain::mine(&dir, blocks).await,
+        Command::Reorg { blocks, empty } => chain::reorg(&dir, blocks, empty).await,
         Command::Down => orders::down(&dir).await,
         Command::Bench(arguments) => bench::run(arguments).await,
         Command::AuditBench(arguments) => audit_bench::run(&arguments),

@@ -8,6 +8,7 @@ use tokio::task::JoinSet;
 
 use super::table;
 use super::terminal::print;
+use crate::swarm::chain::ChainRecord;
 use crate::swarm::client::Client;
 use crate::swarm::directory::SwarmDir;
 use crate::swarm::record::{NodeRecord, read_nodes};
@@ -40,6 +41,11 @@ pub(crate) async fn run(dir: &SwarmDir, json: bool) -> Result<ExitCode> {
     let term = statuses.iter().flatten().map(|status| status.term).max().unwrap_or_default();
     let ready = statuses.iter().flatten().filter(|status| status.ready).count();
     print(&format!("term {term}, {ready} of {} ready", nodes.len()))?;
+    if let Ok(chain) = ChainRecord::read(dir) {
+        let height =
+            chain.height().await.map_or_else(|error| format!("{error:#}"), |height| format!("height {height}"));
+        print(&format!("chain {}, {height}, credentials in {}", chain.url, chain.cookie_file.display()))?;
+    }
     for (node, status) in nodes.iter().zip(&statuses) {
         if let Some(why) = status.as_ref().filter(|status| !status.ready).and_then(|s| s.waiting_for.as_ref()) {
             print(&format!("{}: {why}", node.name))?;

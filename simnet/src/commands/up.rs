@@ -14,6 +14,7 @@ use super::signals::{StopSignals, exit_code};
 use super::{next, table};
 use crate::cli;
 use crate::swarm::binary;
+use crate::swarm::chain::ChainPlan;
 use crate::swarm::control::{ControlSocket, Order, Reply};
 use crate::swarm::directory::{DirLock, SwarmDir};
 use crate::swarm::plan::{Plan, default_model};
@@ -80,9 +81,10 @@ async fn plan(dir: &SwarmDir, lock: &DirLock, arguments: &cli::Up, steps: &Steps
         let model = model.clone().map_or_else(default_model, Ok)?;
         let binary = binary::find(node_binary.as_deref(), steps).await?;
         let nodes = arguments.nodes.unwrap_or(NODES);
-        let plan =
+        let mut plan =
             Plan::new(dir, nodes, arguments.seed.unwrap_or(1), &model, &binary)?.with_cheats(&arguments.cheat)?;
         dir.clear(lock)?;
+        plan.chain = chain(dir, arguments)?;
         return Ok(plan);
     }
     let before = Plan::read(dir)?;
@@ -93,7 +95,17 @@ async fn plan(dir: &SwarmDir, lock: &DirLock, arguments: &cli::Up, steps: &Steps
     let model = model.as_ref().unwrap_or(&before.model);
     let mut plan = Plan::new(dir, before.nodes(), before.seed, model, &binary)?;
     plan.cheats = before.cheats;
+    plan.chain = before.chain;
     Ok(plan)
+}
+
+/// The chain that the command line asks for.
+fn chain(dir: &SwarmDir, arguments: &cli::Up) -> Result<ChainPlan> {
+    match &arguments.bitcoind {
+        Some(url) => ChainPlan::bitcoind(url, arguments.bitcoind_cookie.as_deref(), dir),
+        None if arguments.no_lightning => Ok(ChainPlan::Off),
+        None => Ok(ChainPlan::Embedded),
+    }
 }
 
 /// Runs the swarm to its end and stops its nodes. None when it failed, which has been said by then.

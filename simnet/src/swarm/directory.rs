@@ -5,9 +5,11 @@
 //!   lock          held by the supervisor for as long as it lives
 //!   simnet.json   the plan; also the mark by which simnet knows a directory as its own
 //!   nodes.json    every node as it is now (CONSORTIUM_NODES)
+//!   chain.json    where the chain is, and who may use it
 //!   env           what --exec gives to its command, one NAME=value a line
 //!   control.sock  where the supervisor takes orders
 //!   simnet.log    what a detached supervisor says after `up` has returned
+//!   chain/        blocks, the key of their miner, and the cookie of the RPC
 //!   node-1/data   data directory of a node
 //!   node-1/log    what it wrote to stdout and stderr
 //! ```
@@ -32,8 +34,11 @@ const LOCK_PAUSE: Duration = Duration::from_millis(40);
 /// What a live supervisor has in its directory whatever the swarm.
 const LIVE_FILES: [&str; 2] = ["lock", "control.sock"];
 
-/// Other names that simnet writes at the top of a directory, besides `node-K`.
-const OWN_FILES: [&str; 5] = ["simnet.json", "nodes.json", "env", "simnet.log", ".gitignore"];
+/// Other names that simnet writes at the top of a directory, besides `node-K` and `chain`.
+const OWN_FILES: [&str; 6] = ["simnet.json", "nodes.json", "chain.json", "env", "simnet.log", ".gitignore"];
+
+/// The directory of the chain.
+const CHAIN: &str = "chain";
 
 /// Where a swarm lives on disk.
 #[derive(Clone, Debug)]
@@ -67,6 +72,16 @@ impl SwarmDir {
     /// The list of nodes.
     pub(crate) fn nodes_file(&self) -> PathBuf {
         self.root.join("nodes.json")
+    }
+
+    /// Where the chain is.
+    pub(crate) fn chain_file(&self) -> PathBuf {
+        self.root.join("chain.json")
+    }
+
+    /// What the chain keeps.
+    pub(crate) fn chain_dir(&self) -> PathBuf {
+        self.root.join(CHAIN)
     }
 
     /// The environment of `--exec`.
@@ -176,7 +191,7 @@ impl SwarmDir {
         for name in names {
             let path = self.root.join(&name);
             let text = name.to_string_lossy();
-            if is_node_name(&text) {
+            if is_node_name(&text) || text == CHAIN {
                 std::fs::remove_dir_all(&path).with_context(|| format!("cannot remove {}", path.display()))?;
             } else if OWN_FILES.contains(&text.as_ref()) && text != "simnet.json" {
                 std::fs::remove_file(&path).with_context(|| format!("cannot remove {}", path.display()))?;
@@ -254,12 +269,13 @@ mod tests {
 
         std::fs::write(dir.plan_file(), "{}").unwrap();
         std::fs::create_dir_all(dir.data_dir("node-3")).unwrap();
+        std::fs::create_dir_all(dir.chain_dir()).unwrap();
         std::fs::write(dir.env_file(), "").unwrap();
         std::fs::create_dir_all(temp.path().join("node-x")).unwrap();
         dir.clear(&lock).unwrap();
         assert!(temp.path().join("notes.txt").is_file());
         assert!(temp.path().join("node-x").is_dir());
-        assert!(!temp.path().join("node-3").exists());
+        assert!(!temp.path().join("node-3").exists() && !dir.chain_dir().exists());
         assert!(!dir.env_file().exists() && !dir.plan_file().exists());
     }
 

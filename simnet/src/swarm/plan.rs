@@ -9,6 +9,7 @@ use consortium_simnet::cheat::Assignment;
 use serde::{Deserialize, Serialize};
 
 use super::capacity::budgets;
+use super::chain::ChainPlan;
 use super::directory::{SwarmDir, replace_file};
 use super::model::Demand;
 
@@ -39,6 +40,9 @@ pub(crate) struct Plan {
     /// How dishonest nodes cheat, by their number from 1.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) cheats: BTreeMap<usize, String>,
+    /// The chain of its wallets.
+    #[serde(default)]
+    pub(crate) chain: ChainPlan,
 }
 
 impl Plan {
@@ -64,6 +68,7 @@ impl Plan {
             model,
             binary: binary.to_owned(),
             cheats: BTreeMap::new(),
+            chain: ChainPlan::Off,
         })
     }
 

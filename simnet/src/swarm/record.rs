@@ -6,6 +6,7 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
 
+use super::chain::ChainRecord;
 use super::directory::{SwarmDir, replace_file};
 use super::process::{NodeProcess, State};
 
@@ -94,13 +95,15 @@ pub(crate) struct Access {
     pub(crate) model: String,
     /// The node's binary.
     pub(crate) binary: PathBuf,
+    /// The chain of its wallets; none where it has none.
+    pub(crate) chain: Option<ChainRecord>,
 }
 
 impl Access {
     /// The variables for programs, in the order in which people read them.
     pub(crate) fn variables(&self, dir: &SwarmDir) -> Vec<(&'static str, String)> {
         let path = |path: &Path| path.display().to_string();
-        vec![
+        let mut variables = vec![
             ("SIMNET_DIR", path(dir.root())),
             ("CONSORTIUM_API_BASE", self.master.clone()),
             ("CONSORTIUM_GATEWAY_BASE", self.gateway.clone()),
@@ -108,7 +111,12 @@ impl Access {
             ("CONSORTIUM_MODEL", self.model.clone()),
             ("CONSORTIUM_NODES", path(&dir.nodes_file())),
             ("CONSORTIUM_NODE_BINARY", path(&self.binary)),
-        ]
+        ];
+        if let Some(chain) = &self.chain {
+            variables.push(("CONSORTIUM_BITCOIND_URL", chain.url.clone()));
+            variables.push(("CONSORTIUM_BITCOIND_COOKIE", path(&chain.cookie_file)));
+        }
+        variables
     }
 
     /// Writes the variables where a shell can read them (`set -a; . .simnet/env`).
@@ -141,6 +149,11 @@ mod tests {
             gateway: "http://127.0.0.1:4002/v1".into(),
             model: "it's a model $HOME".into(),
             binary: "/opt/consortium-node".into(),
+            chain: Some(ChainRecord {
+                url: "http://127.0.0.1:4003".into(),
+                cookie_file: "/home/a b/cookie".into(),
+                embedded: true,
+            }),
         };
         access.write(&dir).unwrap();
         let names: Vec<_> = access.variables(&dir).iter().map(|(name, _)| *name).collect();

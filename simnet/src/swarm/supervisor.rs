@@ -7,6 +7,7 @@ use consortium_node::status::NodeStatus;
 use serde::Deserialize;
 use tokio::task::JoinSet;
 
+use super::chain::SwarmChain;
 use super::client::{Client, Question};
 use super::control::{Order, Reply};
 use super::directory::{SwarmDir, replace_file};
@@ -35,6 +36,8 @@ pub(crate) struct Swarm {
     cluster: String,
     nodes: Vec<NodeProcess>,
     client: Client,
+    /// The chain of the wallets, once it is up.
+    chain: Option<SwarmChain>,
     /// What `nodes.json` says now.
     recorded: Vec<NodeRecord>,
     /// What `env` says now.
@@ -69,6 +72,7 @@ impl Swarm {
             cluster: String::new(),
             nodes,
             client: Client::new()?,
+            chain: None,
             recorded: Vec::new(),
             access: None,
         })
@@ -80,6 +84,7 @@ impl Swarm {
     /// When a node ends, or the swarm is not ready within `timeout`: which node lacks what, and the end of its log.
     pub(crate) async fn bring_up(&mut self, steps: &Steps, timeout: Duration) -> Result<Access> {
         let deadline = Instant::now() + timeout;
+        self.start_chain(steps).await?;
         self.start_all(steps, deadline).await?;
         self.reach_all(steps, deadline).await?;
         let access = self.access()?;
@@ -91,6 +96,15 @@ impl Swarm {
         access.write(&self.dir)?;
         self.access = Some(access.clone());
         Ok(access)
+    }
+
+    async fn start_chain(&mut self, steps: &Steps) -> Result<()> {
+        self.chain = self.plan.chain.start(&self.dir).await?;
+        if let Some(SwarmChain { record, height, .. }) = &self.chain {
+            let whose = if record.embedded { "a regtest chain" } else { "the bitcoind" };
+            steps.say(&format!("{whose} at {} has {height} blocks", record.url));
+        }
+        Ok(())
     }
 
     async fn start_all(&mut self, steps: &Steps, deadline: Instant) -> Result<()> {
@@ -239,6 +253,7 @@ impl Swarm {
             gateway: gateway.api_base.clone(),
             model: model.name.clone(),
             binary: self.plan.binary.clone(),
+            chain: self.chain.as_ref().map(|chain| chain.record.clone()),
         })
     }
 
@@ -416,7 +431,7 @@ impl Swarm {
                 Err(error) => steps.say(&format!("{}: {error:#}", node.name())),
             }
         }
-        for file in [self.dir.nodes_file(), self.dir.env_file()] {
+        for file in [self.dir.nodes_file(), self.dir.env_file(), self.dir.chain_file()] {
             let _ = std::fs::remove_file(file);
         }
         if running > 0 {
