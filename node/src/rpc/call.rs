@@ -101,7 +101,7 @@ impl Calls<'_> {
     }
 }
 
-/// Answers one call; none for a notification, of which nothing would be left: all methods only read.
+/// Answers one call; none for a notification, which is not done either: nobody would hear what became of it.
 async fn one(module: &RpcModule<Context>, asked: Asked, text: &str) -> Option<MethodResponse> {
     let request = match serde_json::from_str::<Request<'_>>(text) {
         Ok(request) => request,

@@ -16,6 +16,8 @@ use super::{Context, Sources, audits, books, describe, nodes, params, reputation
 pub(super) struct Asked {
     /// From the node's own machine.
     pub(super) local: bool,
+    /// The operator: from the node's own machine, with the token.
+    pub(super) operator: bool,
 }
 
 impl Asked {
@@ -23,6 +25,13 @@ impl Asked {
     /// [`Fault::NotForYou`] from elsewhere.
     pub(super) fn locally(self) -> Result<(), Fault> {
         if self.local { Ok(()) } else { Err(Fault::NotForYou) }
+    }
+
+    /// # Errors
+    /// [`Fault::NotTheOperator`] without the operator's token.
+    #[cfg_attr(not(feature = "lightning"), expect(dead_code, reason = "only the wallet takes orders"))]
+    pub(super) fn as_operator(self) -> Result<(), Fault> {
+        if self.operator { Ok(()) } else { Err(Fault::NotTheOperator) }
     }
 }
 
@@ -53,12 +62,14 @@ pub(super) fn module(context: Context) -> RpcModule<Context> {
         Ok::<_, ErrorObjectOwned>(audits::job_receipts(&context.sources.storage, asked).await?)
     });
     receipts.expect(ONCE);
+    #[cfg(feature = "lightning")]
+    super::wallet::register(m);
     let discover = m.register_method("rpc.discover", |_, _, _| describe::document());
     discover.expect(ONCE);
     module
 }
 
-const ONCE: &str = "every name is registered once";
+pub(super) const ONCE: &str = "every name is registered once";
 
 /// A method that reads from a database.
 fn reads<P: DeserializeOwned + Send + 'static>(
@@ -67,7 +78,7 @@ fn reads<P: DeserializeOwned + Send + 'static>(
     run: fn(&Sources, Asked, P) -> Result<Value, Fault>,
 ) {
     let registered = module.register_async_method(name, move |given, context: Arc<Context>, extensions| async move {
-        let asked = extensions.get().copied().unwrap_or(Asked { local: false });
+        let asked = extensions.get().copied().unwrap_or(Asked { local: false, operator: false });
         let wanted: P = params::read(&given)?;
         let room = Arc::clone(&context.room).acquire_owned().await.map_err(|_| Fault::Closed)?;
         let reading = tokio::task::spawn_blocking(move || {
