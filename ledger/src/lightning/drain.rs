@@ -57,6 +57,7 @@ fn handle(inner: &Inner, event: Event, maybe_again: bool) -> Result<(), WalletEr
     if let Some(event) = event::from_ldk(event)
         && let Some(recorded) = inner.records.take(&event, maybe_again, now_ms())?
     {
+        inner.watermark.note(recorded.seq)?;
         tell(inner, recorded);
     }
     inner.node.event_handled().map_err(error::of("marking an event as handled"))
@@ -64,6 +65,7 @@ fn handle(inner: &Inner, event: Event, maybe_again: bool) -> Result<(), WalletEr
 
 fn expire(inner: &Inner) -> Result<(), WalletError> {
     for recorded in inner.records.expire_holds(inner.height(), now_ms())? {
+        inner.watermark.note(recorded.seq)?;
         tell(inner, recorded);
     }
     Ok(())

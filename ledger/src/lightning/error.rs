@@ -26,6 +26,12 @@ pub enum WalletError {
     /// The wallet's own database failed.
     #[error("the wallet's database failed: {0}")]
     Database(#[from] rusqlite::Error),
+    /// The wallet's directory is an older copy.
+    #[error(
+        "{0} is an older copy of the wallet than the one that ran last: run from it, channels lose all that is in them. Put \
+         the newest one back. If it is lost, move this one away, start without it, and use `wallet restore` with a backup"
+    )]
+    Stale(std::path::PathBuf),
     /// ldk-node could not be put together.
     #[error("the Lightning node could not be put together: {}", build_words(.0))]
     Build(BuildError),
@@ -137,7 +143,10 @@ impl WalletError {
     /// Whether whoever asked can do something about it; otherwise it is this node's trouble.
     #[must_use]
     pub fn is_callers(&self) -> bool {
-        !matches!(self, Self::Io(_) | Self::Open(_) | Self::Database(_) | Self::Build(_) | Self::Start(_))
+        !matches!(
+            self,
+            Self::Io(_) | Self::Stale(_) | Self::Open(_) | Self::Database(_) | Self::Build(_) | Self::Start(_)
+        )
     }
 }
 

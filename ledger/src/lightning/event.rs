@@ -16,6 +16,10 @@ const MAX_REASON: usize = 200;
 #[serde(tag = "kind", rename_all = "kebab-case")]
 #[non_exhaustive]
 pub enum WalletEvent {
+    /// The wallet was started.
+    Started,
+    /// The wallet was stopped in order.
+    Stopped,
     /// A payment arrived at its payee.
     PaymentSent {
         /// Which.

@@ -10,7 +10,9 @@
 //! seed          64 bytes from the root key, never written down
 //! drain         takes ldk-node's events, one at a time: first written down, then told
 //! event         what happened, in types of our own, without preimages
-//! records       wallet.db: spending and its limits, invoices, holds, events
+//! records       wallet.db: invoices, holds, events
+//! spending      what was spent, and the limits
+//! watermark     an old copy of the directory is not started
 //! reconnect     peers with channels are connected at once, not once a minute
 //! balance status history channels onchain invoice pay hold backup    what can be asked of it
 //! log           what ldk-node says, without what may carry secrets
@@ -29,8 +31,9 @@
 //!
 //! # What can be lost
 //!
-//! - A channel's whole balance, if it is run from an old copy of `lightning/`: never copy that directory back. A backup
-//!   ([`backup`]) holds no such state.
+//! - A channel's whole balance, if it is run from an old copy of `lightning/`. A copy of that directory alone is noticed
+//!   and refused at the start; one of the whole data directory is not: never put one back. A backup ([`backup`]) holds no
+//!   such state.
 //! - What is in channels, if the machine stays off for longer than their delay (a day to two weeks) while the other side
 //!   cheats.
 //! - Payments in flight below [`invoice::DUST`] when their channel is closed by force: they cannot be enforced on-chain.
@@ -79,9 +82,13 @@ pub mod records;
 #[cfg(feature = "lightning")]
 mod seed;
 #[cfg(feature = "lightning")]
+mod spending;
+#[cfg(feature = "lightning")]
 pub mod status;
 #[cfg(feature = "lightning")]
 mod wallet;
+#[cfg(feature = "lightning")]
+mod watermark;
 
 #[cfg(feature = "lightning")]
 pub use error::WalletError;

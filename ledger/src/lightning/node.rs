@@ -1,6 +1,7 @@
 //! Puts ldk-node together: its files, its keys, its chain.
 
 use std::fs::{DirBuilder, OpenOptions, Permissions};
+use std::io::Write as _;
 use std::net::{SocketAddr, TcpListener};
 use std::os::unix::fs::{DirBuilderExt as _, OpenOptionsExt as _, PermissionsExt as _};
 use std::path::Path;
@@ -28,6 +29,12 @@ pub(super) const fn bitcoin_network(network: Network) -> BitcoinNetwork {
     }
 }
 
+/// Whether there is a wallet in the directory.
+pub(super) fn has_state(directory: &Path) -> bool {
+    let database = directory.join(SQLITE_DB_FILE_NAME);
+    database.metadata().is_ok_and(|about| about.len() > 0)
+}
+
 /// Makes the wallet's directory and the file of ldk-node's database, open to their owner alone: SQLite gives a new file
 /// the mode that the system likes, and its journals that of the file.
 pub(super) fn make_private(directory: &Path) -> std::io::Result<()> {
@@ -38,13 +45,24 @@ pub(super) fn make_private(directory: &Path) -> std::io::Result<()> {
     std::fs::set_permissions(&database, Permissions::from_mode(0o600))
 }
 
-/// Has the system pick ports where 0 is asked for: ldk-node would not tell which one it got.
-pub(super) fn pick_ports(listen: &mut [SocketAddr]) -> std::io::Result<()> {
+/// Has the system pick a port where 0 is asked for, since ldk-node would not tell which one it got: the port of the last
+/// time if it is free, because peers know the wallet by it.
+pub(super) fn pick_ports(listen: &mut [SocketAddr], directory: &Path) -> std::io::Result<()> {
+    let file = directory.join("ports");
+    let known = std::fs::read_to_string(&file).unwrap_or_default();
+    let mut known = known.lines().map(|line| line.parse().unwrap_or(0));
+    let mut picked = String::new();
     for address in listen.iter_mut().filter(|address| address.port() == 0) {
+        let last = SocketAddr::new(address.ip(), known.next().unwrap_or(0));
         // Free again at the end of the line, and not given to another program so soon.
-        *address = TcpListener::bind(*address)?.local_addr()?;
+        *address = TcpListener::bind(last).or_else(|_| TcpListener::bind(*address))?.local_addr()?;
+        picked += &format!("{}\n", address.port());
     }
-    Ok(())
+    if picked.is_empty() {
+        return Ok(());
+    }
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(true).mode(0o600).open(file)?.write_all(picked.as_bytes())
 }
 
 /// ldk-node with these settings, not yet started. Blocks: it reads its state, and asks a bitcoind for its newest block.
@@ -96,6 +114,20 @@ fn config(settings: &WalletSettings, directory: &Path) -> Result<Config, WalletE
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn a_port_that_was_picked_is_kept_while_it_is_free() {
+        let dir = tempfile::tempdir().unwrap();
+        let pick = || {
+            let mut listen = ["127.0.0.1:0".parse().unwrap()];
+            pick_ports(&mut listen, dir.path()).unwrap();
+            listen[0]
+        };
+        let first = pick();
+        assert_eq!(pick(), first);
+        let _taken = TcpListener::bind(first).unwrap();
+        assert_ne!(pick(), first);
+    }
 
     #[test]
     fn the_wallets_files_are_its_owners_alone() {

@@ -16,14 +16,13 @@ use serde::Serialize;
 use super::error::WalletError;
 use super::event::WalletEvent;
 use super::hash::PaymentHash;
-use super::settings::SpendingLimits;
+use super::spending::release;
 use crate::store::{self, Schema};
 
 /// "CWAL".
 const APPLICATION_ID: i32 = 0x4357_414c;
 /// Events that are kept.
 const MAX_EVENTS: i64 = 100_000;
-const DAY_MS: u64 = 24 * 3600 * 1000;
 
 const MIGRATIONS: &[&str] = &["
     CREATE TABLE event (
@@ -92,11 +91,11 @@ pub(super) struct Records {
     connection: Arc<Mutex<Connection>>,
 }
 
-fn signed(value: u64) -> i64 {
+pub(super) fn signed(value: u64) -> i64 {
     i64::try_from(value).unwrap_or(i64::MAX)
 }
 
-fn unsigned(value: i64) -> u64 {
+pub(super) fn unsigned(value: i64) -> u64 {
     u64::try_from(value).unwrap_or(0)
 }
 
@@ -110,69 +109,20 @@ impl Records {
         Ok(Self { connection: Arc::new(Mutex::new(store::open_with(path, schema)?)) })
     }
 
-    fn lock(&self) -> MutexGuard<'_, Connection> {
+    pub(super) fn lock(&self) -> MutexGuard<'_, Connection> {
         // A panic in between left a transaction that was rolled back.
         self.connection.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
-    fn change<T>(&self, change: impl FnOnce(&Transaction<'_>) -> Result<T, WalletError>) -> Result<T, WalletError> {
+    pub(super) fn change<T>(
+        &self,
+        change: impl FnOnce(&Transaction<'_>) -> Result<T, WalletError>,
+    ) -> Result<T, WalletError> {
         let mut connection = self.lock();
         let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
         let value = change(&transaction)?;
         transaction.commit()?;
         Ok(value)
-    }
-
-    /// Notes that `msat` (fees included) are about to be spent under the name `id`, if the limits allow it. What is
-    /// pending counts as spent; what came back does not.
-    pub(super) fn reserve(
-        &self,
-        id: &[u8; 32],
-        amount: Msat,
-        limits: &SpendingLimits,
-        now_ms: u64,
-    ) -> Result<(), WalletError> {
-        if let Some(limit) = limits.per_payment.filter(|limit| amount > *limit) {
-            return Err(WalletError::AbovePaymentLimit { wanted: amount, limit });
-        }
-        self.change(|transaction| {
-            let spent = spent_since(transaction, now_ms.saturating_sub(DAY_MS))?;
-            if let Some(limit) = limits.per_day
-                && spent.checked_add(amount).is_none_or(|sum| sum > limit)
-            {
-                return Err(WalletError::AboveDayLimit { spent, wanted: amount, limit });
-            }
-            let changed = transaction.execute(
-                "INSERT INTO spending VALUES (?1, ?2, ?3, 'pending')
-                 ON CONFLICT (id) DO UPDATE SET at_ms = ?2, msat = ?3, state = 'pending' WHERE state = 'returned'",
-                params![id, signed(now_ms), signed(amount.0)],
-            )?;
-            match changed {
-                0 => Err(WalletError::OnItsWay(PaymentHash::from_bytes(*id))),
-                _ => Ok(()),
-            }
-        })
-    }
-
-    /// What was spent within 24 hours, and what is about to be.
-    pub(super) fn spent_today(&self, now_ms: u64) -> Result<Msat, WalletError> {
-        spent_since(&self.lock(), now_ms.saturating_sub(DAY_MS))
-    }
-
-    /// What was reserved is spent: so much, under this name from now on.
-    pub(super) fn spent(&self, reserved: &[u8; 32], id: &[u8; 32], amount: Msat) -> Result<(), WalletError> {
-        self.change(|transaction| {
-            transaction.execute(
-                "UPDATE spending SET id = ?2, msat = ?3, state = 'spent' WHERE id = ?1",
-                params![reserved, id, signed(amount.0)],
-            )?;
-            Ok(())
-        })
-    }
-
-    /// What was reserved was not spent.
-    pub(super) fn returned(&self, id: &[u8; 32]) -> Result<(), WalletError> {
-        self.change(|transaction| Ok(release(transaction, id)?))
     }
 
     pub(super) fn note_invoice(
@@ -211,7 +161,12 @@ impl Records {
         self.change(|transaction| {
             if maybe_again {
                 let newest: Option<String> = transaction
-                    .query_row("SELECT body FROM event ORDER BY seq DESC LIMIT 1", [], |row| row.get(0))
+                    .query_row(
+                        "SELECT body FROM event WHERE body NOT IN ('{\"kind\":\"started\"}', '{\"kind\":\"stopped\"}')
+                         ORDER BY seq DESC LIMIT 1",
+                        [],
+                        |row| row.get(0),
+                    )
                     .optional()?;
                 if newest.as_ref() == Some(&body) {
                     return Ok(None);
@@ -221,6 +176,12 @@ impl Records {
             let seq = append(transaction, &body, now_ms)?;
             Ok(Some(Recorded { seq, at_ms: now_ms, event: event.clone() }))
         })
+    }
+
+    /// The place of the newest event; 0 if nothing happened yet.
+    pub(super) fn newest(&self) -> Result<u64, WalletError> {
+        let newest: Option<i64> = self.lock().query_row("SELECT max(seq) FROM event", [], |row| row.get(0))?;
+        Ok(newest.map_or(0, unsigned))
     }
 
     /// Events after a place, the oldest first.
@@ -279,20 +240,6 @@ impl Records {
     }
 }
 
-fn spent_since(connection: &Connection, since_ms: u64) -> Result<Msat, WalletError> {
-    let spent: i64 = connection.query_row(
-        "SELECT coalesce(sum(msat), 0) FROM spending WHERE at_ms > ?1 AND state <> 'returned'",
-        [signed(since_ms)],
-        |row| row.get(0),
-    )?;
-    Ok(Msat(unsigned(spent)))
-}
-
-fn release(transaction: &Transaction<'_>, id: &[u8; 32]) -> rusqlite::Result<()> {
-    transaction.execute("UPDATE spending SET state = 'returned' WHERE id = ?1 AND state = 'pending'", [id])?;
-    Ok(())
-}
-
 /// What follows from an event for spending and holds.
 fn apply(transaction: &Transaction<'_>, event: &WalletEvent) -> rusqlite::Result<()> {
     match event {
@@ -331,9 +278,6 @@ fn append(transaction: &Transaction<'_>, body: &str, now_ms: u64) -> rusqlite::R
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::lightning::event::FailureReason;
-
-    const HOUR_MS: u64 = 3600 * 1000;
 
     fn records() -> (tempfile::TempDir, Records) {
         let dir = tempfile::tempdir().unwrap();
@@ -346,50 +290,18 @@ mod tests {
     }
 
     #[test]
-    fn a_day_has_a_limit_that_outlives_a_restart() {
-        let (dir, records) = records();
-        let limits = SpendingLimits { per_payment: Some(Msat(600)), per_day: Some(Msat(1000)) };
-        let start = 30 * DAY_MS;
-        records.reserve(&[1; 32], Msat(600), &limits, start).unwrap();
-        assert!(matches!(
-            records.reserve(&[2; 32], Msat(601), &limits, start),
-            Err(WalletError::AbovePaymentLimit { .. })
-        ));
-        drop(records);
-        let records = Records::open(&dir.path().join("wallet.db")).unwrap();
-        let refused = records.reserve(&[2; 32], Msat(401), &limits, start + HOUR_MS);
-        assert!(matches!(refused, Err(WalletError::AboveDayLimit { spent: Msat(600), .. })), "{refused:?}");
-        records.reserve(&[2; 32], Msat(400), &limits, start + HOUR_MS).unwrap();
-        assert_eq!(records.spent_today(start + HOUR_MS).unwrap(), Msat(1000));
-        // A day later the first no longer counts.
-        records.reserve(&[3; 32], Msat(600), &limits, start + DAY_MS).unwrap();
-    }
-
-    #[test]
-    fn what_came_back_may_be_spent_again_and_what_is_pending_not_twice() {
-        let (_dir, records) = records();
-        let limits = SpendingLimits { per_payment: None, per_day: Some(Msat(100)) };
-        records.reserve(hash(1).as_bytes(), Msat(100), &limits, 1).unwrap();
-        assert!(matches!(records.reserve(hash(1).as_bytes(), Msat(0), &limits, 1), Err(WalletError::OnItsWay(_))));
-        let failed = WalletEvent::PaymentFailed { hash: hash(1), why: FailureReason::NoRoute };
-        records.take(&failed, false, 2).unwrap();
-        assert_eq!(records.spent_today(2).unwrap(), Msat::ZERO);
-        records.reserve(hash(1).as_bytes(), Msat(100), &limits, 3).unwrap();
-        records.take(&WalletEvent::PaymentSent { hash: hash(1), fee: Msat(1) }, false, 4).unwrap();
-        // A failure told late changes nothing.
-        records.take(&failed, false, 5).unwrap();
-        assert_eq!(records.spent_today(5).unwrap(), Msat(100));
-    }
-
-    #[test]
     fn an_event_told_again_after_a_restart_counts_once() {
         let (_dir, records) = records();
         let event = WalletEvent::PaymentReceived { hash: hash(1), amount: Msat(5) };
         let first = records.take(&event, true, 1).unwrap().unwrap();
-        assert_eq!(records.take(&event, true, 2).unwrap(), None);
         assert_eq!(records.events(0, 10).unwrap(), [first.clone()]);
+        let (stopped, started) = (WalletEvent::Stopped, WalletEvent::Started);
+        records.take(&stopped, false, 1).unwrap();
+        let last = records.take(&started, false, 2).unwrap().unwrap();
+        assert_eq!(records.take(&event, true, 2).unwrap(), None);
+        assert_eq!(records.newest().unwrap(), last.seq);
         let other = records.take(&WalletEvent::ChannelReady { channel: "c".to_owned() }, true, 3).unwrap().unwrap();
-        assert_eq!(records.events(first.seq, 10).unwrap(), [other]);
+        assert_eq!(records.events(last.seq, 10).unwrap(), [other]);
     }
 
     #[test]

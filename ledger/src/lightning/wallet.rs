@@ -13,8 +13,10 @@ use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
 use super::error::{self, WalletError};
+use super::event::WalletEvent;
 use super::records::{Recorded, Records};
 use super::settings::WalletSettings;
+use super::watermark::Watermark;
 use super::{drain, node, reconnect, seed};
 
 /// Time to start: to read the wallet's state, and to hear from the chain.
@@ -39,6 +41,7 @@ pub(super) struct Inner {
     pub(super) node: Node,
     pub(super) settings: WalletSettings,
     pub(super) records: Records,
+    pub(super) watermark: Watermark,
     pub(super) events: broadcast::Sender<Recorded>,
     pub(super) secret: SecretKey,
     pub(super) backup_key: Zeroizing<[u8; 32]>,
@@ -80,19 +83,25 @@ impl Wallet {
         let directory = directory.to_owned();
         let runtime = tokio::runtime::Handle::current();
         let starting = tokio::task::spawn_blocking(move || -> Result<_, WalletError> {
+            let new = !node::has_state(&directory);
             node::make_private(&directory)?;
             let records = Records::open(&directory.join("wallet.db"))?;
-            node::pick_ports(&mut settings.listen)?;
+            let watermark = Watermark::beside(&directory);
+            if !new && !watermark.allows(records.newest()?)? {
+                return Err(WalletError::Stale(directory));
+            }
+            node::pick_ports(&mut settings.listen, &directory)?;
             let node = node::build(&settings, &directory, &bytes, runtime)?;
             start_patiently(&node)?;
-            Ok((node, settings, records))
+            mark(&records, &watermark, &WalletEvent::Started)?;
+            Ok((node, settings, records, watermark))
         });
         let started = tokio::time::timeout(START, starting).await;
         let started = started.map_err(|_| WalletError::Late { what: "starting the Lightning node", after: START })?;
-        let (node, settings, records) = started.map_err(|_| WalletError::Stopped)??;
+        let (node, settings, records, watermark) = started.map_err(|_| WalletError::Stopped)??;
         let (events, stop) = (broadcast::Sender::new(EVENTS), watch::Sender::new(false));
         let tasks = Mutex::default();
-        let inner = Arc::new(Inner { node, settings, records, events, secret, backup_key, stop, tasks });
+        let inner = Arc::new(Inner { node, settings, records, watermark, events, secret, backup_key, stop, tasks });
         let wallet = Self { inner };
         wallet.watch_over();
         Ok(wallet)
@@ -120,7 +129,13 @@ impl Wallet {
                 let _broken_off = task.await;
             }
             let inner = Arc::clone(&self.inner);
-            tokio::task::spawn_blocking(move || inner.node.stop()).await
+            tokio::task::spawn_blocking(move || {
+                let stopped = inner.node.stop();
+                // What is not noted makes a copy harder to tell, and nothing else.
+                let _unnoted = mark(&inner.records, &inner.watermark, &WalletEvent::Stopped);
+                stopped
+            })
+            .await
         };
         match tokio::time::timeout(STOP, stopping).await {
             Err(_) => Err(WalletError::Late { what: "stopping the Lightning node", after: STOP }),
@@ -162,6 +177,12 @@ impl std::fmt::Debug for Wallet {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
         f.debug_struct("Wallet").field("settings", &self.inner.settings).finish_non_exhaustive()
     }
+}
+
+/// Records a start or a stop, and notes it beside the directory.
+fn mark(records: &Records, watermark: &Watermark, event: &WalletEvent) -> Result<(), WalletError> {
+    records.take(event, false, now_ms())?;
+    Ok(watermark.note(records.newest()?)?)
 }
 
 /// Starts ldk-node, and asks the chain source again for a while if it is not up yet, as after the start of a machine.

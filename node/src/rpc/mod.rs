@@ -101,13 +101,6 @@ pub struct Caller<'a> {
     pub operator: Option<&'a str>,
 }
 
-impl From<IpAddr> for Caller<'_> {
-    /// Somebody without the operator's token.
-    fn from(address: IpAddr) -> Self {
-        Self { address, operator: None }
-    }
-}
-
 /// Cloneable handle to the RPC of this node.
 #[derive(Clone)]
 pub struct Rpc {
@@ -151,9 +144,13 @@ impl Rpc {
         Self { module: Arc::new(methods::module(context)), limits: Arc::default(), operator: operated.token }
     }
 
+    /// Answers the text of a request, to somebody who is not the operator.
+    pub async fn answer(&self, request: &str, caller: IpAddr) -> Answer {
+        self.answer_to(request, Caller { address: caller, operator: None }).await
+    }
+
     /// Answers the text of a request.
-    pub async fn answer(&self, request: &str, caller: impl Into<Caller<'_>>) -> Answer {
-        let caller = caller.into();
+    pub async fn answer_to(&self, request: &str, caller: Caller<'_>) -> Answer {
         let calls = match call::read(request) {
             Ok(calls) => calls,
             Err(refusal) => return Answer::Document(refusal),

@@ -2,6 +2,8 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod methods;
+#[cfg(feature = "lightning")]
+mod operator;
 mod outside;
 mod shape;
 mod support;

@@ -13,7 +13,8 @@ use consortium_node::audit::proof::Proofs;
 use consortium_node::clock::wall_ms;
 use consortium_node::gateway::Gateway;
 use consortium_node::http::{HttpApp, serve};
-use consortium_node::rpc::{Rpc, Sources};
+use consortium_node::operator::OperatorToken;
+use consortium_node::rpc::{Operated, Rpc, Sources};
 use consortium_node::status::NodeStatus;
 use consortium_node::storage::Storage;
 use consortium_protocol::Msat;
@@ -73,13 +74,15 @@ impl Node {
         let proofs = Proofs::new(dir.path());
         let (status, reader) =
             watch::channel(NodeStatus { peer_id: key.node_id().to_string(), ..NodeStatus::default() });
-        let rpc = Rpc::new(Sources {
+        let sources = Sources {
             ledger: ledger.clone(),
             policy: AuditPolicy::default(),
             storage: storage.clone(),
             proofs: proofs.clone(),
             status: reader.clone(),
-        });
+        };
+        let token = Some(OperatorToken::create(dir.path()).unwrap());
+        let rpc = Rpc::operated(sources, Operated { token, ..Operated::default() });
         let (gateway, _jobs) = Gateway::channel(1);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

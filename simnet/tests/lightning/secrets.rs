@@ -81,3 +81,27 @@ async fn after_a_loss_the_peers_of_a_backup_close_the_channels() {
     alice.stop().await.unwrap();
     bob.stop().await.unwrap();
 }
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn an_old_copy_of_the_wallet_is_not_started() {
+    let town = Town::new();
+    let alice = town.wallet("alice").await;
+    alice.stop().await.unwrap();
+    drop(alice);
+    let (here, copy) = (town.directory("alice"), town.directory("copy"));
+    std::fs::create_dir(&copy).unwrap();
+    for entry in std::fs::read_dir(&here).unwrap() {
+        let path = entry.unwrap().path();
+        std::fs::copy(&path, copy.join(path.file_name().unwrap())).unwrap();
+    }
+    let alice = town.wallet("alice").await;
+    alice.stop().await.unwrap();
+    drop(alice);
+    std::fs::remove_dir_all(&here).unwrap();
+    std::fs::rename(&copy, &here).unwrap();
+    let old = Wallet::start(town.settings("alice"), &here, &key("alice")).await;
+    assert!(matches!(old, Err(WalletError::Stale(_))), "{old:?}");
+    // Begun anew it runs: it has no channels that could be stale.
+    std::fs::remove_dir_all(&here).unwrap();
+    town.wallet("alice").await.stop().await.unwrap();
+}

@@ -8,6 +8,7 @@ use clap::{Args, Subcommand};
 use consortium_ledger::lightning::error::sats;
 use consortium_ledger::lightning::invoice;
 use consortium_protocol::msat::Msat;
+use serde::Deserialize as _;
 use serde_json::{Value, json};
 
 use super::client::{Asking, Client};
@@ -152,57 +153,82 @@ pub(super) struct Order {
 /// When no node answers, or its wallet refuses, in words that say what to do.
 pub(super) async fn run(command: WalletCommand, data_dir: &Path) -> Result<()> {
     match command {
-        WalletCommand::Status(asking) => {
-            let status: Value = Client::find(asking.client, data_dir)?.rpc("wallet_status", json!({})).await?;
-            shown(&status, asking.json, || Ok(show::status(&serde_json::from_value(status.clone())?)))
-        }
+        WalletCommand::Status(asking) => status(asking, data_dir).await,
         WalletCommand::Address(asking) => simple(asking, data_dir, "wallet_address", json!({}), "address").await,
         WalletCommand::Send { address, amount, order } => send(&address, amount, order, data_dir).await,
         WalletCommand::Invoice { sat, description, expiry, asking } => {
             let params = json!({"msat": sat, "description": description, "expiry_s": expiry});
-            let made: Value = Client::find(asking.client, data_dir)?.order("wallet_invoice", params, QUICK).await?;
-            if let Some(warning) = made["warning"].as_str() {
-                remark(&printable(warning));
-            }
-            shown(&made, asking.json, || Ok(line(&made["invoice"])))
+            make_invoice(params, asking, data_dir).await
         }
         WalletCommand::Pay { invoice, amount, max_fee, wait, order } => {
             pay(Payment { invoice, amount, max_fee, wait }, order, data_dir).await
         }
-        WalletCommand::Channels(asking) => {
-            let listed: Value = Client::find(asking.client, data_dir)?.rpc("wallet_channels", json!({})).await?;
-            let channels = listed["channels"].clone();
-            shown(&channels, asking.json, || Ok(show::channels(&serde_json::from_value(channels.clone())?)))
-        }
+        WalletCommand::Channels(asking) => channels(asking, data_dir).await,
         WalletCommand::Open { peer, sat, push, announced, order } => {
-            let push = push.unwrap_or_default();
-            let given = if push == Msat::ZERO { String::new() } else { format!(", {} of it as a gift", sats(push)) };
-            if !confirmed(&format!("Put {sat} sat into a channel with {}{given}?", printable(&peer)), order.yes)? {
-                return Ok(());
-            }
-            let params = json!({"peer": peer, "sat": sat, "push_msat": push, "announced": announced});
-            let client = Client::find(order.asking.client, data_dir)?;
-            let opened: Value = client.order("wallet_open", params, WITH_PEER).await?;
-            shown(&opened, order.asking.json, || Ok(line(&opened["channel"])))
+            let channel = Channel { peer, sat, push: push.unwrap_or_default(), announced };
+            open(channel, order, data_dir).await
         }
-        WalletCommand::Close { channel, force, order } => {
-            let how = if force { "by force: its money is locked for days" } else { "together with its peer" };
-            if !confirmed(&format!("Close the channel {} {how}?", printable(&channel)), order.yes)? {
-                return Ok(());
-            }
-            simple(order.asking, data_dir, "wallet_close", json!({"channel": channel, "force": force}), "closing").await
-        }
-        WalletCommand::History { limit, asking } => {
-            let client = Client::find(asking.client, data_dir)?;
-            let most = limit.min(MAX_HISTORY);
-            let page = json!({"limit": most.clamp(1, 200)});
-            let payments: Vec<Value> = client.pages("wallet_history", page, "payments", most).await?;
-            let payments = Value::from(payments);
-            shown(&payments, asking.json, || Ok(show::history(&serde_json::from_value(payments.clone())?)))
-        }
+        WalletCommand::Close { channel, force, order } => close(&channel, force, order, data_dir).await,
+        WalletCommand::History { limit, asking } => history(limit, asking, data_dir).await,
         WalletCommand::Backup { file, asking } => backup::write(&file, asking, data_dir).await,
         WalletCommand::Restore { file, asking } => backup::restore(&file, asking, data_dir).await,
     }
+}
+
+async fn status(asking: Asking, data_dir: &Path) -> Result<()> {
+    let status: Value = Client::find(asking.client, data_dir)?.rpc("wallet_status", json!({})).await?;
+    shown(&status, asking.json, || Ok(show::status(&serde_json::from_value(status.clone())?)))
+}
+
+async fn channels(asking: Asking, data_dir: &Path) -> Result<()> {
+    let listed: Value = Client::find(asking.client, data_dir)?.rpc("wallet_channels", json!({})).await?;
+    let channels = &listed["channels"];
+    shown(channels, asking.json, || Ok(show::channels(&Vec::deserialize(channels)?)))
+}
+
+async fn history(limit: usize, asking: Asking, data_dir: &Path) -> Result<()> {
+    let most = limit.min(MAX_HISTORY);
+    let page = json!({"limit": most.clamp(1, 200)});
+    let client = Client::find(asking.client, data_dir)?;
+    let payments: Vec<Value> = client.pages("wallet_history", page, "payments", most).await?;
+    let payments = Value::from(payments);
+    shown(&payments, asking.json, || Ok(show::history(&Vec::deserialize(&payments)?)))
+}
+
+async fn make_invoice(params: Value, asking: Asking, data_dir: &Path) -> Result<()> {
+    let made: Value = Client::find(asking.client, data_dir)?.order("wallet_invoice", params, QUICK).await?;
+    if let Some(warning) = made["warning"].as_str() {
+        remark(&printable(warning));
+    }
+    shown(&made, asking.json, || Ok(line(&made["invoice"])))
+}
+
+/// What `open` was told.
+struct Channel {
+    peer: String,
+    sat: u64,
+    push: Msat,
+    announced: bool,
+}
+
+async fn open(channel: Channel, order: Order, data_dir: &Path) -> Result<()> {
+    let Channel { peer, sat, push, announced } = channel;
+    let given = if push == Msat::ZERO { String::new() } else { format!(", {} of it as a gift", sats(push)) };
+    if !confirmed(&format!("Put {sat} sat into a channel with {}{given}?", printable(&peer)), order.yes)? {
+        return Ok(());
+    }
+    let params = json!({"peer": peer, "sat": sat, "push_msat": push, "announced": announced});
+    let client = Client::find(order.asking.client, data_dir)?;
+    let opened: Value = client.order("wallet_open", params, WITH_PEER).await?;
+    shown(&opened, order.asking.json, || Ok(line(&opened["channel"])))
+}
+
+async fn close(channel: &str, force: bool, order: Order, data_dir: &Path) -> Result<()> {
+    let how = if force { "by force: its money is locked for days" } else { "together with its peer" };
+    if !confirmed(&format!("Close the channel {} {how}?", printable(channel)), order.yes)? {
+        return Ok(());
+    }
+    simple(order.asking, data_dir, "wallet_close", json!({"channel": channel, "force": force}), "closing").await
 }
 
 /// An order whose answer is one field.
