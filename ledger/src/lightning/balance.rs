@@ -73,7 +73,7 @@ pub(super) fn of(inner: &Inner) -> Result<Balances, WalletError> {
     let usable = || channels.iter().filter(|channel| channel.is_usable);
     let unusable = channels.iter().filter(|channel| !channel.is_usable);
     let sweeping = details.pending_balances_from_channel_closures.iter().map(swept);
-    let closing = details.lightning_balances.iter().map(closed).chain(sweeping);
+    let mut closing = details.lightning_balances.iter().map(closed).chain(sweeping);
     let onchain = details.total_onchain_balance_sats.saturating_sub(details.total_anchor_channels_reserve_sats);
     Ok(Balances {
         spendable: sum(usable(), |channel| channel.outbound_capacity_msat)?,

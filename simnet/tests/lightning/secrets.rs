@@ -39,7 +39,7 @@ fn hex_text(bytes: &[u8]) -> String {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn another_key_or_a_wrong_password_is_refused_in_words() {
+async fn another_key_is_refused_in_words() {
     let town = Town::new();
     let alice = town.wallet("alice").await;
     alice.stop().await.unwrap();
