@@ -18,11 +18,12 @@
 //! simnet kill 3 --+ control socket: one line of JSON each way
 //! simnet down ----+
 //! Ctrl-C ---------+-> supervisor -- spawns, signals, reaps --> consortium-node x N
+//! simnet mine 3 ------> its chain (a thread of it) <--------- bitcoind's JSON-RPC
 //!                       |  +- polls /status.json of each over HTTP, writes nodes.json and env
 //!                       +- simnet run-command -- sh -c CMD    (--exec)
 //! ```
 //!
-//! - It runs on one thread, its main one, because the kernel ties a child's death to that of the thread that spawned
+//! - It does all this on one thread, its main one, because the kernel ties a child's death to that of the thread that spawned
 //!   it: even `kill -9` of simnet leaves no node behind. The command of `--exec` has a parent of its own, which adopts
 //!   and ends whatever the command leaves. (Both on Linux; elsewhere only an orderly end is clean.)
 //! - It signals only its own children, through handles that are gone once the child is reaped.

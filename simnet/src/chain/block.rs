@@ -16,6 +16,9 @@ use super::transaction::{self, Place, TransactionError};
 const COMMITMENT_PREFIX: [u8; 6] = [0x6a, 0x24, 0xaa, 0x21, 0xa9, 0xed];
 const COMMITMENT_LENGTH: usize = 38;
 
+/// Blocks whose median is the time that locks look at.
+const MEDIAN_SPAN: usize = 11;
+
 /// Why a block is invalid. The text begins with Bitcoin Core's own word for it.
 #[derive(Clone, Debug, PartialEq, Eq, Error)]
 pub enum BlockError {
@@ -134,6 +137,13 @@ pub(super) fn check_place(block: &Block, place: Place, now: u32) -> Result<(), B
 /// Whether signature operations stay within the limit.
 pub(super) fn check_sigops(cost: u64) -> Result<(), BlockError> {
     if cost > MAX_BLOCK_SIGOPS_COST { Err(BlockError::Sigops) } else { Ok(()) }
+}
+
+/// The time that locks look at after some blocks, given their times from the last one back: the median of eleven.
+pub(super) fn median_time(times: impl Iterator<Item = u32>) -> u32 {
+    let mut times: Vec<u32> = times.take(MEDIAN_SPAN).collect();
+    times.sort_unstable();
+    times.get(times.len() / 2).copied().unwrap_or_default()
 }
 
 /// The height as the coinbase must state it (BIP34).

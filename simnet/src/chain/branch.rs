@@ -4,13 +4,10 @@ use std::collections::BTreeMap;
 
 use bitcoin::{Amount, Block, BlockHash, OutPoint, Transaction, Txid};
 
-use super::block::{BlockError, check_sigops};
+use super::block::{BlockError, check_sigops, median_time};
 use super::coins::{Coin, CoinSet};
 use super::params::subsidy;
 use super::transaction::{self, Place, TransactionError};
-
-/// Blocks whose median is the time that locks look at.
-const MEDIAN_SPAN: usize = 11;
 
 /// What is needed to take a block off again: what each transaction after the coinbase had spent.
 type Undo = Vec<Vec<Coin>>;
@@ -70,10 +67,7 @@ impl Branch {
     /// Median time of the block at `height` and the ten before it, in Unix seconds.
     pub(super) fn median_time_past(&self, height: u32) -> u32 {
         let end = (height as usize + 1).min(self.links.len());
-        let mut times: Vec<u32> =
-            self.links[end.saturating_sub(MEDIAN_SPAN)..end].iter().map(|link| link.time).collect();
-        times.sort_unstable();
-        times.get(times.len() / 2).copied().unwrap_or_default()
+        median_time(self.links[..end].iter().rev().map(|link| link.time))
     }
 
     /// Checks what the block's transactions spend, and makes it the tip. Nothing changes when it is invalid.

@@ -1,5 +1,5 @@
 //! Blocks on disk: one file, only ever appended to, in the format of Bitcoin Core's `blk*.dat` (the network's magic, the
-//! length as a little-endian u32, the block).
+//! length as a little-endian u32, the block), which `bitcoind -regtest -loadblock=FILE` reads.
 
 use std::fs::File;
 use std::io::{self, BufReader, Read, Seek, SeekFrom, Write};

@@ -7,8 +7,7 @@ use std::sync::Arc;
 use bitcoin::block::Header;
 use bitcoin::{Block, BlockHash, Work};
 
-/// Blocks whose median is the time that locks look at.
-const MEDIAN_SPAN: usize = 11;
+use super::block::median_time;
 
 /// A block in the tree.
 #[derive(Clone, Debug)]
@@ -141,9 +140,7 @@ impl BlockTree {
 
     /// Median time of a block and the ten before it, in Unix seconds.
     pub(super) fn median_time_past(&self, hash: &BlockHash) -> u32 {
-        let mut times: Vec<u32> = self.ancestors(hash).take(MEDIAN_SPAN).map(|(_, node)| node.header().time).collect();
-        times.sort_unstable();
-        times.get(times.len() / 2).copied().unwrap_or_default()
+        median_time(self.ancestors(hash).map(|(_, node)| node.header().time))
     }
 
     /// The ends of all branches.

@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod bench;
+mod chain;
 mod cheats;
 mod ends;
 mod exec;

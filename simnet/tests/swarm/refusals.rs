@@ -21,9 +21,20 @@ fn a_node_that_does_not_start_is_named() {
 }
 
 #[test]
+fn a_bitcoind_that_is_not_there_is_named() {
+    let temp = tempfile::tempdir().unwrap();
+    let url = "http://user:secret@127.0.0.1:1";
+    let output = bare(temp.path(), &["up", "1", "--node-binary", "/bin/false", "--bitcoind", url]).output().unwrap();
+    assert_eq!(output.status.code(), Some(1));
+    let said = text(&output);
+    assert!(said.contains("http://127.0.0.1:1 does not answer") && !said.contains("secret"), "{said}");
+}
+
+#[test]
 fn orders_need_a_swarm() {
     let temp = tempfile::tempdir().unwrap();
-    for order in [&["kill", "1"][..], &["restart", "1"], &["pause", "1"], &["chat"], &["status"]] {
+    for order in [&["kill", "1"][..], &["restart", "1"], &["pause", "1"], &["chat"], &["status"], &["mine"], &["reorg"]]
+    {
         let output = bare(temp.path(), order).output().unwrap();
         assert_eq!(output.status.code(), Some(1), "{order:?}");
         assert!(text(&output).contains("no swarm is running in"), "{}", text(&output));

@@ -5,7 +5,7 @@ use std::str::FromStr;
 use bitcoin::{Address, Amount, Network, ScriptBuf};
 use serde_json::Value;
 
-use super::error::{INVALID_PARAMETER, MISC, NOT_FOUND, RpcError, TYPE};
+use super::error::{INVALID_PARAMETER, INVALID_REQUEST, MISC, NOT_FOUND, RpcError, TYPE};
 
 /// Parameters in the order in which the method declares them; those left out are null.
 #[derive(Clone, Debug)]
@@ -35,7 +35,7 @@ impl Params {
                 }
                 values
             }
-            _ => return Err(RpcError::new(super::error::INVALID_REQUEST, "Params must be an array or object")),
+            _ => return Err(RpcError::new(INVALID_REQUEST, "Params must be an array or object")),
         };
         values.resize(names.len(), Value::Null);
         if values.iter().take(required).any(Value::is_null) {
@@ -90,10 +90,9 @@ impl Params {
     }
 
     pub(super) fn texts(&self, index: usize) -> Result<Vec<&str>, RpcError> {
-        let read = |value: &'_ Value| -> bool { value.is_string() };
         let list = self.optional(index, "array", Value::as_array)?;
         let list = list.ok_or_else(|| self.wrong_type(index, "array"))?;
-        if !list.iter().all(read) {
+        if !list.iter().all(Value::is_string) {
             return Err(self.wrong_type(index, "array of strings"));
         }
         Ok(list.iter().filter_map(Value::as_str).collect())
