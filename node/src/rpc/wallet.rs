@@ -113,51 +113,51 @@ enum For {
 
 /// Adds the methods.
 pub(super) fn register(module: &mut RpcModule<Context>) {
-    add(module, "wallet_status", For::Machine, async |wallet, _: Nothing| shown(wallet.status().await?));
-    add(module, "wallet_channels", For::Machine, async |wallet, _: Nothing| {
-        Ok(json!({"channels": wallet.channels().await?}))
+    add(module, "wallet_status", For::Machine, async |wallet: Wallet, _: Nothing| shown(wallet.status().await?));
+    add(module, "wallet_channels", For::Machine, async |wallet: Wallet, _: Nothing| {
+        shown(json!({"channels": wallet.channels().await?}))
     });
-    add(module, "wallet_history", For::Machine, async |wallet, wanted: History| {
+    add(module, "wallet_history", For::Machine, async |wallet: Wallet, wanted: History| {
         let limit = params::page(wanted.limit, MAX_PAGE)?;
         shown(wallet.history(wanted.after, limit).await?)
     });
-    add(module, "wallet_address", For::Operator, async |wallet, _: Nothing| {
-        Ok(json!({"address": wallet.new_address().await?}))
+    add(module, "wallet_address", For::Operator, async |wallet: Wallet, _: Nothing| {
+        shown(json!({"address": wallet.new_address().await?}))
     });
-    add(module, "wallet_invoice", For::Operator, async |wallet, wanted: Invoice| {
+    add(module, "wallet_invoice", For::Operator, async |wallet: Wallet, wanted: Invoice| {
         let expiry = wanted.expiry_s.map_or(EXPIRY, |seconds| Duration::from_secs(seconds.into()));
         let order = InvoiceOrder { amount: wanted.msat, description: wanted.description, expiry };
         shown(wallet.invoice(order).await?)
     });
-    add(module, "wallet_send", For::Operator, async |wallet, wanted: Send| {
+    add(module, "wallet_send", For::Operator, async |wallet: Wallet, wanted: Send| {
         let amount = match (wanted.sat, wanted.all) {
             (Some(sat), false) => OnchainAmount::Sat(sat),
             (None, true) => OnchainAmount::All,
             _ => return Err(Fault::Params("give either sat, or all".to_owned())),
         };
-        Ok(json!({"txid": wallet.send_onchain(&wanted.address, amount).await?}))
+        shown(json!({"txid": wallet.send_onchain(&wanted.address, amount).await?}))
     });
-    add(module, "wallet_pay", For::Operator, async |wallet, wanted: Pay| {
+    add(module, "wallet_pay", For::Operator, async |wallet: Wallet, wanted: Pay| {
         let within = wanted.wait_s.map_or(OUTCOME, |seconds| Duration::from_secs(seconds.min(MAX_WAIT_S).into()));
         let order = PayOrder { invoice: wanted.invoice, amount: wanted.msat, max_fee: wanted.max_fee_msat, within };
         shown(PaidView::from(&wallet.pay(order).await?))
     });
-    add(module, "wallet_open", For::Operator, async |wallet, wanted: Open| {
+    add(module, "wallet_open", For::Operator, async |wallet: Wallet, wanted: Open| {
         let Open { peer, sat, push_msat, announced } = wanted;
         let order = OpenOrder { peer, size_sat: sat, push: push_msat, announced };
-        Ok(json!({"channel": wallet.open_channel(order).await?}))
+        shown(json!({"channel": wallet.open_channel(order).await?}))
     });
-    add(module, "wallet_close", For::Operator, async |wallet, wanted: Close| {
+    add(module, "wallet_close", For::Operator, async |wallet: Wallet, wanted: Close| {
         let how = if wanted.force { Closing::Forced } else { Closing::Cooperative };
         wallet.close_channel(&wanted.channel, how).await?;
-        Ok(json!({"closing": wanted.channel}))
+        shown(json!({"closing": wanted.channel}))
     });
-    add(module, "wallet_connect", For::Operator, async |wallet, wanted: Connect| {
+    add(module, "wallet_connect", For::Operator, async |wallet: Wallet, wanted: Connect| {
         wallet.connect(&wanted.peer).await?;
-        Ok(json!({"connected": wanted.peer}))
+        shown(json!({"connected": wanted.peer}))
     });
-    add(module, "wallet_backup", For::Operator, async |wallet, _: Nothing| {
-        Ok(json!({"backup": hex::encode(wallet.backup().await?)}))
+    add(module, "wallet_backup", For::Operator, async |wallet: Wallet, _: Nothing| {
+        shown(json!({"backup": hex::encode(wallet.backup().await?)}))
     });
 }
 

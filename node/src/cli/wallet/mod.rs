@@ -5,8 +5,9 @@ use std::time::Duration;
 
 use anyhow::Result;
 use clap::{Args, Subcommand};
+use consortium_ledger::lightning::channels::ChannelView;
 use consortium_ledger::lightning::error::sats;
-use consortium_ledger::lightning::invoice;
+use consortium_ledger::lightning::{history, invoice};
 use consortium_protocol::msat::Msat;
 use serde::Deserialize as _;
 use serde_json::{Value, json};
@@ -169,7 +170,7 @@ pub(super) async fn run(command: WalletCommand, data_dir: &Path) -> Result<()> {
             open(channel, order, data_dir).await
         }
         WalletCommand::Close { channel, force, order } => close(&channel, force, order, data_dir).await,
-        WalletCommand::History { limit, asking } => history(limit, asking, data_dir).await,
+        WalletCommand::History { limit, asking } => past(limit, asking, data_dir).await,
         WalletCommand::Backup { file, asking } => backup::write(&file, asking, data_dir).await,
         WalletCommand::Restore { file, asking } => backup::restore(&file, asking, data_dir).await,
     }
@@ -183,16 +184,16 @@ async fn status(asking: Asking, data_dir: &Path) -> Result<()> {
 async fn channels(asking: Asking, data_dir: &Path) -> Result<()> {
     let listed: Value = Client::find(asking.client, data_dir)?.rpc("wallet_channels", json!({})).await?;
     let channels = &listed["channels"];
-    shown(channels, asking.json, || Ok(show::channels(&Vec::deserialize(channels)?)))
+    shown(channels, asking.json, || Ok(show::channels(&Vec::<ChannelView>::deserialize(channels)?)))
 }
 
-async fn history(limit: usize, asking: Asking, data_dir: &Path) -> Result<()> {
+async fn past(limit: usize, asking: Asking, data_dir: &Path) -> Result<()> {
     let most = limit.min(MAX_HISTORY);
     let page = json!({"limit": most.clamp(1, 200)});
     let client = Client::find(asking.client, data_dir)?;
     let payments: Vec<Value> = client.pages("wallet_history", page, "payments", most).await?;
     let payments = Value::from(payments);
-    shown(&payments, asking.json, || Ok(show::history(&Vec::deserialize(&payments)?)))
+    shown(&payments, asking.json, || Ok(show::history(&Vec::<history::Payment>::deserialize(&payments)?)))
 }
 
 async fn make_invoice(params: Value, asking: Asking, data_dir: &Path) -> Result<()> {

@@ -61,7 +61,7 @@ fn held_words(held: &HeldAmount, height: u32) -> String {
 }
 
 /// A table of channels.
-pub(super) fn channels(channels: &Vec<ChannelView>) -> String {
+pub(super) fn channels(channels: &[ChannelView]) -> String {
     if channels.is_empty() {
         return "there is no channel; open one with `consortium-node wallet open`\n".to_owned();
     }
@@ -95,7 +95,7 @@ pub(super) fn channels(channels: &Vec<ChannelView>) -> String {
 }
 
 /// A table of payments.
-pub(super) fn history(payments: &Vec<Payment>) -> String {
+pub(super) fn history(payments: &[Payment]) -> String {
     if payments.is_empty() {
         return "nothing was paid or received yet\n".to_owned();
     }
