@@ -12,7 +12,7 @@ use tokio::time::MissedTickBehavior;
 use tracing::{info, warn};
 
 use super::error::{self, WalletError};
-use super::event;
+use super::event::{self, WalletEvent};
 use super::records::Recorded;
 use super::wallet::{Inner, now_ms};
 
@@ -54,7 +54,14 @@ pub(super) async fn run(inner: Arc<Inner>, mut stop: watch::Receiver<bool>) {
 }
 
 fn handle(inner: &Inner, event: Event, maybe_again: bool) -> Result<(), WalletError> {
-    if let Some(event) = event::from_ldk(event)
+    let event = event::from_ldk(event);
+    if let Some(WalletEvent::PaymentHeld { hash, .. }) = &event
+        && inner.records.is_cancelled(hash)?
+    {
+        // It came after its invoice was cancelled.
+        let failing = inner.node.bolt11_payment().fail_for_hash((*hash).into());
+        failing.map_err(error::of("refusing a payment"))?;
+    } else if let Some(event) = event
         && let Some(recorded) = inner.records.take(&event, maybe_again, now_ms())?
     {
         inner.watermark.note(recorded.seq)?;

@@ -115,8 +115,7 @@ fn cancel(inner: &Inner, hash: PaymentHash) -> Result<(), WalletError> {
     }
     // Done before it is noted: after a crash in between it is still held, and cancelled again.
     inner.node.bolt11_payment().fail_for_hash(hash.into()).map_err(error::of("cancelling a payment"))?;
-    inner.records.move_hold(&hash, "held", "cancelled")?;
-    Ok(())
+    inner.records.cancel_hold(&hash)
 }
 
 /// The same invoice with another delta, signed again.

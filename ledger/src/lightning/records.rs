@@ -226,6 +226,25 @@ impl Records {
         })
     }
 
+    /// Notes that nothing is to be held for a hash any more, whether something is or not.
+    pub(super) fn cancel_hold(&self, hash: &PaymentHash) -> Result<(), WalletError> {
+        self.change(|transaction| {
+            transaction.execute(
+                "INSERT INTO hold VALUES (?1, 0, 0, 'cancelled')
+                 ON CONFLICT (hash) DO UPDATE SET state = 'cancelled' WHERE state IN ('held', 'expired')",
+                [hash.as_bytes()],
+            )?;
+            Ok(())
+        })
+    }
+
+    /// Whether nothing is to be held for a hash any more.
+    pub(super) fn is_cancelled(&self, hash: &PaymentHash) -> Result<bool, WalletError> {
+        let connection = self.lock();
+        let mut wanted = connection.prepare_cached("SELECT 1 FROM hold WHERE hash = ?1 AND state = 'cancelled'")?;
+        Ok(wanted.exists([hash.as_bytes()])?)
+    }
+
     /// Ends the holds whose deadline is at or below `height`: they went back. Those being settled are left alone; if it
     /// was too late for them, nothing but the chain can tell.
     pub(super) fn expire_holds(&self, height: u32, now_ms: u64) -> Result<Vec<Recorded>, WalletError> {
@@ -252,7 +271,7 @@ fn apply(transaction: &Transaction<'_>, event: &WalletEvent) -> rusqlite::Result
             transaction.execute(
                 "INSERT INTO hold VALUES (?1, ?2, ?3, 'held')
                  ON CONFLICT (hash) DO UPDATE SET msat = ?2, deadline = ?3, state = 'held'
-                 WHERE state IN ('cancelled', 'expired')",
+                 WHERE state = 'expired'",
                 params![hash.as_bytes(), signed(amount.0), deadline],
             )?;
         }
@@ -323,6 +342,12 @@ mod tests {
         assert_eq!(records.expire_holds(50, 3).unwrap(), []);
         records.take(&WalletEvent::PaymentReceived { hash: hash(1), amount: Msat(9) }, false, 4).unwrap();
         assert_eq!(records.holds().unwrap().len(), 1);
+        for byte in [3, 4] {
+            assert!(!records.is_cancelled(&hash(byte)).unwrap());
+            records.cancel_hold(&hash(byte)).unwrap();
+            assert!(records.is_cancelled(&hash(byte)).unwrap());
+        }
+        assert_eq!(records.holds().unwrap(), []);
     }
 
     #[test]

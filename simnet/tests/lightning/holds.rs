@@ -71,6 +71,12 @@ async fn what_is_held_is_settled_after_a_restart_or_sent_back() {
     bob.cancel(hash).await.unwrap();
     assert!(matches!(paying.await.unwrap(), Err(WalletError::Failed(FailureReason::Rejected))));
     bob.cancel(hash).await.unwrap();
+    let early = Preimage::random().unwrap().hash();
+    let invoice = bob.hold_invoice(order(AMOUNT), early, 144).await.unwrap();
+    bob.cancel(early).await.unwrap();
+    let late = alice.pay(pay(invoice.invoice)).await;
+    assert!(matches!(late, Err(WalletError::Failed(FailureReason::Rejected))), "cancelled before it came: {late:?}");
+    assert!(bob.holds().await.unwrap().is_empty());
     assert_eq!(alice.balances().await.unwrap().spendable, before, "to the millisatoshi");
     alice.stop().await.unwrap();
     bob.stop().await.unwrap();
