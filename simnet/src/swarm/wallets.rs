@@ -4,6 +4,7 @@
 //! balanced from the start: half of it is given to the other side. simnet asks over each node's RPC, with the operator's
 //! token from its data directory, as the command line does.
 
+use std::collections::VecDeque;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 
@@ -138,7 +139,7 @@ async fn endow(owners: &[Owner], chain: &ChainRecord, client: &Client) -> Result
     let fresh = statuses.iter().all(|status| status["channels"] == 0);
     if fresh && !edges.is_empty() {
         fund(owners, &edges, chain, client).await?;
-        open(owners, &edges, &statuses, client).await?;
+        open(owners, &edges, &statuses, chain, client).await?;
         mine(chain, CONFIRMATIONS).await?;
         for (node, owner) in owners.iter().enumerate() {
             owner.until(client, |status| status["usable_channels"].as_u64() >= Some(ends(node))).await;
@@ -170,42 +171,59 @@ async fn fund(owners: &[Owner], edges: &[(usize, usize)], chain: &ChainRecord, c
     Ok(())
 }
 
-/// Opens the channels: each node its own one after the other, all nodes at once.
-async fn open(owners: &[Owner], edges: &[(usize, usize)], statuses: &[Value], client: &Client) -> Result<()> {
+/// Opens the channels: each node one at a time, all nodes at once. The next begin when the chain has seen what the ones
+/// before spend: a wallet may spend its change, and tells the chain of two openings in any order.
+async fn open(
+    owners: &[Owner],
+    edges: &[(usize, usize)],
+    statuses: &[Value],
+    chain: &ChainRecord,
+    client: &Client,
+) -> Result<()> {
     let mut places = Vec::new();
     for status in statuses {
         let (id, listen) = (status["node_id"].as_str(), status["listen"][0].as_str());
         let (id, listen) = id.zip(listen).context("a wallet does not say where it listens")?;
         places.push(format!("{id}@{listen}"));
     }
-    let mut opening = JoinSet::new();
-    for (node, owner) in owners.iter().enumerate() {
-        let peers: Vec<String> =
-            edges.iter().filter(|(from, _)| *from == node).map(|(_, to)| places[*to].clone()).collect();
-        let (owner, client) = (owner.clone(), client.clone());
-        opening.spawn(async move {
-            for peer in peers {
+    let mut left: Vec<VecDeque<String>> = (0..owners.len())
+        .map(|node| edges.iter().filter(|(from, _)| *from == node).map(|(_, to)| places[*to].clone()).collect())
+        .collect();
+    let mut opened = 0;
+    while opened < edges.len() {
+        let mut opening = JoinSet::new();
+        for (owner, left) in owners.iter().zip(&mut left) {
+            let Some(peer) = left.pop_front() else { continue };
+            let (owner, client) = (owner.clone(), client.clone());
+            opening.spawn(async move {
                 let order = json!({"peer": peer, "sat": CHANNEL_SAT, "push_msat": PUSH_MSAT, "announced": true});
-                owner.call(&client, "wallet_open", order).await?;
-            }
-            anyhow::Ok(())
-        });
+                owner.call(&client, "wallet_open", order).await
+            });
+        }
+        while let Some(begun) = opening.join_next().await {
+            begun.context("opening channels broke off")??;
+            opened += 1;
+        }
+        wait_for_transactions(chain, opened).await?;
     }
-    while let Some(opened) = opening.join_next().await {
-        opened.context("opening channels broke off")??;
+    Ok(())
+}
+
+/// Waits until so many transactions wait for a block.
+async fn wait_for_transactions(chain: &ChainRecord, count: usize) -> Result<()> {
+    let client = chain.client()?;
+    let give_up = Instant::now() + CALL;
+    while client.call("getmempoolinfo", json!([])).await?["size"].as_u64() < Some(count as u64) {
+        ensure!(Instant::now() < give_up, "the chain has not seen {count} transactions in time");
+        tokio::time::sleep(POLL).await;
     }
     Ok(())
 }
 
 /// Mines blocks once the chain has seen what was sent.
 async fn mine(chain: &ChainRecord, blocks: u32) -> Result<()> {
+    wait_for_transactions(chain, 1).await?;
     let client = chain.client()?;
-    let give_up = Instant::now() + CALL;
-    while client.call("getmempoolinfo", json!([])).await?["size"] == 0 {
-        ensure!(Instant::now() < give_up, "no transaction reaches the chain");
-        tokio::time::sleep(POLL).await;
-    }
-    // Those that are on their way come into one of the blocks after the first.
     for _ in 0..blocks {
         let payee = client.call("getnewaddress", json!([])).await?;
         client.call("generatetoaddress", json!([1, payee])).await?;

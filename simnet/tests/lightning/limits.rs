@@ -14,6 +14,8 @@ async fn a_wallet_spends_no_more_than_it_may() {
     settings.limits = SpendingLimits { per_payment: Some(Msat(60_000_000)), per_day: Some(Msat(100_000_000)) };
     let (alice, bob) = (town.wallet_with("alice", settings.clone()).await, town.wallet("bob").await);
     town.fund(&[&alice, &bob]).await;
+    // What is put into a channel of one's own is not spent.
+    town.channel(&alice, &bob, 300_000, Msat::ZERO).await;
     let to = bob.new_address().await.unwrap();
     assert!(matches!(
         alice.send_onchain(&to, OnchainAmount::Sat(60_001)).await,
@@ -21,9 +23,6 @@ async fn a_wallet_spends_no_more_than_it_may() {
     ));
     assert!(matches!(alice.send_onchain(&to, OnchainAmount::All).await, Err(WalletError::AbovePaymentLimit { .. })));
     alice.send_onchain(&to, OnchainAmount::Sat(60_000)).await.unwrap();
-    town.mine(6).await;
-    // What is put into a channel of one's own is not spent.
-    town.channel(&alice, &bob, 300_000, Msat::ZERO).await;
     assert_eq!(alice.status().await.unwrap().spent_today, Msat(60_000_000));
 
     alice.stop().await.unwrap();
