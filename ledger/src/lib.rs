@@ -17,6 +17,7 @@
 //! metering    pay for work: charged, held for an audit, delayed, returned
 //! reservations what a job may cost, put aside before it starts
 //! reconcile   whether everything adds up
+//! lightning/  the embedded Lightning wallet
 //! statement   what an account was charged and credited over a time
 //! tree        the Merkle tree over the journal (private)
 //! batches     own signed tree heads, proofs of entries and of growth
@@ -50,8 +51,8 @@
 //!
 //! # To come
 //!
-//! Cumulative tabs between pairs that settle over Lightning; L402; and, behind the `lightning` feature, an embedded
-//! Lightning node. Everything but settlement works with that feature off, which is why it is off by default.
+//! Cumulative tabs between pairs that settle over Lightning; L402. The [`lightning`] wallet itself is behind the feature
+//! of that name, which the node turns on; everything but settlement works with it off.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 pub mod accounts;
@@ -62,6 +63,7 @@ pub mod claims;
 pub mod heads;
 pub mod journal;
 pub mod ledger;
+pub mod lightning;
 pub mod metering;
 pub mod price;
 pub mod reconcile;

@@ -1,4 +1,4 @@
-//! Opening `ledger.db`.
+//! Opening `ledger.db`, and the wallet's own database.
 //!
 //! The schema's version is SQLite's `user_version`: the number of migrations applied. A file with a higher version
 //! was written by newer software and is left untouched. Write-ahead logging lets readers and one writer of several
@@ -193,21 +193,35 @@ pub enum OpenError {
     },
 }
 
+/// What a database of this crate is made of.
+#[derive(Clone, Copy, Debug)]
+pub(crate) struct Schema {
+    /// SQLite's mark of whose file it is.
+    pub(crate) application_id: i32,
+    /// The schema's history, from version 0 on.
+    pub(crate) migrations: &'static [&'static str],
+}
+
 /// Opens the ledger at `path`, creating it (readable by its owner only) or bringing its schema up to date.
 ///
 /// # Errors
 /// [`OpenError`] when the file cannot be used; nothing has then been changed in it.
 pub fn open(path: &Path) -> Result<Connection, OpenError> {
+    open_with(path, Schema { application_id: APPLICATION_ID, migrations: MIGRATIONS })
+}
+
+/// As [`open`], for a database with a schema of its own.
+pub(crate) fn open_with(path: &Path, schema: Schema) -> Result<Connection, OpenError> {
     create_private(path).map_err(|source| OpenError::File { path: path.to_owned(), source })?;
     let database = |source| OpenError::Database { path: path.to_owned(), source };
     let mut connection = Connection::open(path).map_err(database)?;
     connection.busy_timeout(BUSY_TIMEOUT).map_err(database)?;
     // Looked at before the first write, so that what is not ours stays as it is.
-    check_owner(&mut connection, path)?;
+    check_owner(&mut connection, schema, path)?;
     enter_wal(&connection).map_err(database)?;
     connection.pragma_update(None, "synchronous", "FULL").map_err(database)?;
     connection.pragma_update(None, "foreign_keys", true).map_err(database)?;
-    migrate(&mut connection, path)?;
+    migrate(&mut connection, schema, path)?;
     Ok(connection)
 }
 
@@ -233,24 +247,24 @@ fn version(connection: &Connection) -> rusqlite::Result<i64> {
 
 /// Refuses what is not a ledger, or a newer one. One read transaction: another process may be creating the ledger
 /// right now, and its tables must not be seen without its mark.
-fn check_owner(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
+fn check_owner(connection: &mut Connection, schema: Schema, path: &Path) -> Result<(), OpenError> {
     let database = |source| OpenError::Database { path: path.to_owned(), source };
     let snapshot = connection.transaction().map_err(database)?;
     let owner: i32 = snapshot.pragma_query_value(None, "application_id", |row| row.get(0)).map_err(database)?;
     let tables: i64 =
         snapshot.query_row("SELECT count(*) FROM sqlite_schema", [], |row| row.get(0)).map_err(database)?;
-    if owner != APPLICATION_ID && (owner != 0 || tables != 0) {
+    if owner != schema.application_id && (owner != 0 || tables != 0) {
         return Err(OpenError::Foreign { path: path.to_owned() });
     }
-    check_version(version(&snapshot).map_err(database)?, path).map(drop)
+    check_version(version(&snapshot).map_err(database)?, schema, path).map(drop)
 }
 
 /// The number of migrations already applied.
-fn check_version(found: i64, path: &Path) -> Result<usize, OpenError> {
-    usize::try_from(found).ok().filter(|applied| *applied <= MIGRATIONS.len()).ok_or_else(|| OpenError::Newer {
+fn check_version(found: i64, schema: Schema, path: &Path) -> Result<usize, OpenError> {
+    usize::try_from(found).ok().filter(|applied| *applied <= schema.migrations.len()).ok_or_else(|| OpenError::Newer {
         path: path.to_owned(),
         found,
-        known: i64::try_from(MIGRATIONS.len()).unwrap_or(i64::MAX),
+        known: i64::try_from(schema.migrations.len()).unwrap_or(i64::MAX),
     })
 }
 
@@ -270,18 +284,18 @@ fn enter_wal(connection: &Connection) -> rusqlite::Result<()> {
 
 /// Applies what is missing, in one transaction that holds the write lock from its start: of two processes that open
 /// a new file together, one creates the schema and the other finds it done.
-fn migrate(connection: &mut Connection, path: &Path) -> Result<(), OpenError> {
+fn migrate(connection: &mut Connection, schema: Schema, path: &Path) -> Result<(), OpenError> {
     let database = |source| OpenError::Database { path: path.to_owned(), source };
-    if check_version(version(connection).map_err(database)?, path)? == MIGRATIONS.len() {
+    if check_version(version(connection).map_err(database)?, schema, path)? == schema.migrations.len() {
         return Ok(());
     }
     let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate).map_err(database)?;
-    let applied = check_version(version(&transaction).map_err(database)?, path)?;
-    for migration in MIGRATIONS.iter().skip(applied) {
+    let applied = check_version(version(&transaction).map_err(database)?, schema, path)?;
+    for migration in schema.migrations.iter().skip(applied) {
         transaction.execute_batch(migration).map_err(database)?;
     }
-    transaction.pragma_update(None, "application_id", APPLICATION_ID).map_err(database)?;
-    transaction.pragma_update(None, "user_version", MIGRATIONS.len()).map_err(database)?;
+    transaction.pragma_update(None, "application_id", schema.application_id).map_err(database)?;
+    transaction.pragma_update(None, "user_version", schema.migrations.len()).map_err(database)?;
     transaction.commit().map_err(database)
 }
 

@@ -37,13 +37,16 @@ use crate::keyfile;
 use crate::library::{self, Library};
 use crate::master::MasterTask;
 use crate::observer::Observer;
+use crate::operator::OperatorToken;
 use crate::pipeline::{Driver, DriverConfig, Tamper, TokenInbox, Worker};
 use crate::prices::{Advertised, Asking};
-use crate::rpc::{Rpc, Sources};
+use crate::rpc::{Operated, Rpc, Sources};
 use crate::serving::Serving;
 use crate::shards::Shards;
 use crate::storage::Storage;
 use crate::swarm::{self, SwarmConfig, SwarmHandle, TransportKind};
+#[cfg(feature = "lightning")]
+use crate::wallet;
 
 /// Requests waiting for the dispatcher.
 const GATEWAY_QUEUE: usize = 256;
@@ -88,6 +91,8 @@ pub async fn run_tampered(
         .with_context(|| format!("cannot listen on {} for the API; choose another with --api-addr", config.api_addr))?;
     let api_base = format!("http://{}/v1", listener.local_addr()?);
 
+    #[cfg(feature = "lightning")]
+    let wallet = wallet::start(config.wallet.clone(), &config.data_dir, &key).await?;
     let (library, serving) = open_models(&config).await?;
     let shards = Shards::new(library.clone(), config.memory_bytes);
     let facts = watch::Sender::new(LocalFacts {
@@ -198,14 +203,21 @@ pub async fn run_tampered(
     ));
     let status = observer.spawn(stop.clone());
     let billing = Billing::new(standings.ledger().clone(), config.fee, &serving, status.clone());
-    let rpc = Rpc::new(Sources {
+    let sources = Sources {
         ledger: standings.ledger().clone(),
         policy: config.audits,
         storage: storage.clone(),
         proofs: kept_proofs,
         desk: AuditDesk::new(swarm.clone(), settled, audits.clone()),
         status: status.clone(),
-    });
+    };
+    let token = OperatorToken::create(&config.data_dir).context("cannot write the operator's token")?;
+    let operated = Operated {
+        token: Some(token),
+        #[cfg(feature = "lightning")]
+        wallet: wallet.clone(),
+    };
+    let rpc = Rpc::operated(sources, operated);
     let earning = Earning { cluster, standings: standings.clone(), storage: storage.clone() };
     let cluster_task = ClusterTask {
         key,
@@ -229,10 +241,17 @@ pub async fn run_tampered(
     stop.cancelled().await;
     info!("shutting down");
     ApiFile::remove(&config.data_dir);
+    OperatorToken::remove(&config.data_dir);
+    #[cfg(feature = "lightning")]
+    let purse = tokio::spawn(wallet::stop(wallet));
     let ended = tokio::time::timeout(SHUTDOWN, async {
         let served = api.await;
         let left = membership.await;
         swarm.shutdown().await;
+        #[cfg(feature = "lightning")]
+        if purse.await.is_err() {
+            warn!("stopping the wallet broke off");
+        }
         (served, left)
     })
     .await;

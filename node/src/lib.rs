@@ -15,6 +15,8 @@
 //! - [`prices`] and [`billing`]: what work costs, and who pays for it;
 //! - [`http`]: the OpenAI-compatible API; [`rpc`]: what others check this node by; [`cli`]: the commands; [`daemon`] puts all of it together.
 //!
+//! - `wallet`: the Lightning wallet of [`consortium_ledger::lightning`], where the node has one; [`operator`] says who may use it.
+//!
 //! What stays on disk: [`keyfile`], [`data_dir`], [`storage`], [`library`].
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
@@ -38,6 +40,7 @@ pub mod keyfile;
 pub mod library;
 pub mod master;
 mod observer;
+pub mod operator;
 pub mod pipeline;
 pub mod prices;
 pub mod rpc;
@@ -46,3 +49,5 @@ pub mod shards;
 pub mod status;
 pub mod storage;
 pub mod swarm;
+#[cfg(feature = "lightning")]
+pub mod wallet;

@@ -13,6 +13,7 @@ use serde_json::Value;
 
 use super::terminal::printable;
 use crate::data_dir::ApiFile;
+use crate::operator::{self, OperatorToken};
 
 /// Time to reach the node.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -55,6 +56,8 @@ pub(super) struct Client {
     http: reqwest::Client,
     api_base: String,
     api_key: Option<String>,
+    /// The token of the operator, where this is one.
+    operator: Option<String>,
     /// The process that wrote down where the API is; none where the caller said it.
     pid: Option<u32>,
 }
@@ -91,11 +94,12 @@ impl Client {
     /// # Errors
     /// When there is none, or the address given makes no sense.
     pub(super) fn find(args: ClientArgs, data_dir: &Path) -> Result<Self> {
-        let (api_base, pid) = match args.api_base {
-            Some(url) => (url, None),
+        let (api_base, pid, operator) = match args.api_base {
+            // The token is for the node of the data directory alone, and not for whoever is named.
+            Some(url) => (url, None, None),
             None => {
                 let file = ApiFile::read(data_dir).map_err(|error| no_api_file(&error, data_dir))?;
-                (file.api_base, Some(file.pid))
+                (file.api_base, Some(file.pid), OperatorToken::read(data_dir).ok())
             }
         };
         ensure!(
@@ -112,7 +116,7 @@ impl Client {
             .context("cannot set up an HTTP client")?;
         let api_base = api_base.trim_end_matches('/');
         let api_base = api_base.strip_suffix("/rpc").map_or_else(|| api_base.to_owned(), |root| format!("{root}/v1"));
-        Ok(Self { http, api_base, api_key: args.api_key, pid })
+        Ok(Self { http, api_base, api_key: args.api_key, operator, pid })
     }
 
     /// What the paths of documents begin with.
@@ -150,9 +154,33 @@ impl Client {
         params: Value,
         patience: Duration,
     ) -> Result<T> {
+        let call = self.http.post(format!("{}/rpc", self.root())).timeout(patience);
+        self.answer(call, method, params).await
+    }
+
+    /// As [`Client::rpc_within`], as the operator of the node.
+    ///
+    /// # Errors
+    /// As [`Client::rpc`].
+    #[cfg_attr(not(feature = "lightning"), expect(dead_code, reason = "only the wallet takes orders"))]
+    pub(super) async fn order<T: DeserializeOwned>(&self, method: &str, params: Value, within: Duration) -> Result<T> {
+        let call = self.http.post(format!("{}/rpc", self.root())).timeout(within);
+        let call = match &self.operator {
+            Some(token) => call.header(operator::HEADER, token),
+            None => call,
+        };
+        self.answer(call, method, params).await
+    }
+
+    async fn answer<T: DeserializeOwned>(
+        &self,
+        call: reqwest::RequestBuilder,
+        method: &str,
+        params: Value,
+    ) -> Result<T> {
         let root = self.root();
         let body = serde_json::json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
-        let call = self.http.post(format!("{root}/rpc")).timeout(patience).json(&body);
+        let call = call.json(&body);
         let mut response = self.send(call).await?;
         let bytes = read_bounded(&mut response).await?;
         let nonsense = || format!("the answer from {root}/rpc makes no sense");

@@ -1,6 +1,6 @@
 //! The command line.
 //!
-//! [`start`] runs a node. [`status`], [`peers`], [`chat`], [`reputation`], [`audit`] and [`ledger`] talk to a running one
+//! [`start`] runs a node. [`status`], [`peers`], [`chat`], [`reputation`], [`audit`], [`ledger`] and `wallet` talk to a running one
 //! over its HTTP API, found by [`client`] through the data directory; the others work on the data directory itself, whether a node runs or not.
 //! Answers go to stdout, everything about them to stderr.
 #![allow(clippy::print_stdout, reason = "output to the terminal is what a command line is for")]
@@ -18,6 +18,7 @@ mod client;
 pub mod identity;
 mod key;
 mod ledger;
+mod lightning;
 pub mod model;
 mod peers;
 mod reputation;
@@ -27,6 +28,8 @@ mod status;
 mod terminal;
 pub mod train;
 mod units;
+#[cfg(feature = "lightning")]
+mod wallet;
 
 /// How long work that cannot be interrupted may hold up the end of a command.
 const LINGER: Duration = Duration::from_secs(2);
@@ -62,6 +65,9 @@ enum Command {
     Audit(audit::AuditCommand),
     #[command(subcommand)]
     Ledger(ledger::LedgerCommand),
+    #[cfg(feature = "lightning")]
+    #[command(subcommand)]
+    Wallet(Box<wallet::WalletCommand>),
     Chat(chat::ChatArgs),
     #[command(subcommand)]
     Model(model::ModelCommand),
@@ -93,6 +99,8 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             Command::Reputation(args) => reputation::run(args, &data_dir).await,
             Command::Audit(command) => return Box::pin(audit::run(command, &data_dir)).await,
             Command::Ledger(command) => ledger::run(command, &data_dir).await,
+            #[cfg(feature = "lightning")]
+            Command::Wallet(command) => Box::pin(wallet::run(*command, &data_dir)).await,
             Command::Chat(args) => Box::pin(chat::run(args, &data_dir)).await,
             Command::Model(command) => Box::pin(model::run(command, &data_dir)).await,
             Command::Identity(args) => identity::run(args, &data_dir).await,
@@ -146,6 +154,14 @@ mod tests {
             "consortium-node key create --label x --credit 500",
             "consortium-node key credit 0123456789ab 500",
             "consortium-node ledger verify --json",
+            #[cfg(feature = "lightning")]
+            "consortium-node wallet pay lnbcrt1 --amount 5 --max-fee 2 --wait 9 --yes --json",
+            #[cfg(feature = "lightning")]
+            "consortium-node wallet open 02ab@h:1 50000 --push 10 --announced --yes",
+            #[cfg(feature = "lightning")]
+            "consortium-node wallet send bcrt1 all --yes",
+            #[cfg(feature = "lightning")]
+            "consortium-node wallet close 00ff --force --yes",
         ] {
             Cli::try_parse_from(line.split_whitespace()).unwrap();
         }

@@ -11,6 +11,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
+use super::lightning::LightningArgs;
 use crate::config::{Config, Settings};
 use crate::daemon;
 use crate::pipeline::Tamper;
@@ -22,11 +23,16 @@ use crate::pipeline::Tamper;
 #[command(after_help = "Examples:
   consortium-node start --model ./my-model
   consortium-node start --bootstrap /ip4/203.0.113.7/tcp/4801 --memory 8GiB
+  consortium-node start --lightning signet --esplora https://mutinynet.com/api
 
 Configuration file (TOML; the same names as the flags):
   listen = [\"/ip4/0.0.0.0/tcp/4801\"]
   cluster = \"home\"
-  memory = \"8GiB\"")]
+  memory = \"8GiB\"
+  [wallet]
+  lightning = \"signet\"
+  bitcoind = \"http://127.0.0.1:38332\"
+  bitcoind-cookie = \"/home/me/.bitcoin/signet/.cookie\"")]
 pub struct StartArgs {
     /// Configuration file; by default `config.toml` in the data directory, if there is one.
     #[arg(long, env = "CONSORTIUM_CONFIG")]
@@ -78,6 +84,8 @@ pub struct StartArgs {
     /// Do not look for peers on the local network.
     #[arg(long, env = "CONSORTIUM_NO_MDNS")]
     no_mdns: bool,
+    #[command(flatten)]
+    lightning: LightningArgs,
     /// How logs are written to stderr; RUST_LOG chooses what is logged.
     #[arg(long, env = "CONSORTIUM_LOG_FORMAT", value_enum, default_value_t)]
     log_format: LogFormat,
@@ -134,6 +142,7 @@ pub async fn run_tampered(
         audit_rate: args.audit_rate,
         auditor: (!args.auditor.is_empty()).then_some(args.auditor),
         mdns: args.no_mdns.then_some(false),
+        wallet: args.lightning.settings(),
     };
     let config = flags.or(file).resolve(data_dir.to_owned())?;
     let stop = CancellationToken::new();

@@ -9,7 +9,8 @@ use axum::response::{IntoResponse, Response};
 use super::AppState;
 use super::body;
 use super::guard::Caller;
-use crate::rpc::{Answer, MAX_REQUEST, call};
+use crate::operator;
+use crate::rpc::{self, Answer, MAX_REQUEST, call};
 
 /// Answers a request or a batch.
 pub(super) async fn answer(
@@ -17,6 +18,7 @@ pub(super) async fn answer(
     Extension(Caller(caller)): Extension<Caller>,
     request: Request,
 ) -> Response {
+    let operator = request.headers().get(operator::HEADER).and_then(|token| token.to_str().ok()).map(str::to_owned);
     let text = match body::text(request, MAX_REQUEST).await {
         Ok(text) => text,
         Err(error) if error.status() == StatusCode::PAYLOAD_TOO_LARGE => {
@@ -24,7 +26,7 @@ pub(super) async fn answer(
         }
         Err(error) => return document(error.status(), call::unreadable(error.message())),
     };
-    match state.app.rpc.answer(&text, caller.ip()).await {
+    match state.app.rpc.answer_to(&text, rpc::Caller { address: caller.ip(), operator: operator.as_deref() }).await {
         Answer::Document(text) => document(StatusCode::OK, text),
         Answer::Nothing => StatusCode::NO_CONTENT.into_response(),
         Answer::Busy { document: text, wait } => {

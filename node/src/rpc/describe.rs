@@ -5,7 +5,10 @@ use consortium_ledger::{accounts, statement};
 use serde_json::{Value, json};
 
 use super::audits::MAX_VERDICTS;
-use super::{NOT_FOR_YOU, NOT_FOUND};
+use super::{NOT_FOR_YOU, NOT_FOUND, WALLET_REFUSED};
+
+#[cfg(feature = "lightning")]
+mod wallet;
 
 /// What a parameter may be.
 #[derive(Clone, Copy, Debug)]
@@ -18,6 +21,10 @@ enum Kind {
     Signed,
     /// From 0 on.
     Number,
+    #[cfg(feature = "lightning")]
+    Text,
+    #[cfg(feature = "lightning")]
+    Truth,
     /// How many on a page, from 1 to this many.
     Limit(u32),
 }
@@ -31,6 +38,10 @@ impl Kind {
             Self::Place => json!({"type": "string", "pattern": "^[0-9]+-[0-9a-f]{64}$"}),
             Self::Signed => json!({"type": "string", "pattern": "^([0-9a-f]{2})+$"}),
             Self::Account => json!({"type": "string", "pattern": "^(peer|key|own)/"}),
+            #[cfg(feature = "lightning")]
+            Self::Text => json!({"type": "string"}),
+            #[cfg(feature = "lightning")]
+            Self::Truth => json!({"type": "boolean", "default": false}),
             Self::Number => json!({"type": "integer", "minimum": 0}),
             Self::Limit(most) => {
                 json!({"type": "integer", "minimum": 1, "maximum": most, "default": most.min(50)})
@@ -247,7 +258,10 @@ const METHODS: &[Method] = &[
 
 /// The document.
 pub(super) fn document() -> Value {
-    let methods: Vec<Value> = METHODS.iter().map(method).collect();
+    let all = METHODS.iter();
+    #[cfg(feature = "lightning")]
+    let all = all.chain(wallet::METHODS);
+    let methods: Vec<Value> = all.map(method).collect();
     json!({
         "openrpc": "1.3.2",
         "info": {
@@ -255,7 +269,7 @@ pub(super) fn document() -> Value {
             "version": env!("CARGO_PKG_VERSION"),
             "license": {"name": "Apache-2.0"},
             "description": "What can be checked about a node: reputation with its evidence, audits, receipts, and the \
-                            journal's proofs. Times are milliseconds since 1970, amounts \
+                            journal's proofs; and, for its operator, its wallet. Times are milliseconds since 1970, amounts \
                             millisatoshi, digests and signed statements hexadecimal digits.",
         },
         "methods": methods,
@@ -287,7 +301,8 @@ fn method(method: &Method) -> Value {
         "errors": [
             {"code": -32602, "message": "the parameters are not those of the method"},
             {"code": NOT_FOUND, "message": "what was asked for is not kept here"},
-            {"code": NOT_FOR_YOU, "message": "answered on the node's own machine alone"},
+            {"code": NOT_FOR_YOU, "message": "answered on the node's own machine alone, or to its operator alone"},
+            {"code": WALLET_REFUSED, "message": "the wallet did not do it"},
         ],
     })
 }

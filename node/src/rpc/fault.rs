@@ -11,6 +11,8 @@ use crate::storage::StorageError;
 pub const NOT_FOUND: i32 = -32001;
 /// Answered on the node's own machine alone.
 pub const NOT_FOR_YOU: i32 = -32002;
+/// The wallet did not do what was asked of it; the message says why and what to do.
+pub const WALLET_REFUSED: i32 = -32003;
 
 /// A failed call.
 #[derive(Debug, thiserror::Error)]
@@ -24,6 +26,23 @@ pub(super) enum Fault {
     /// The caller is on another machine.
     #[error("this is answered on the node's own machine alone")]
     NotForYou,
+    /// The caller has not shown that it is the operator.
+    #[error(
+        "this is for the node's operator alone: call it from the node's own machine, with the token of its data directory"
+    )]
+    NotTheOperator,
+    /// There is no wallet.
+    #[cfg(feature = "lightning")]
+    #[error("this node runs without a wallet; give it one with --lightning (`consortium-node start --help`)")]
+    NoWallet,
+    /// The wallet did not do it, and says why.
+    #[cfg(feature = "lightning")]
+    #[error("{0}")]
+    Wallet(String),
+    /// The wallet failed.
+    #[cfg(feature = "lightning")]
+    #[error("the wallet failed: {0}")]
+    WalletBroken(String),
     /// The ledger failed.
     #[error(transparent)]
     Ledger(#[from] LedgerError),
@@ -48,8 +67,15 @@ impl From<Fault> for ErrorObjectOwned {
             Fault::Params(_) | Fault::Ledger(LedgerError::Invalid(_)) => INVALID_PARAMS_CODE,
             Fault::Desk(DeskError::Busy) => SERVER_IS_BUSY_CODE,
             Fault::NotFound(_) | Fault::Desk(_) => NOT_FOUND,
-            Fault::NotForYou => NOT_FOR_YOU,
+            Fault::NotForYou | Fault::NotTheOperator => NOT_FOR_YOU,
             Fault::Closed => INTERNAL_ERROR_CODE,
+            #[cfg(feature = "lightning")]
+            Fault::NoWallet | Fault::Wallet(_) => WALLET_REFUSED,
+            #[cfg(feature = "lightning")]
+            Fault::WalletBroken(_) => {
+                tracing::error!(error = %fault, "an RPC call failed");
+                return internal("the wallet failed; the node's log says why");
+            }
             Fault::Ledger(_) | Fault::Storage(_) | Fault::Json(_) => {
                 tracing::error!(error = %fault, "an RPC call failed");
                 return internal("the node could not read what was asked for; its log says why");

@@ -12,10 +12,12 @@ use super::fault::Fault;
 use super::{Context, Sources, audits, books, describe, nodes, outside, params, reputation};
 
 /// What matters about who asks.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub(super) struct Asked {
     /// From the node's own machine.
     pub(super) local: bool,
+    /// The operator: from the node's own machine, with the token.
+    pub(super) operator: bool,
 }
 
 impl Asked {
@@ -23,6 +25,13 @@ impl Asked {
     /// [`Fault::NotForYou`] from elsewhere.
     pub(super) fn locally(self) -> Result<(), Fault> {
         if self.local { Ok(()) } else { Err(Fault::NotForYou) }
+    }
+
+    /// # Errors
+    /// [`Fault::NotTheOperator`] without the operator's token.
+    #[cfg_attr(not(feature = "lightning"), expect(dead_code, reason = "only the wallet takes orders"))]
+    pub(super) fn as_operator(self) -> Result<(), Fault> {
+        if self.operator { Ok(()) } else { Err(Fault::NotTheOperator) }
     }
 }
 
@@ -52,12 +61,14 @@ pub(super) fn module(context: Context) -> RpcModule<Context> {
     locally(m, "audit_order", outside::order);
     locally(m, "audit_opening", outside::opening);
     locally(m, "audit_submit", outside::submit);
+    #[cfg(feature = "lightning")]
+    super::wallet::register(m);
     let discover = m.register_method("rpc.discover", |_, _, _| describe::document());
     discover.expect(ONCE);
     module
 }
 
-const ONCE: &str = "every name is registered once";
+pub(super) const ONCE: &str = "every name is registered once";
 
 /// A method for callers on the node's own machine, which waits for more than a database.
 fn locally<P, F>(module: &mut RpcModule<Context>, name: &'static str, run: fn(Arc<Context>, P) -> F)
@@ -66,7 +77,7 @@ where
     F: Future<Output = Result<Value, Fault>> + Send + 'static,
 {
     let registered = module.register_async_method(name, move |given, context: Arc<Context>, extensions| async move {
-        extensions.get().copied().unwrap_or(Asked { local: false }).locally()?;
+        extensions.get::<Asked>().copied().unwrap_or_default().locally()?;
         let wanted: P = params::read(&given)?;
         Ok::<_, ErrorObjectOwned>(run(context, wanted).await?)
     });
@@ -80,7 +91,7 @@ fn reads<P: DeserializeOwned + Send + 'static>(
     run: fn(&Sources, Asked, P) -> Result<Value, Fault>,
 ) {
     let registered = module.register_async_method(name, move |given, context: Arc<Context>, extensions| async move {
-        let asked = extensions.get().copied().unwrap_or(Asked { local: false });
+        let asked: Asked = extensions.get().copied().unwrap_or_default();
         let wanted: P = params::read(&given)?;
         let room = Arc::clone(&context.room).acquire_owned().await.map_err(|_| Fault::Closed)?;
         let reading = tokio::task::spawn_blocking(move || {

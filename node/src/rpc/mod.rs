@@ -1,8 +1,9 @@
 //! JSON-RPC 2.0: what others need in order to check this node, and what its own command line shows.
 //!
-//! Nearly everything here only reads; `audit_order` and `audit_submit` start audits. [`Rpc::answer`] takes the text of a request ([`call`]: one, or a batch of at most
+//! Nearly everything here only reads; `audit_order` and `audit_submit` start audits, and the operator gives orders to the
+//! wallet. [`Rpc::answer`] takes the text of a request ([`call`]: one, or a batch of at most
 //! [`call::MAX_BATCH`]) and gives the text of the answer; HTTP is around it, not in it. The methods are
-//! [`reputation`], [`audits`], [`outside`], [`books`] and [`nodes`], each with a line in [`describe`], from which the OpenRPC
+//! [`reputation`], [`audits`], [`outside`], [`books`], [`nodes`] and [`wallet`], each with a line in [`describe`], from which the OpenRPC
 //! document of `rpc.discover` is made. Calls that touch a database run on threads made for waiting, [`ROOM`] at a time.
 //!
 //! # Limits
@@ -15,11 +16,12 @@
 //! key. What names accounts (`ledger_accounts`, `ledger_statement`, and an entry of the journal by its place), and what
 //! is about the node's jobs (`job_receipts`, `audit_order`, `audit_opening`, `audit_submit`), is answered on the node's own
 //! machine alone: a key pays for work, and opens neither others' books nor what they asked. Whoever is to audit from
-//! elsewhere is let in by the node's owner, by a tunnel for example. What the guard refuses
+//! elsewhere is let in by the node's owner, by a tunnel for example. What the wallet has is told there alone, too, and
+//! what it is to do takes the operator's token besides ([`crate::operator`] says what that keeps out). What the guard refuses
 //! has status 401 or 403 and the error shape of the rest of the API.
 //!
 //! # Errors
-//! Besides the codes of JSON-RPC: [`NOT_FOUND`], [`NOT_FOR_YOU`], -32007 (request too large), -32008 (answer too
+//! Besides the codes of JSON-RPC: [`NOT_FOUND`], [`NOT_FOR_YOU`], [`WALLET_REFUSED`], -32007 (request too large), -32008 (answer too
 //! large), -32009 (too many calls), -32010 (batch too large).
 
 use std::fmt;
@@ -28,12 +30,15 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use consortium_ledger::ledger::Ledger;
+#[cfg(feature = "lightning")]
+use consortium_ledger::lightning::Wallet;
 use consortium_ledger::reputation::AuditPolicy;
 use jsonrpsee::RpcModule;
 use tokio::sync::{Semaphore, watch};
 
 use crate::audit::AuditDesk;
 use crate::audit::proof::Proofs;
+use crate::operator::OperatorToken;
 use crate::status::NodeStatus;
 use crate::storage::Storage;
 
@@ -48,8 +53,10 @@ mod nodes;
 mod outside;
 mod params;
 mod reputation;
+#[cfg(feature = "lightning")]
+mod wallet;
 
-pub use fault::{NOT_FOR_YOU, NOT_FOUND};
+pub use fault::{NOT_FOR_YOU, NOT_FOUND, WALLET_REFUSED};
 pub use outside::OPENING_PAGE;
 
 /// Largest request, in bytes.
@@ -79,6 +86,27 @@ pub struct Sources {
 struct Context {
     sources: Sources,
     room: Arc<Semaphore>,
+    #[cfg(feature = "lightning")]
+    wallet: Option<Wallet>,
+}
+
+/// What only the operator may use.
+#[derive(Clone, Debug, Default)]
+pub struct Operated {
+    /// How the operator is known; none, and nobody is.
+    pub token: Option<OperatorToken>,
+    /// The wallet; none where the node runs without.
+    #[cfg(feature = "lightning")]
+    pub wallet: Option<Wallet>,
+}
+
+/// Who calls.
+#[derive(Clone, Copy, Debug)]
+pub struct Caller<'a> {
+    /// From where.
+    pub address: IpAddr,
+    /// The operator's token, as it was given.
+    pub operator: Option<&'a str>,
 }
 
 /// Cloneable handle to the RPC of this node.
@@ -86,6 +114,7 @@ struct Context {
 pub struct Rpc {
     module: Arc<RpcModule<Context>>,
     limits: Arc<limit::Limits>,
+    operator: Option<OperatorToken>,
 }
 
 /// What becomes of a request.
@@ -105,24 +134,42 @@ pub enum Answer {
 }
 
 impl Rpc {
-    /// The RPC over these sources.
+    /// The RPC over these sources, without an operator.
     #[must_use]
     pub fn new(sources: Sources) -> Self {
-        let context = Context { sources, room: Arc::new(Semaphore::new(ROOM)) };
-        Self { module: Arc::new(methods::module(context)), limits: Arc::default() }
+        Self::operated(sources, Operated::default())
+    }
+
+    /// The RPC over these sources, and for the operator what is the operator's.
+    #[must_use]
+    pub fn operated(sources: Sources, operated: Operated) -> Self {
+        let context = Context {
+            sources,
+            room: Arc::new(Semaphore::new(ROOM)),
+            #[cfg(feature = "lightning")]
+            wallet: operated.wallet,
+        };
+        Self { module: Arc::new(methods::module(context)), limits: Arc::default(), operator: operated.token }
+    }
+
+    /// Answers the text of a request, to somebody who is not the operator.
+    pub async fn answer(&self, request: &str, caller: IpAddr) -> Answer {
+        self.answer_to(request, Caller { address: caller, operator: None }).await
     }
 
     /// Answers the text of a request.
-    pub async fn answer(&self, request: &str, caller: IpAddr) -> Answer {
+    pub async fn answer_to(&self, request: &str, caller: Caller<'_>) -> Answer {
         let calls = match call::read(request) {
             Ok(calls) => calls,
             Err(refusal) => return Answer::Document(refusal),
         };
-        if let Err(wait) = self.limits.take(caller, calls.count(), Instant::now()) {
+        if let Err(wait) = self.limits.take(caller.address, calls.count(), Instant::now()) {
             return Answer::Busy { document: call::too_many(wait), wait };
         }
-        let local = caller.to_canonical().is_loopback();
-        calls.run(&self.module, methods::Asked { local }).await.map_or(Answer::Nothing, Answer::Document)
+        let local = caller.address.to_canonical().is_loopback();
+        let token = self.operator.as_ref().zip(caller.operator);
+        let operator = local && token.is_some_and(|(token, given)| token.is(given));
+        calls.run(&self.module, methods::Asked { local, operator }).await.map_or(Answer::Nothing, Answer::Document)
     }
 
     /// The names of all methods.

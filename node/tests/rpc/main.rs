@@ -5,6 +5,8 @@
 mod auditing;
 mod desk;
 mod methods;
+#[cfg(feature = "lightning")]
+mod operator;
 mod outside;
 mod shape;
 mod support;

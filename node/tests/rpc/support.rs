@@ -15,7 +15,8 @@ use consortium_node::clock::wall_ms;
 use consortium_node::gateway::Gateway;
 use consortium_node::http::{HttpApp, serve};
 use consortium_node::library::Library;
-use consortium_node::rpc::{Rpc, Sources};
+use consortium_node::operator::OperatorToken;
+use consortium_node::rpc::{Operated, Rpc, Sources};
 use consortium_node::status::NodeStatus;
 use consortium_node::storage::Storage;
 use consortium_protocol::Msat;
@@ -86,14 +87,16 @@ impl Node {
         let auditing = Auditing::start(means, shutdown.clone());
         let (status, reader) =
             watch::channel(NodeStatus { peer_id: key.node_id().to_string(), ..NodeStatus::default() });
-        let rpc = Rpc::new(Sources {
+        let sources = Sources {
             ledger: ledger.clone(),
             policy: AuditPolicy::default(),
             storage: storage.clone(),
             proofs: proofs.clone(),
             desk: auditing.desk(),
             status: reader.clone(),
-        });
+        };
+        let token = Some(OperatorToken::create(dir.path()).unwrap());
+        let rpc = Rpc::operated(sources, Operated { token, ..Operated::default() });
         let (gateway, _jobs) = Gateway::channel(1);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

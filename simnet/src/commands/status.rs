@@ -12,6 +12,7 @@ use crate::swarm::chain::ChainRecord;
 use crate::swarm::client::Client;
 use crate::swarm::directory::SwarmDir;
 use crate::swarm::record::{NodeRecord, read_nodes};
+use crate::swarm::wallets::WalletRecord;
 
 /// Prints the nodes; fails when no swarm runs.
 pub(crate) async fn run(dir: &SwarmDir, json: bool) -> Result<ExitCode> {
@@ -20,6 +21,7 @@ pub(crate) async fn run(dir: &SwarmDir, json: bool) -> Result<ExitCode> {
     }
     let mut nodes = read_nodes(dir)?;
     let statuses = ask(&nodes).await?;
+    let wallets = wallets(&nodes).await?;
     for (node, status) in nodes.iter_mut().zip(&statuses) {
         match status {
             Some(status) => {
@@ -32,8 +34,12 @@ pub(crate) async fn run(dir: &SwarmDir, json: bool) -> Result<ExitCode> {
         }
     }
     if json {
-        let rows: Vec<_> =
-            nodes.iter().zip(&statuses).map(|(node, status)| json!({"node": node, "status": status})).collect();
+        let rows: Vec<_> = nodes
+            .iter()
+            .zip(&statuses)
+            .zip(&wallets)
+            .map(|((node, status), wallet)| json!({"node": node, "status": status, "wallet": wallet}))
+            .collect();
         print(&serde_json::to_string_pretty(&rows)?)?;
         return Ok(ExitCode::SUCCESS);
     }
@@ -46,12 +52,31 @@ pub(crate) async fn run(dir: &SwarmDir, json: bool) -> Result<ExitCode> {
             chain.height().await.map_or_else(|error| format!("{error:#}"), |height| format!("height {height}"));
         print(&format!("chain {}, {height}, credentials in {}", chain.url, chain.cookie_file.display()))?;
     }
+    if wallets.iter().any(Option::is_some) {
+        print(&format!("{}\n", table::wallets(&nodes, &wallets)))?;
+    }
     for (node, status) in nodes.iter().zip(&statuses) {
         if let Some(why) = status.as_ref().filter(|status| !status.ready).and_then(|s| s.waiting_for.as_ref()) {
             print(&format!("{}: {why}", node.name))?;
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What every wallet has, all asked at once.
+async fn wallets(nodes: &[NodeRecord]) -> Result<Vec<Option<WalletRecord>>> {
+    let client = Client::new()?;
+    let mut questions = JoinSet::new();
+    for (index, node) in nodes.iter().enumerate().filter(|(_, node)| node.state == "running") {
+        let (client, api_base) = (client.clone(), node.api_base.clone());
+        questions.spawn(async move { (index, WalletRecord::ask(&client, &api_base).await) });
+    }
+    let mut wallets = vec![None; nodes.len()];
+    while let Some(answer) = questions.join_next().await {
+        let (index, wallet) = answer?;
+        wallets[index] = wallet;
+    }
+    Ok(wallets)
 }
 
 /// The status of every node that runs, all asked at once.

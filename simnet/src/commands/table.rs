@@ -1,6 +1,7 @@
 //! Tables for people.
 
 use crate::swarm::record::NodeRecord;
+use crate::swarm::wallets::WalletRecord;
 
 /// Columns of a table of nodes.
 const COLUMNS: [&str; 6] = ["node", "role", "layers", "memory", "address", "pid"];
@@ -17,6 +18,24 @@ pub(crate) fn nodes(records: &[NodeRecord]) -> String {
             node.api_base.strip_suffix("/v1").unwrap_or("-").to_owned(),
             node.pid.map_or_else(|| "-".to_owned(), |pid| pid.to_string()),
         ]
+    }));
+    aligned(&rows)
+}
+
+/// The wallets of a swarm as a table, one line each, amounts in sat.
+pub(crate) fn wallets(records: &[NodeRecord], wallets: &[Option<WalletRecord>]) -> String {
+    let mut rows =
+        vec![["wallet", "spendable", "receivable", "on-chain", "channels", "lightning node"].map(str::to_owned)];
+    rows.extend(records.iter().zip(wallets).filter_map(|(node, wallet)| {
+        let wallet = wallet.as_ref()?;
+        Some([
+            node.name.clone(),
+            (wallet.spendable_msat / 1000).to_string(),
+            (wallet.receivable_msat / 1000).to_string(),
+            wallet.onchain_sat.to_string(),
+            format!("{} of {} usable", wallet.usable_channels, wallet.channels),
+            wallet.node_id.clone(),
+        ])
     }));
     aligned(&rows)
 }

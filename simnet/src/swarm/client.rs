@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result, bail};
 use consortium_node::status::NodeStatus;
 use serde::Deserialize;
-use serde_json::json;
+use serde_json::{Value, json};
 
 /// A node on loopback that does not tell its status within this time is not well.
 const STATUS_TIMEOUT: Duration = Duration::from_secs(2);
@@ -79,6 +79,31 @@ impl Client {
         let root = api_base.strip_suffix("/v1").unwrap_or(api_base);
         let request = self.http.get(format!("{root}/status.json")).timeout(STATUS_TIMEOUT);
         Ok(request.send().await?.error_for_status()?.json().await?)
+    }
+
+    /// Calls a method of a node's RPC, with the operator's token where it needs one.
+    ///
+    /// # Errors
+    /// With what the node said, when it refused.
+    pub(crate) async fn rpc(
+        &self,
+        api_base: &str,
+        method: &str,
+        params: Value,
+        operator: Option<&str>,
+        timeout: Duration,
+    ) -> Result<Value> {
+        let root = api_base.strip_suffix("/v1").unwrap_or(api_base);
+        let body = json!({"jsonrpc": "2.0", "id": 1, "method": method, "params": params});
+        let mut request = self.http.post(format!("{root}/rpc")).timeout(timeout).json(&body);
+        if let Some(token) = operator {
+            request = request.header(consortium_node::operator::HEADER, token);
+        }
+        let mut answer: Value = request.send().await?.error_for_status()?.json().await?;
+        if let Some(message) = answer["error"]["message"].as_str() {
+            bail!("{message}");
+        }
+        Ok(answer["result"].take())
     }
 
     /// One completion, not streamed.

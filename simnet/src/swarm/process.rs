@@ -1,5 +1,6 @@
 //! One node: a process of the real binary, with a directory of its own.
 
+use std::ffi::OsString;
 use std::fs::File;
 use std::io::{Read, Seek, SeekFrom};
 use std::net::{TcpListener, UdpSocket};
@@ -14,6 +15,7 @@ use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 use tokio::process::{Child, Command};
 
+use super::chain::ChainRecord;
 use super::client::Client;
 use super::directory::SwarmDir;
 use super::parent_death::die_with_parent;
@@ -39,6 +41,8 @@ pub(crate) struct Launch<'a> {
     pub(crate) stages: usize,
     /// Addresses of nodes that run already.
     pub(crate) bootstrap: Vec<String>,
+    /// The chain of its wallet; none for no wallet.
+    pub(crate) chain: Option<&'a ChainRecord>,
 }
 
 /// What has become of a node.
@@ -187,6 +191,7 @@ impl NodeProcess {
             .arg("--no-mdns")
             .args(listen.iter().flat_map(|address| ["--listen", address]))
             .args(launch.bootstrap.iter().flat_map(|address| ["--bootstrap", address]))
+            .args(launch.chain.iter().flat_map(|chain| wallet_arguments(chain, &self.name)))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)
@@ -357,6 +362,16 @@ impl NodeProcess {
         };
         (api, vec![reuse("/tcp/", ANY_LISTEN[0]), reuse("/quic-v1", ANY_LISTEN[1])])
     }
+}
+
+/// What gives a node a wallet on the swarm's chain. Port 0 is one that the wallet picks, and keeps for its next life.
+fn wallet_arguments(chain: &ChainRecord, name: &str) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> =
+        ["--lightning", "regtest", "--lightning-listen", "127.0.0.1:0", "--lightning-alias", name, "--bitcoind"]
+            .map(OsString::from)
+            .into();
+    arguments.extend([chain.url.clone().into(), "--bitcoind-cookie".into(), chain.cookie_file.clone().into()]);
+    arguments
 }
 
 /// A command of the node's binary, which hears nothing of the variables that configure nodes of its own user.

@@ -16,6 +16,7 @@ use super::process::{GRACE, Launch, NodeProcess, State, node_command};
 use super::ready::{MILESTONES, Milestone, Progress, master, progress};
 use super::record::{Access, NodeRecord};
 use super::steps::Steps;
+use super::wallets::{Endowment, Owner};
 
 /// How often the nodes are asked while they come up.
 const POLL: Duration = Duration::from_millis(200);
@@ -86,7 +87,11 @@ impl Swarm {
         let deadline = Instant::now() + timeout;
         self.start_chain(steps).await?;
         self.start_all(steps, deadline).await?;
+        let wallets = self.endow(deadline);
         self.reach_all(steps, deadline).await?;
+        if let Some(endowed) = wallets {
+            steps.say(&endowed.done().await?);
+        }
         let access = self.access()?;
         self.first_completion(&access, steps, deadline).await?;
         // The master may have changed meanwhile.
@@ -107,6 +112,13 @@ impl Swarm {
         Ok(())
     }
 
+    /// Begins to give the wallets money and channels, if there are any, while the swarm comes up.
+    fn endow(&self, deadline: Instant) -> Option<Endowment> {
+        let chain = self.chain.as_ref()?.record.clone();
+        let owners = self.nodes.iter().map(|node| Owner::new(node.name(), node.data_dir())).collect();
+        Some(Endowment::begin(owners, chain, self.client.clone(), deadline))
+    }
+
     async fn start_all(&mut self, steps: &Steps, deadline: Instant) -> Result<()> {
         let founder = self.founder().await?;
         self.cluster = format!("{}@{founder}", self.plan.cluster);
@@ -118,6 +130,7 @@ impl Swarm {
             model: &self.plan.model,
             stages: self.plan.stages,
             bootstrap: Vec::new(),
+            chain: self.chain.as_ref().map(|chain| &chain.record),
         };
         first.start(&launch)?;
         launch.bootstrap = first.answers(client, deadline).await?.listen;
@@ -385,6 +398,7 @@ impl Swarm {
             model: &self.plan.model,
             stages: self.plan.stages,
             bootstrap: others.filter_map(|(_, node)| Some(node.status()?.listen.clone())).flatten().collect(),
+            chain: self.chain.as_ref().map(|chain| &chain.record),
         };
         let node = &mut self.nodes[index];
         node.start(&launch)?;

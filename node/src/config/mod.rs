@@ -4,12 +4,17 @@ use std::net::SocketAddr;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
+use consortium_ledger::lightning::settings::{SettingsError, WalletSettings};
 use consortium_ledger::price::Prices;
 use consortium_ledger::reputation::AuditPolicy;
 use consortium_protocol::cluster::ClusterName;
 use consortium_protocol::identity::NodeId;
 use consortium_protocol::msat::Msat;
 use serde::Deserialize;
+
+mod lightning;
+
+pub use lightning::LightningSettings;
 
 /// What a node asks by default for one token through one layer.
 pub const PRICE: Msat = Msat(1);
@@ -55,6 +60,8 @@ pub struct Config {
     pub auditors: Vec<NodeId>,
     /// Look for peers on the local network.
     pub mdns: bool,
+    /// The Lightning wallet; none for none.
+    pub wallet: Option<WalletSettings>,
 }
 
 /// Settings as they may stand in the configuration file, the environment or flags: all optional.
@@ -91,6 +98,9 @@ pub struct Settings {
     pub auditor: Option<Vec<String>>,
     /// See [`Config::mdns`].
     pub mdns: Option<bool>,
+    /// See [`Config::wallet`]; in the file, the table `[wallet]`.
+    #[serde(default)]
+    pub wallet: LightningSettings,
 }
 
 /// Why settings do not make a configuration.
@@ -122,6 +132,9 @@ pub enum ConfigError {
         /// What is wrong with it.
         reason: String,
     },
+    /// Settings of the wallet that make no sense.
+    #[error(transparent)]
+    Wallet(#[from] SettingsError),
 }
 
 impl Settings {
@@ -132,7 +145,8 @@ impl Settings {
     pub fn read(path: &Path) -> Result<Self, ConfigError> {
         let text =
             std::fs::read_to_string(path).map_err(|source| ConfigError::Read { path: path.to_owned(), source })?;
-        toml::from_str(&text).map_err(|error| ConfigError::Parse { path: path.to_owned(), message: error.to_string() })
+        toml::from_str(&text)
+            .map_err(|error| ConfigError::Parse { path: path.to_owned(), message: told(&error, &text) })
     }
 
     /// These settings, and `lower`'s where these are silent.
@@ -154,6 +168,7 @@ impl Settings {
             audit_rate: self.audit_rate.or(lower.audit_rate),
             auditor: self.auditor.or(lower.auditor),
             mdns: self.mdns.or(lower.mdns),
+            wallet: self.wallet.or(lower.wallet),
         }
     }
 
@@ -201,6 +216,7 @@ impl Settings {
             audits,
             auditors: self.auditor.as_deref().map(auditors).transpose()?.unwrap_or_default(),
             mdns: self.mdns.unwrap_or(true),
+            wallet: self.wallet.resolve()?,
         })
     }
 }
@@ -238,6 +254,15 @@ fn check_prices(base: Option<u64>, max_load: u32) -> Result<Prices, ConfigError>
     };
     let reason = format!("a token through a layer would cost more than {MAX_PRICE}");
     Err(ConfigError::Value { name, value, reason })
+}
+
+/// What is wrong and in which line, without showing the line: a password may be in it.
+fn told(error: &toml::de::Error, text: &str) -> String {
+    let before = error.span().and_then(|span| text.get(..span.start));
+    match before {
+        Some(before) => format!("line {}: {}", before.matches('\n').count() + 1, error.message()),
+        None => error.message().to_owned(),
+    }
 }
 
 /// Reads `512MiB`, `4GB`, `1.5GiB` or plain bytes.
@@ -324,5 +349,8 @@ mod tests {
         std::fs::write(&path, "clutser = \"x\"").unwrap();
         let error = Settings::read(&path).unwrap_err().to_string();
         assert!(error.contains("clutser"), "{error}");
+        std::fs::write(&path, "mdns = true\n[wallet]\nlightning = 'regtest'\nbitcoind = 'http://u:hunter2@h").unwrap();
+        let error = Settings::read(&path).unwrap_err().to_string();
+        assert!(error.contains("line 4") && !error.contains("hunter2"), "{error}");
     }
 }

@@ -1,0 +1,181 @@
+//! Settings of the Lightning wallet.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+
+use consortium_ledger::lightning::chain_source::ChainSource;
+use consortium_ledger::lightning::settings::{Network, SettingsError, SpendingLimits, WalletSettings};
+use consortium_protocol::msat::Msat;
+use serde::Deserialize;
+
+use super::ConfigError;
+
+/// Settings of the wallet as they may stand in the configuration file, the environment or flags: all optional. Their
+/// names are those of the flags.
+#[derive(Clone, Default, PartialEq, Eq, Deserialize)]
+#[serde(deny_unknown_fields, rename_all = "kebab-case")]
+pub struct LightningSettings {
+    /// The network; none for no wallet.
+    pub lightning: Option<String>,
+    /// URL of a bitcoind, with or without credentials.
+    pub bitcoind: Option<String>,
+    /// See [`ChainSource::bitcoind`].
+    pub bitcoind_cookie: Option<PathBuf>,
+    /// URL of an Esplora server.
+    pub esplora: Option<String>,
+    /// URL of an Electrum server.
+    pub electrum: Option<String>,
+    /// See [`WalletSettings::listen`].
+    pub lightning_listen: Option<Vec<SocketAddr>>,
+    /// See [`WalletSettings::alias`].
+    pub lightning_alias: Option<String>,
+    /// See [`WalletSettings::trusted_peers`].
+    pub lightning_trusted_peers: Option<Vec<String>>,
+    /// In sat; see [`SpendingLimits::per_payment`].
+    pub lightning_max_payment: Option<u64>,
+    /// In sat; see [`SpendingLimits::per_day`].
+    pub lightning_max_per_day: Option<u64>,
+    /// See [`WalletSettings::mainnet_accepted`].
+    pub lightning_accept_mainnet_risk: Option<bool>,
+}
+
+/// Without URLs, in which there may be passwords.
+impl fmt::Debug for LightningSettings {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LightningSettings").field("lightning", &self.lightning).finish_non_exhaustive()
+    }
+}
+
+impl LightningSettings {
+    /// These settings, and `lower`'s where these are silent. Where these name a chain source, none of `lower`'s is taken.
+    #[must_use]
+    pub fn or(self, lower: Self) -> Self {
+        let lower = match self.chain_sources() {
+            0 => lower,
+            _ => Self { bitcoind: None, bitcoind_cookie: None, esplora: None, electrum: None, ..lower },
+        };
+        Self {
+            lightning: self.lightning.or(lower.lightning),
+            bitcoind: self.bitcoind.or(lower.bitcoind),
+            bitcoind_cookie: self.bitcoind_cookie.or(lower.bitcoind_cookie),
+            esplora: self.esplora.or(lower.esplora),
+            electrum: self.electrum.or(lower.electrum),
+            lightning_listen: self.lightning_listen.or(lower.lightning_listen),
+            lightning_alias: self.lightning_alias.or(lower.lightning_alias),
+            lightning_trusted_peers: self.lightning_trusted_peers.or(lower.lightning_trusted_peers),
+            lightning_max_payment: self.lightning_max_payment.or(lower.lightning_max_payment),
+            lightning_max_per_day: self.lightning_max_per_day.or(lower.lightning_max_per_day),
+            lightning_accept_mainnet_risk: self.lightning_accept_mainnet_risk.or(lower.lightning_accept_mainnet_risk),
+        }
+    }
+
+    fn chain_sources(&self) -> usize {
+        [&self.bitcoind, &self.esplora, &self.electrum].into_iter().flatten().count()
+    }
+
+    /// Checks the values; gives none where there is to be no wallet.
+    ///
+    /// # Errors
+    /// [`ConfigError`] says what is wrong, without passwords.
+    pub fn resolve(self) -> Result<Option<WalletSettings>, ConfigError> {
+        let Some(network) = &self.lightning else {
+            return match self == Self::default() {
+                true => Ok(None),
+                false => Err(SettingsError::Chain(
+                    "there are settings of a wallet, and no wallet: add --lightning NETWORK".to_owned(),
+                )
+                .into()),
+            };
+        };
+        if !cfg!(feature = "lightning") {
+            return Err(
+                SettingsError::Chain("this program was built without the `lightning` feature".to_owned()).into()
+            );
+        }
+        let network: Network = network.parse()?;
+        let settings = WalletSettings {
+            network,
+            chain: self.chain(network)?,
+            listen: self.lightning_listen.unwrap_or_default(),
+            alias: self.lightning_alias,
+            trusted_peers: self.lightning_trusted_peers.unwrap_or_default(),
+            limits: SpendingLimits {
+                per_payment: sat("lightning-max-payment", self.lightning_max_payment)?,
+                per_day: sat("lightning-max-per-day", self.lightning_max_per_day)?,
+            },
+            mainnet_accepted: self.lightning_accept_mainnet_risk.unwrap_or(false),
+        };
+        settings.check()?;
+        Ok(Some(settings))
+    }
+
+    fn chain(&self, network: Network) -> Result<ChainSource, SettingsError> {
+        let default_port = match network {
+            Network::Mainnet => 8332,
+            Network::Testnet => 18332,
+            Network::Signet => 38332,
+            Network::Regtest => 18443,
+        };
+        match (self.chain_sources(), &self.bitcoind, &self.esplora, &self.electrum) {
+            (1, Some(url), ..) => ChainSource::bitcoind(url, self.bitcoind_cookie.as_deref(), default_port),
+            (1, _, Some(url), _) => ChainSource::esplora(url),
+            (1, _, _, Some(url)) => ChainSource::electrum(url),
+            _ => Err(SettingsError::Chain(
+                "the wallet needs one place to read the chain from: --bitcoind, --esplora or --electrum".to_owned(),
+            )),
+        }
+    }
+}
+
+fn sat(name: &'static str, value: Option<u64>) -> Result<Option<Msat>, ConfigError> {
+    let Some(sat) = value else { return Ok(None) };
+    let too_much =
+        || ConfigError::Value { name, value: sat.to_string(), reason: "is more than all bitcoin there is".to_owned() };
+    Msat::from_sat(sat).map(Some).ok_or_else(too_much)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn settings(toml: &str) -> LightningSettings {
+        toml::from_str(toml).unwrap()
+    }
+
+    #[test]
+    fn no_wallet_is_the_default_and_half_a_wallet_is_refused() {
+        assert!(LightningSettings::default().resolve().unwrap().is_none());
+        for (toml, word) in [
+            ("esplora = 'https://x'", "--lightning"),
+            ("lightning = 'regtest'", "--bitcoind"),
+            ("lightning = 'regtest'\nesplora = 'https://x'\nelectrum = 'tcp://x:1'", "one place"),
+            ("lightning = 'bitcoin'\nesplora = 'https://x'", "mainnet"),
+            ("lightning = 'mainnet'\nesplora = 'https://x'", "--lightning-accept-mainnet-risk"),
+            ("lightning = 'mainnet'\nesplora = 'https://x'\nlightning-accept-mainnet-risk = true", "limits"),
+            ("lightning = 'signet'\nesplora = 'https://x'\nlightning-max-payment = 9223372036854775807", "all bitcoin"),
+        ] {
+            let error = settings(toml).resolve().unwrap_err().to_string();
+            assert!(error.contains(word), "{toml}: {error}");
+        }
+    }
+
+    #[test]
+    fn a_higher_chain_source_hides_the_lower_ones_with_their_credentials() {
+        let file = settings("lightning = 'signet'\nbitcoind = 'http://h'\nbitcoind-cookie = '/c'");
+        let flags = settings("esplora = 'https://x'\nlightning-max-payment = 3");
+        let resolved = flags.or(file.clone()).resolve().unwrap().unwrap();
+        assert_eq!(resolved.chain, ChainSource::Esplora("https://x".to_owned()));
+        assert_eq!(resolved.limits.per_payment, Some(Msat(3000)));
+        assert!(matches!(file.resolve().unwrap().unwrap().chain, ChainSource::Bitcoind { port: 38332, .. }));
+    }
+
+    #[test]
+    fn passwords_are_not_shown() {
+        let told = settings("lightning = 'regtest'\nbitcoind = 'http://u:hunter2@h:1'");
+        assert!(!format!("{told:?}").contains("hunter2"));
+        assert!(!format!("{:?}", told.resolve().unwrap()).contains("hunter2"));
+        let error = settings("lightning = 'regtest'\nbitcoind = 'http://u:hunter2@h:x'").resolve().unwrap_err();
+        assert!(!format!("{error:?} {error}").contains("hunter2"));
+    }
+}

@@ -1,0 +1,34 @@
+//! The node's Lightning wallet: from the node's settings to a running [`Wallet`].
+
+use std::path::Path;
+
+use anyhow::Context as _;
+use consortium_ledger::lightning::Wallet;
+use consortium_ledger::lightning::settings::WalletSettings;
+use consortium_protocol::identity::RootKey;
+use tracing::{info, warn};
+
+/// Where the wallet is kept, within the data directory.
+pub const DIRECTORY: &str = "lightning";
+
+/// Starts the wallet of `data_dir`, if there is to be one.
+///
+/// # Errors
+/// In words for the operator; the node had better not start without what was asked for.
+pub async fn start(settings: Option<WalletSettings>, data_dir: &Path, key: &RootKey) -> anyhow::Result<Option<Wallet>> {
+    let Some(settings) = settings else { return Ok(None) };
+    let (network, chain) = (settings.network, settings.chain.to_string());
+    let folder = data_dir.join(DIRECTORY);
+    let starting = Box::pin(Wallet::start(settings, &folder, key));
+    let wallet = starting.await.with_context(|| format!("cannot start the wallet on {network} with {chain}"))?;
+    info!(%network, chain, node = wallet.node_id(), height = wallet.height(), "the Lightning wallet is started");
+    Ok(Some(wallet))
+}
+
+/// Stops the wallet, if there is one.
+pub async fn stop(wallet: Option<Wallet>) {
+    let Some(wallet) = wallet else { return };
+    if let Err(error) = wallet.stop().await {
+        warn!(%error, "the wallet did not end as it should");
+    }
+}

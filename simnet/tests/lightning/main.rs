@@ -1,0 +1,8 @@
+//! The wallet of `consortium-ledger` with real nodes, real channels and the regtest chain of this crate.
+#![allow(clippy::unwrap_used, clippy::panic)]
+
+mod channels;
+mod holds;
+mod limits;
+mod secrets;
+mod support;
