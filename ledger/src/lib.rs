@@ -17,6 +17,7 @@
 //! metering    pay for work: charged, held for an audit, delayed, returned
 //! reservations what a job may cost, put aside before it starts
 //! payments    whose account a Lightning payment is for; what moved, booked once
+//! l402/       credentials bought over Lightning: macaroons, and the accounts they spend
 //! reconcile   whether everything adds up
 //! lightning/  the embedded Lightning wallet
 //! statement   what an account was charged and credited over a time
@@ -52,7 +53,7 @@
 //!
 //! # To come
 //!
-//! Cumulative tabs between pairs that settle over Lightning; L402. The [`lightning`] wallet itself is behind the feature
+//! Cumulative tabs between pairs that settle over Lightning. The [`lightning`] wallet itself is behind the feature
 //! of that name, which the node turns on; everything but settlement works with it off.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
@@ -63,6 +64,7 @@ pub mod cells;
 pub mod claims;
 pub mod heads;
 pub mod journal;
+pub mod l402;
 pub mod ledger;
 pub mod lightning;
 pub mod metering;
