@@ -20,7 +20,7 @@ use crate::accounts::{self, Account, Book, Owner, Part, take};
 use crate::api_keys::KeyId;
 use crate::journal::{self, Kind};
 use crate::ledger::{Ledger, LedgerError, hash_at, signed, text_at, time};
-use crate::payments::Direction;
+use crate::payments::{self, Direction};
 
 /// Most refunds that are kept open at a time.
 pub const MAX_OPEN: u32 = 64;
@@ -119,7 +119,7 @@ impl Ledger {
         let (msat, fee) = (signed(wanted.amount)?, signed(wanted.fee)?);
         let total = wanted.amount.checked_add(wanted.fee).ok_or(LedgerError::Overflow)?;
         let owner = Owner::Key(wanted.account.clone());
-        let refund = self.write(|tx| {
+        self.write(|tx| {
             let known = find(tx, &wanted.hash)?;
             if let Some(known) = &known {
                 if (&known.account, known.amount) != (&wanted.account, wanted.amount) {
@@ -150,10 +150,9 @@ impl Ledger {
                 attempt,
                 time(now_ms / 1000)
             ])?;
+            payments::expect(tx, Direction::Outgoing, wanted.hash, &owner, wanted.amount, "refund", now_ms)?;
             Ok(Refund { attempt, state: RefundState::Open, ..wanted.clone() })
-        })?;
-        self.expect_payment(Direction::Outgoing, wanted.hash, &owner, wanted.amount, "refund", now_ms)?;
-        Ok(refund)
+        })
     }
 
     /// Ends a refund whose payment is booked: what was put aside is free again, less the fees of the way. None where it

@@ -18,7 +18,7 @@ use super::terms::{self, Terms, TermsError};
 use crate::accounts::Owner;
 use crate::api_keys::KeyId;
 use crate::ledger::{Ledger, LedgerError, text_at, time};
-use crate::payments::Direction;
+use crate::payments::{self, Direction};
 
 /// Most tokens that were paid for; beyond that nothing more is sold.
 pub const MAX_TOKENS: u32 = 100_000;
@@ -225,11 +225,11 @@ impl Ledger {
         offer: &Offer,
         now_s: u64,
     ) -> Result<(KeyId, Macaroon), MintError> {
-        let minted = self.write(|tx| Ok(mint(tx, account, offer, now_s)))??;
-        let owner = Owner::Key(minted.0.clone());
-        let hash = Hash::from_bytes(offer.payment_hash);
-        self.expect_payment(Direction::Incoming, hash, &owner, offer.amount, "credit", now_s.saturating_mul(1000))?;
-        Ok(minted)
+        self.write(|tx| match mint(tx, account, offer, now_s) {
+            Err(MintError::Ledger(error)) => Err(error),
+            // What else may be refused is refused before anything is written.
+            decided => Ok(decided),
+        })?
     }
 
     /// What a credential may do now. Where its payment has been made and is not in the books yet, it is worth asking
@@ -266,6 +266,30 @@ impl Ledger {
     /// Notes that an invoice is paid: it is not waited for any more, and its token stays.
     fn l402_paid(&self, account: &KeyId, hash: &[u8; 32], now_s: u64) -> Result<(), LedgerError> {
         self.write(|tx| paid(tx, account, hash, now_s))
+    }
+
+    /// What is in this node's keeping for an account, and for all accounts of keys and tokens together: their credit, and
+    /// what open invoices may add to it.
+    ///
+    /// # Errors
+    /// [`LedgerError::Database`].
+    pub fn l402_custody(&self, account: Option<&KeyId>, now_s: u64) -> Result<(Msat, Msat), LedgerError> {
+        let now = time(now_s);
+        self.read(|tx| {
+            let of = account.map_or("", KeyId::as_str);
+            let sums: (u64, u64) = tx
+                .prepare_cached(
+                    "SELECT coalesce(sum(msat) FILTER (WHERE account = ?1), 0), coalesce(sum(msat), 0) FROM (
+                         SELECT substr(owner, 5) AS account, msat FROM balance
+                             WHERE owner >= 'key/' AND owner < 'key0' AND msat > 0
+                         UNION ALL SELECT account, payment.msat FROM l402_invoice JOIN payment
+                             ON direction = 'in' AND payment.hash = l402_invoice.hash AND seq IS NULL
+                             WHERE expires_s > ?2
+                     )",
+                )?
+                .query_row(params![of, now], |row| Ok((row.get(0)?, row.get(1)?)))?;
+            Ok((Msat(sums.0), Msat(sums.1)))
+        })
     }
 
     /// Tokens that were paid for, in the order of their accounts' names, from the one after `after` on.
@@ -317,6 +341,7 @@ impl Ledger {
                     paid(tx, &account, &hash, now_s)?;
                 } else {
                     tx.prepare_cached("DELETE FROM l402_invoice WHERE hash = ?1")?.execute([hash])?;
+                    payments::forget(tx, Direction::Incoming, &Hash::from_bytes(hash))?;
                     unpaid.push(hash);
                 }
             }
@@ -353,6 +378,8 @@ fn mint(
         .execute(params![token.account.as_str(), time(until_s)])?;
     tx.prepare_cached("INSERT INTO l402_invoice (hash, account, caller, expires_s) VALUES (?1, ?2, ?3, ?4)")?
         .execute(params![offer.payment_hash, token.account.as_str(), offer.caller, time(offer.invoice_until_s)])?;
+    let (owner, hash) = (Owner::Key(token.account.clone()), Hash::from_bytes(offer.payment_hash));
+    payments::expect(tx, Direction::Incoming, hash, &owner, offer.amount, "credit", now_s.saturating_mul(1000))?;
     let identifier = Identifier { payment_hash: offer.payment_hash, token: token.name };
     let macaroon = terms::minted(until_s)
         .iter()

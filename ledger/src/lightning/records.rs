@@ -150,6 +150,11 @@ impl Records {
         Ok(note.optional()?)
     }
 
+    pub(super) fn forget_invoice(&self, hash: &PaymentHash) -> Result<(), WalletError> {
+        self.lock().execute("DELETE FROM invoice WHERE hash = ?1", [hash.as_bytes()])?;
+        Ok(())
+    }
+
     /// Notes an event and what follows from it. Gives none if it is `maybe_again` and the newest one already.
     pub(super) fn take(
         &self,
