@@ -22,6 +22,7 @@ mod lightning;
 pub mod model;
 mod peers;
 mod reputation;
+mod sale;
 pub mod start;
 mod statement;
 mod status;

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use super::lightning::LightningArgs;
+use super::sale::SaleArgs;
 use crate::config::{Config, Settings};
 use crate::daemon;
 use crate::pipeline::Tamper;
@@ -32,7 +33,9 @@ Configuration file (TOML; the same names as the flags):
   [wallet]
   lightning = \"signet\"
   bitcoind = \"http://127.0.0.1:38332\"
-  bitcoind-cookie = \"/home/me/.bitcoin/signet/.cookie\"")]
+  bitcoind-cookie = \"/home/me/.bitcoin/signet/.cookie\"
+  [sale]
+  l402 = true")]
 pub struct StartArgs {
     /// Configuration file; by default `config.toml` in the data directory, if there is one.
     #[arg(long, env = "CONSORTIUM_CONFIG")]
@@ -86,6 +89,8 @@ pub struct StartArgs {
     no_mdns: bool,
     #[command(flatten)]
     lightning: LightningArgs,
+    #[command(flatten)]
+    sale: SaleArgs,
     /// How logs are written to stderr; RUST_LOG chooses what is logged.
     #[arg(long, env = "CONSORTIUM_LOG_FORMAT", value_enum, default_value_t)]
     log_format: LogFormat,
@@ -143,6 +148,7 @@ pub async fn run_tampered(
         auditor: (!args.auditor.is_empty()).then_some(args.auditor),
         mdns: args.no_mdns.then_some(false),
         wallet: args.lightning.settings(),
+        sale: args.sale.settings(),
     };
     let config = flags.or(file).resolve(data_dir.to_owned())?;
     let stop = CancellationToken::new();

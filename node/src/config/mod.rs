@@ -12,9 +12,13 @@ use consortium_protocol::identity::NodeId;
 use consortium_protocol::msat::Msat;
 use serde::Deserialize;
 
+use crate::till::TillSettings;
+
 mod lightning;
+mod sale;
 
 pub use lightning::LightningSettings;
+pub use sale::SaleSettings;
 
 /// What a node asks by default for one token through one layer.
 pub const PRICE: Msat = Msat(1);
@@ -62,6 +66,8 @@ pub struct Config {
     pub mdns: bool,
     /// The Lightning wallet; none for none.
     pub wallet: Option<WalletSettings>,
+    /// What is sold for what the wallet receives.
+    pub sale: TillSettings,
 }
 
 /// Settings as they may stand in the configuration file, the environment or flags: all optional.
@@ -101,6 +107,9 @@ pub struct Settings {
     /// See [`Config::wallet`]; in the file, the table `[wallet]`.
     #[serde(default)]
     pub wallet: LightningSettings,
+    /// See [`Config::sale`]; in the file, the table `[sale]`.
+    #[serde(default)]
+    pub sale: SaleSettings,
 }
 
 /// Why settings do not make a configuration.
@@ -169,6 +178,7 @@ impl Settings {
             auditor: self.auditor.or(lower.auditor),
             mdns: self.mdns.or(lower.mdns),
             wallet: self.wallet.or(lower.wallet),
+            sale: self.sale.or(lower.sale),
         }
     }
 
@@ -198,6 +208,7 @@ impl Settings {
                 reason: "must be at least 1".to_owned(),
             });
         }
+        let wallet = self.wallet.resolve()?;
         Ok(Config {
             data_dir,
             listen: self.listen.unwrap_or_else(|| {
@@ -216,7 +227,8 @@ impl Settings {
             audits,
             auditors: self.auditor.as_deref().map(auditors).transpose()?.unwrap_or_default(),
             mdns: self.mdns.unwrap_or(true),
-            wallet: self.wallet.resolve()?,
+            sale: self.sale.resolve(wallet.is_some())?,
+            wallet,
         })
     }
 }
