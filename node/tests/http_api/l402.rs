@@ -223,7 +223,7 @@ async fn bad_credentials_are_refused() {
     let expired = customer.narrowed(&["consortium_valid_until=1"]);
     let widened = customer.narrowed(&["consortium_models=a", "consortium_models=b"]);
     for wrong in [
-        format!("L402 {}:{}", customer.macaroon, "00".repeat(32)),
+        format!("L402 {}:{}", customer.macaroon, "ff".repeat(32)),
         format!("L402 {}:{}", unpaid.macaroon, customer.preimage),
         format!("L402 {}", customer.macaroon),
         "L402 x:y".to_owned(),

@@ -83,6 +83,7 @@ async fn plan(dir: &SwarmDir, lock: &DirLock, arguments: &cli::Up, steps: &Steps
         let nodes = arguments.nodes.unwrap_or(NODES);
         let mut plan =
             Plan::new(dir, nodes, arguments.seed.unwrap_or(1), &model, &binary)?.with_cheats(&arguments.cheat)?;
+        plan = if arguments.l402 { plan.with_seller()? } else { plan };
         dir.clear(lock)?;
         plan.chain = chain(dir, arguments)?;
         return Ok(plan);
@@ -96,6 +97,7 @@ async fn plan(dir: &SwarmDir, lock: &DirLock, arguments: &cli::Up, steps: &Steps
     let mut plan = Plan::new(dir, before.nodes(), before.seed, model, &binary)?;
     plan.cheats = before.cheats;
     plan.chain = before.chain;
+    plan.seller = before.seller;
     Ok(plan)
 }
 

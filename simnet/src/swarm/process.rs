@@ -80,6 +80,8 @@ pub(crate) struct NodeProcess {
     memory_bytes: u64,
     /// How it cheats; none for an honest node.
     cheat: Option<String>,
+    /// Its API asks for payment.
+    sells: bool,
     child: Option<Child>,
     state: State,
     /// The last that the node said of itself.
@@ -95,10 +97,21 @@ impl NodeProcess {
             name,
             memory_bytes,
             cheat,
+            sells: false,
             child: None,
             state: State::Planned,
             status: None,
         }
+    }
+
+    /// The same, to be started as one that sells.
+    pub(crate) fn selling(self) -> Self {
+        Self { sells: true, ..self }
+    }
+
+    /// Whether its API asks for payment.
+    pub(crate) fn sells(&self) -> bool {
+        self.sells
     }
 
     /// `node-K`.
@@ -192,6 +205,7 @@ impl NodeProcess {
             .args(listen.iter().flat_map(|address| ["--listen", address]))
             .args(launch.bootstrap.iter().flat_map(|address| ["--bootstrap", address]))
             .args(launch.chain.iter().flat_map(|chain| wallet_arguments(chain, &self.name)))
+            .args(self.sells.then_some("--l402"))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

@@ -64,7 +64,9 @@ impl Swarm {
             .enumerate()
             .map(|(index, memory)| {
                 let number = index + 1;
-                NodeProcess::new(&dir, format!("node-{number}"), *memory, plan.cheats.get(&number).cloned())
+                let cheat = plan.cheats.get(&number).cloned();
+                let node = NodeProcess::new(&dir, format!("node-{number}"), *memory, cheat);
+                if plan.seller == Some(number) { node.selling() } else { node }
             })
             .collect();
         Ok(Self {
@@ -266,6 +268,7 @@ impl Swarm {
             gateway: gateway.api_base.clone(),
             model: model.name.clone(),
             binary: self.plan.binary.clone(),
+            paid: self.nodes.iter().find(|node| node.sells()).and_then(NodeProcess::api_base),
             chain: self.chain.as_ref().map(|chain| chain.record.clone()),
         })
     }
