@@ -31,7 +31,7 @@ const WAIT_S: u64 = 60;
 /// Time for the node to do what it does by itself.
 const QUICK: Duration = Duration::from_secs(30);
 /// How often the account is looked at until an answer is charged.
-const LOOKS: u32 = 10;
+const LOOKS: u32 = 5;
 
 /// How much may be paid.
 #[derive(Args, Debug)]
