@@ -173,6 +173,7 @@ pub async fn run_tampered(
     let alarms = watch::Sender::new(Vec::new());
     #[cfg(feature = "lightning")]
     if let Some(wallet) = &wallet {
+        tokio::spawn(wallet::watch_over(wallet.clone(), stop.clone()));
         bookkeeper::spawn(standings.ledger().clone(), wallet.clone(), alarms.clone(), stop.clone());
     }
     let api_file = ApiFile { api_base, pid: std::process::id(), peer_id: me.to_string() };

@@ -6,7 +6,8 @@ use anyhow::Context as _;
 use consortium_ledger::lightning::Wallet;
 use consortium_ledger::lightning::settings::WalletSettings;
 use consortium_protocol::identity::RootKey;
-use tracing::{info, warn};
+use tokio_util::sync::CancellationToken;
+use tracing::{error, info, warn};
 
 /// Where the wallet is kept, within the data directory.
 pub const DIRECTORY: &str = "lightning";
@@ -23,6 +24,17 @@ pub async fn start(settings: Option<WalletSettings>, data_dir: &Path, key: &Root
     let wallet = starting.await.with_context(|| format!("cannot start the wallet on {network} with {chain}"))?;
     info!(%network, chain, node = wallet.node_id(), height = wallet.height(), "the Lightning wallet is started");
     Ok(Some(wallet))
+}
+
+/// Ends the node when its wallet has broken off: what was promised over Lightning can only be kept by a new start.
+pub async fn watch_over(wallet: Wallet, stop: CancellationToken) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = wallet.broke_off() => {
+            error!("the wallet broke off, on a full disk perhaps: the node ends; see to it and start the node again");
+            stop.cancel();
+        }
+    }
 }
 
 /// Stops the wallet, if there is one.

@@ -249,7 +249,7 @@ fn open(inner: &Inner, order: &OpenOrder) -> Result<String, WalletError> {
     // What is given away is spent; the rest stays the wallet's own.
     let reserved = random_id()?;
     if order.push > Msat::ZERO {
-        inner.records.reserve(&reserved, order.push, &inner.settings.limits, now_ms())?;
+        inner.records.reserve(&reserved, (order.push, order.push), &inner.settings.limits, now_ms())?;
     }
     let push = (order.push > Msat::ZERO).then_some(order.push.0);
     let opened = match order.announced {

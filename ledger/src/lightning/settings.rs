@@ -105,6 +105,12 @@ pub enum SettingsError {
         "on mainnet the wallet needs spending limits: set --lightning-max-payment and --lightning-max-per-day, in sats"
     )]
     MainnetWithoutLimits,
+    /// Real money by the word of whoever is on the way to the chain source.
+    #[error(
+        "on mainnet an Esplora or Electrum server is asked over TLS alone (https:// or ssl://), unless it is on this \
+         machine: others on the way could lie about the chain and about fees"
+    )]
+    MainnetInClear,
     /// Limits that contradict each other.
     #[error("the limit of a payment, {0}, is above that of a day, {1}")]
     Limits(Msat, Msat),
@@ -142,6 +148,9 @@ impl WalletSettings {
             }
             if self.limits.per_payment.is_none() || self.limits.per_day.is_none() {
                 return Err(SettingsError::MainnetWithoutLimits);
+            }
+            if self.chain.is_in_clear() {
+                return Err(SettingsError::MainnetInClear);
             }
         }
         if let (Some(payment), Some(day)) = (self.limits.per_payment, self.limits.per_day)
@@ -188,7 +197,18 @@ mod tests {
         mainnet.limits.per_day = Some(Msat(4));
         assert_eq!(mainnet.check(), Err(SettingsError::Limits(Msat(5), Msat(4))));
         mainnet.limits.per_day = Some(Msat(5));
-        assert_eq!(mainnet.check(), Ok(()));
+        assert_eq!(mainnet.check(), Ok(()), "a server on this machine");
+        for (url, fine) in [
+            ("http://esplora.example/api", false),
+            ("https://esplora.example/api", true),
+            ("tcp://electrum.example:50001", false),
+            ("tcp://[::1]:50001", true),
+            ("tcp://localhost.example:50001", false),
+            ("ssl://electrum.example:50002", true),
+        ] {
+            mainnet.chain = url.parse().unwrap();
+            assert_eq!(mainnet.check().is_ok(), fine, "{url}");
+        }
         assert_eq!(settings(Network::Regtest).check(), Ok(()));
     }
 

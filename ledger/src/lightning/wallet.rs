@@ -72,6 +72,8 @@ pub(super) struct Inner {
     pub(super) secret: SecretKey,
     pub(super) backup_key: Zeroizing<[u8; 32]>,
     pub(super) coins: Coins,
+    /// ldk-node broke off.
+    pub(super) broken: watch::Sender<bool>,
     stop: watch::Sender<bool>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -114,7 +116,9 @@ impl Wallet {
             node::make_private(&directory)?;
             let records = Records::open(&directory.join("wallet.db"))?;
             let watermark = Watermark::beside(&directory);
-            if !new && !watermark.allows(records.newest()?)? {
+            if new {
+                watermark.forget()?;
+            } else if !watermark.allows(records.newest()?)? {
                 return Err(WalletError::Stale(directory));
             }
             node::pick_ports(&mut settings.listen, &directory)?;
@@ -128,9 +132,20 @@ impl Wallet {
         let (node, settings, records, watermark) = started.map_err(|_| WalletError::Stopped)??;
         let (events, stop) = (broadcast::Sender::new(EVENTS), watch::Sender::new(false));
         let tasks = Mutex::default();
-        let coins = Coins::default();
-        let inner =
-            Arc::new(Inner { node, settings, records, watermark, events, secret, backup_key, coins, stop, tasks });
+        let (coins, broken) = (Coins::default(), watch::Sender::new(false));
+        let inner = Arc::new(Inner {
+            node,
+            settings,
+            records,
+            watermark,
+            events,
+            secret,
+            backup_key,
+            coins,
+            broken,
+            stop,
+            tasks,
+        });
         let wallet = Self { _last: Arc::new(Last(Arc::clone(&inner))), inner };
         wallet.watch_over();
         Ok(wallet)
@@ -180,6 +195,22 @@ impl Wallet {
         self.inner.events.subscribe()
     }
 
+    /// Ends when the Lightning node has broken off, on a full disk for example: it does nothing any more, and whoever runs
+    /// it must be started again.
+    pub async fn broke_off(&self) {
+        let mut broken = self.inner.broken.subscribe();
+        // The sender is in the wallet itself.
+        let _closed = broken.wait_for(|broken| *broken).await;
+    }
+
+    /// A name of this wallet's records, drawn when they were begun: where it is another, places of events are others too.
+    ///
+    /// # Errors
+    /// When the records cannot be read.
+    pub async fn records_name(&self) -> Result<String, WalletError> {
+        self.ask("reading the records", LOCAL, |inner| Ok(hex::encode(inner.records.identity()?))).await
+    }
+
     /// What happened after a place in the records, the oldest first; at most `limit` events of the newest 100,000.
     ///
     /// # Errors
@@ -210,7 +241,7 @@ impl std::fmt::Debug for Wallet {
 
 /// Records a start or a stop, and notes it beside the directory.
 fn mark(records: &Records, watermark: &Watermark, event: &WalletEvent) -> Result<(), WalletError> {
-    records.take(event, false, now_ms())?;
+    records.note(event, now_ms())?;
     Ok(watermark.note(records.newest()?)?)
 }
 

@@ -47,6 +47,8 @@ struct SendOnchain {
     sat: Option<u64>,
     #[serde(default)]
     all: bool,
+    #[serde(default)]
+    fee_rate: Option<u64>,
 }
 
 /// An invoice to be made.
@@ -135,7 +137,7 @@ pub(super) fn register(module: &mut RpcModule<Context>) {
             (None, true) => OnchainAmount::All,
             _ => return Err(Fault::Params("give either sat, or all".to_owned())),
         };
-        shown(json!({"txid": wallet.send_onchain(&wanted.address, amount).await?}))
+        shown(json!({"txid": wallet.send_onchain(&wanted.address, amount, wanted.fee_rate).await?}))
     });
     add(module, "wallet_pay", For::Operator, async |wallet: Wallet, wanted: Pay| {
         let within = wanted.wait_s.map_or(OUTCOME, |seconds| Duration::from_secs(seconds.min(MAX_WAIT_S).into()));

@@ -69,7 +69,7 @@ async fn money_goes_through_a_channel_and_comes_out_of_it() {
         .await;
     assert_eq!(bob.balances().await.unwrap().spendable, Msat::ZERO);
     let back = alice.new_address().await.unwrap();
-    let txid = bob.send_onchain(&back, OnchainAmount::All).await.unwrap();
+    let txid = bob.send_onchain(&back, OnchainAmount::All, None).await.unwrap();
     town.call("getmempoolentry", serde_json::json!([txid])).await;
     stop(&[&alice, &bob]).await;
 }
@@ -122,7 +122,7 @@ async fn what_is_spent_at_once_spends_no_coin_twice() {
     let (to_bob, to_carol, sent) = tokio::join!(
         open(place(&bob).await),
         open(place(&carol).await),
-        alice.send_onchain(&address, OnchainAmount::Sat(100_000))
+        alice.send_onchain(&address, OnchainAmount::Sat(100_000), None)
     );
     let sent = sent.unwrap();
     let mut made = vec![sent.clone()];

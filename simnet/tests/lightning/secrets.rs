@@ -1,6 +1,7 @@
 //! What must stay secret does, and what a key gives back.
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
 use consortium_node::ledger::lightning::{Wallet, WalletError, backup};
 use consortium_protocol::Msat;
@@ -89,11 +90,19 @@ async fn an_old_copy_of_the_wallet_is_not_started() {
     alice.stop().await.unwrap();
     drop(alice);
     let (here, copy) = (town.directory("alice"), town.directory("copy"));
-    std::fs::create_dir(&copy).unwrap();
-    for entry in std::fs::read_dir(&here).unwrap() {
-        let path = entry.unwrap().path();
-        std::fs::copy(&path, copy.join(path.file_name().unwrap())).unwrap();
-    }
+    let put = |from: &Path, to: &Path| {
+        std::fs::create_dir(to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap() {
+            let path = entry.unwrap().path();
+            std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+        }
+    };
+    put(&here, &copy);
+    // On a machine where it never ran there is no note, and it is not believed.
+    let elsewhere = town.directory("elsewhere");
+    put(&here, &elsewhere);
+    let old = Wallet::start(town.settings("alice"), &elsewhere, &key("alice")).await;
+    assert!(matches!(old, Err(WalletError::Stale(_))), "{old:?}");
     let alice = town.wallet("alice").await;
     alice.stop().await.unwrap();
     drop(alice);

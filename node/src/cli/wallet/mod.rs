@@ -54,6 +54,9 @@ pub(super) enum WalletCommand {
         /// So many sat, or `all`.
         #[arg(value_name = "SAT|all")]
         amount: SatOrAll,
+        /// At this fee, in sat for a virtual byte; needed on mainnet [default: what the chain source estimates].
+        #[arg(long, value_name = "SAT")]
+        fee_rate: Option<u64>,
         #[command(flatten)]
         order: Order,
     },
@@ -156,7 +159,9 @@ pub(super) async fn run(command: WalletCommand, data_dir: &Path) -> Result<()> {
     match command {
         WalletCommand::Status(asking) => status(asking, data_dir).await,
         WalletCommand::Address(asking) => simple(asking, data_dir, "wallet_address", json!({}), "address").await,
-        WalletCommand::Send { address, amount, order } => send(&address, amount, order, data_dir).await,
+        WalletCommand::Send { address, amount, fee_rate, order } => {
+            send(&address, amount, fee_rate, order, data_dir).await
+        }
         WalletCommand::Invoice { sat, description, expiry, asking } => {
             let params = json!({"msat": sat, "description": description, "expiry_s": expiry});
             make_invoice(params, asking, data_dir).await
@@ -248,13 +253,13 @@ fn shown(value: &Value, as_json: bool, render: impl FnOnce() -> Result<String>) 
     Ok(())
 }
 
-async fn send(address: &str, amount: SatOrAll, order: Order, data_dir: &Path) -> Result<()> {
+async fn send(address: &str, amount: SatOrAll, fee_rate: Option<u64>, order: Order, data_dir: &Path) -> Result<()> {
     if !confirmed(&format!("Send {amount} on-chain to {}?", printable(address)), order.yes)? {
         return Ok(());
     }
     let params = match amount {
-        SatOrAll::Sat(sat) => json!({"address": address, "sat": sat}),
-        SatOrAll::All => json!({"address": address, "all": true}),
+        SatOrAll::Sat(sat) => json!({"address": address, "sat": sat, "fee_rate": fee_rate}),
+        SatOrAll::All => json!({"address": address, "all": true, "fee_rate": fee_rate}),
     };
     simple(order.asking, data_dir, "wallet_send", params, "txid").await
 }

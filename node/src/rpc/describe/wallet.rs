@@ -41,6 +41,11 @@ pub(super) const METHODS: &[Method] = &[
             must("address", Kind::Text, "of the wallet's network"),
             may("sat", Kind::Number, "how much, the fee on top"),
             may("all", Kind::Truth, "all that is free to be spent, the fee taken from it"),
+            may(
+                "fee_rate",
+                Kind::Number,
+                "sat for a virtual byte; needed on mainnet, else the chain source's estimate",
+            ),
         ],
         result: &["txid"],
     },
