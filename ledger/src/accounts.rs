@@ -44,6 +44,9 @@ pub enum Book {
     Forfeits,
     /// What came in from outside, less what went out (negative): the other side of deposits and withdrawals.
     Outside,
+    /// What channels towards peers cost: above zero what peers bore of those opened here, below what this node bore of
+    /// theirs.
+    Channels,
 }
 
 /// The parts of an account.
@@ -72,13 +75,14 @@ impl Part {
 }
 
 impl Book {
-    const ALL: [(Self, &'static str); 6] = [
+    const ALL: [(Self, &'static str); 7] = [
         (Self::Earned, "earned"),
         (Self::Spent, "spent"),
         (Self::Fees, "fees"),
         (Self::Trial, "trial"),
         (Self::Forfeits, "forfeits"),
         (Self::Outside, "outside"),
+        (Self::Channels, "channels"),
     ];
 }
 

@@ -153,6 +153,9 @@ const MIGRATIONS: &[&str] = &[
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX claim_of_entry ON claim (seq);
     ",
+    "
+    CREATE INDEX claim_of_pair ON claim (payer, worker, state, due_ms, tail, pay) WHERE state IN ('held', 'tail', 'paid');
+    ",
 ];
 
 /// Why the ledger could not be opened.
