@@ -44,6 +44,10 @@ pub enum Book {
     Forfeits,
     /// What came in from outside, less what went out (negative): the other side of deposits and withdrawals.
     Outside,
+    /// The operator's own payments: what its wallet received for itself, less what it paid.
+    Wallet,
+    /// What passing on payments of others brought in, less what others took for passing on those of this node.
+    Routing,
     /// What channels towards peers cost: above zero what peers bore of those opened here, below what this node bore of
     /// theirs.
     Channels,
@@ -75,13 +79,15 @@ impl Part {
 }
 
 impl Book {
-    const ALL: [(Self, &'static str); 7] = [
+    const ALL: [(Self, &'static str); 9] = [
         (Self::Earned, "earned"),
         (Self::Spent, "spent"),
         (Self::Fees, "fees"),
         (Self::Trial, "trial"),
         (Self::Forfeits, "forfeits"),
         (Self::Outside, "outside"),
+        (Self::Wallet, "wallet"),
+        (Self::Routing, "routing"),
         (Self::Channels, "channels"),
     ];
 }
@@ -404,6 +410,6 @@ impl Ledger {
     }
 }
 
-fn outside() -> Account {
+pub(crate) fn outside() -> Account {
     Account::new(Owner::Own(Book::Outside), Part::Free)
 }
