@@ -216,13 +216,22 @@ impl Storage {
         .await
     }
 
-    /// Notes a settlement before it is paid, or before its invoice is handed out. False if there is one already: of a
-    /// payer's to one worker, one is open at a time.
+    /// Notes a settlement before it is paid, or before its invoice is handed out; one that failed may be begun again.
+    /// False if one is under way: of a payer's to one worker, one is open at a time.
     ///
     /// # Errors
     /// When the database fails.
     pub async fn settlement_begin(&self, side: Side, begun: Settlement) -> Result<bool, StorageError> {
         self.run(move |db| {
+            let tx = db.transaction()?;
+            let open: bool = tx.query_row(
+                "SELECT EXISTS (SELECT 1 FROM settlement WHERE peer = ?1 AND own = 1 AND state = 'open')",
+                [begun.peer.as_bytes()],
+                |row| row.get(0),
+            )?;
+            if side.own() && open {
+                return Ok(false);
+            }
             let values = params![
                 begun.hash.as_bytes(),
                 side.own(),
@@ -232,10 +241,13 @@ impl Storage {
                 int(begun.expires_s),
                 int(begun.asked_ms),
             ];
-            let noted = db.execute(
-                "INSERT OR IGNORE INTO settlement VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 'open', NULL)",
+            let noted = tx.execute(
+                "INSERT INTO settlement VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 'open', NULL)
+                 ON CONFLICT (hash, own) DO UPDATE SET state = 'open', ended_ms = NULL, asked_ms = excluded.asked_ms
+                 WHERE state = 'failed' AND peer = excluded.peer AND msat = excluded.msat",
                 values,
             )?;
+            tx.commit()?;
             Ok(noted > 0)
         })
         .await
@@ -469,12 +481,17 @@ mod tests {
         assert_eq!(open().settlements_open(Side::Payer).await.unwrap().len(), 2);
         open().settlement_end(Side::Payer, Hash::of(&[1]), false, 7).await.unwrap();
         assert_eq!(open().settlement_history(Side::Payer, node(2)).await.unwrap(), History::default());
+        // The same invoice may be tried again, one that was paid may not.
+        assert!(open().settlement_begin(Side::Payer, begun(1, 2)).await.unwrap());
+        assert!(!open().settlement_begin(Side::Payer, begun(2, 2)).await.unwrap());
+        open().settlement_end(Side::Payer, Hash::of(&[1]), false, 7).await.unwrap();
         assert!(open().settlement_begin(Side::Payer, begun(2, 2)).await.unwrap());
         open().settlement_end(Side::Payer, Hash::of(&[2]), true, 8).await.unwrap();
         open().settlement_end(Side::Payer, Hash::of(&[2]), false, 9).await.unwrap();
         let last = Some(Settled { amount: Msat(2000), asked_ms: 5, ended_ms: 8 });
         let history = open().settlement_history(Side::Payer, node(2)).await.unwrap();
         assert_eq!(history, History { total: Msat(2000), count: 1, last });
+        assert!(!open().settlement_begin(Side::Payer, begun(2, 2)).await.unwrap());
         assert_eq!(open().settlements_open(Side::Worker).await.unwrap().len(), 2);
     }
 

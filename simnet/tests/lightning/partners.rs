@@ -27,7 +27,7 @@ use consortium_protocol::wire::rpc::{Request, Response};
 use tokio::sync::{mpsc, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::support::{Town, key, until};
+use super::support::{PATIENCE, Town, key, until};
 
 /// Everything is due at once.
 pub(crate) const RULES: TabRules = TabRules {
@@ -176,10 +176,13 @@ pub(crate) fn work(payer: &Partner, worker: &Partner, job: u16, msat: u64) {
 /// Waits until nothing is due between two, and nothing is open.
 pub(crate) async fn settled(payer: &Partner, worker: &Partner) {
     let free = |ledger: &Ledger, peer| ledger.tab(&peer).unwrap().free;
-    until("both sides have booked the settlement", || async {
+    let done = until("both sides have booked the settlement", || async {
         free(&payer.ledger, worker.id()) == 0 && free(&worker.ledger, payer.id()) == 0
-    })
-    .await;
+    });
+    tokio::select! {
+        () = done => {}
+        () = tokio::time::sleep(PATIENCE - PATIENCE / 10) => panic!("{:?}", payer.with(worker.id()).await),
+    }
 }
 
 /// A payer with a channel to a worker, who know each other.
