@@ -28,6 +28,23 @@ impl Wallet {
         .await
     }
 
+    /// The largest payment that one channel can receive now: LDK takes a tenth of a channel at a time from whoever opened
+    /// it.
+    ///
+    /// # Errors
+    /// When the wallet is stopping.
+    pub async fn largest_incoming(&self) -> Result<Msat, WalletError> {
+        self.ask("listing channels", LOCAL, |inner| {
+            let channels = inner.node.list_channels();
+            let usable = channels.iter().filter(|channel| channel.is_usable);
+            let most = usable.map(|channel| {
+                channel.inbound_capacity_msat.min(channel.inbound_htlc_maximum_msat.unwrap_or(u64::MAX))
+            });
+            Ok(Msat(most.max().unwrap_or(0)))
+        })
+        .await
+    }
+
     /// Opens a private channel to the Lightning node `id`, which must be connected: it may be one that cannot be
     /// dialled. Gives the channel's name.
     ///

@@ -33,7 +33,7 @@ pub(super) const SCHEMA: &str =
 
 /// Open settlements read at a time.
 const MAX_OPEN: u32 = 1024;
-/// Ended settlements that are kept, of each direction.
+/// Settlements that failed and are kept: the newest.
 const MAX_ENDED: u32 = 10_000;
 
 /// On which side of a settlement this node is.
@@ -268,7 +268,7 @@ impl Storage {
         .await
     }
 
-    /// Notes how a settlement ended. Of what ended long ago the oldest is let go.
+    /// Notes how a settlement ended. What failed long ago is let go.
     ///
     /// # Errors
     /// When the database fails.

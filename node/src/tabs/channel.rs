@@ -22,7 +22,7 @@ use crate::clock::wall_ms;
 use crate::storage::tabs::{ChannelState, OfferedChannel, Side};
 
 /// A channel holds at least so many times what is due, and at least this many sat.
-const TIMES: u64 = 4;
+const TIMES: u64 = 10;
 const LEAST_SAT: u64 = 100_000;
 /// What a channel costs is at most this part of what is due.
 const PART: u64 = 2;
@@ -189,13 +189,13 @@ impl Tabs {
             return Err(disputed("the offer is not of now"));
         }
         let _one_at_a_time = self.answering(from)?;
+        let owed = self.books(move |ledger| ledger.tab_owed(&from, wall_ms())).await.map_err(internal)?.now;
+        if owed == Msat::ZERO || said.cost.0.saturating_mul(PART) > owed.0 {
+            return Err(disputed(format!("it costs {}, and {} are owed", sats(said.cost), sats(owed))));
+        }
         let before = self.storage().channel(Side::Worker, from, None).await.map_err(internal)?;
         if before.is_some_and(|before| before.state != ChannelState::Offered) {
             return Err(disputed("there was such a channel already"));
-        }
-        let owed = self.books(move |ledger| ledger.tab_owed(&from, wall_ms())).await.map_err(internal)?.now;
-        if said.cost.0.saturating_mul(PART) > owed.0 {
-            return Err(disputed(format!("it costs {}, and {} are owed", sats(said.cost), sats(owed))));
         }
         self.connect(wallet, said).await?;
         let (lightning, own) = (said.lightning.to_string(), wallet.node_id().parse().map_err(internal)?);

@@ -47,14 +47,18 @@ impl Tabs {
             return Err(disputed("a payer speaks for itself, of its tab here"));
         }
         let _one_at_a_time = self.answering(from)?;
+        let owed = self.books(move |ledger| ledger.tab_owed(&from, wall_ms())).await.map_err(internal)?;
+        // Nothing is kept about those who owe nothing.
+        if owed.most == Msat::ZERO {
+            return Ok(self.answer(&tab, TabSays::Disputed { owed: Msat::ZERO }));
+        }
         if let Err(why) = self.storage().tab_heard(said).await.map_err(internal)? {
             warn!(payer = %from, seq = said.seq, why, "a tab is refused");
             return Err(disputed(why));
         }
-        let owed = self.books(move |ledger| ledger.tab_owed(&from, wall_ms())).await.map_err(internal)?;
         let due = said.due().unwrap_or(Msat::ZERO);
         let amount = due.min(owed.most);
-        let says = if due < owed.least || amount == Msat::ZERO {
+        let says = if due < owed.least || due == Msat::ZERO {
             let why = format!("it says that it owes {}; by the books here it owes {}", sats(due), sats(owed.now));
             warn!(payer = %from, why, "a tab is disputed");
             self.note_trouble(from, Some(why));
@@ -63,12 +67,18 @@ impl Tabs {
             self.note_trouble(from, None);
             self.invoice(wallet, from, amount).await?
         };
-        Ok(Signed::sign(&self.inner.parts.key, TabAnswer { tab: tab.digest(), says }))
+        Ok(self.answer(&tab, says))
     }
 
-    async fn invoice(&self, wallet: &Wallet, payer: NodeId, amount: Msat) -> Result<TabSays, Refusal> {
+    fn answer(&self, tab: &Signed<Tab>, says: TabSays) -> Signed<TabAnswer> {
+        Signed::sign(&self.inner.parts.key, TabAnswer { tab: tab.digest(), says })
+    }
+
+    /// An invoice over what is owed, or over as much of it as can be received at a time: the rest follows.
+    async fn invoice(&self, wallet: &Wallet, payer: NodeId, owed: Msat) -> Result<TabSays, Refusal> {
         let lightning = wallet.node_id().parse().map_err(internal)?;
-        let receivable = wallet.balances().await.map_err(internal)?.receivable;
+        let receivable = wallet.largest_incoming().await.map_err(internal)?;
+        let amount = if receivable == Msat::ZERO { owed } else { owed.min(receivable) };
         let mut open = self.storage().settlements_open(Side::Worker).await.map_err(internal)?;
         open.retain(|invoiced| invoiced.peer == payer);
         let good_until = wall_ms() / 1000 + GOOD_FOR_S;

@@ -21,6 +21,7 @@ use consortium_protocol::wire::tab::{LightningId, Tab, TabAnswer, TabSays};
 use tokio::sync::broadcast::error::RecvError;
 use tokio::sync::watch;
 use tokio::task::JoinSet;
+use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
@@ -87,6 +88,8 @@ impl Payer {
         let mut ages = BTreeMap::new();
         let mut hurry = false;
         let mut events = self.wallet.events();
+        let mut look = tokio::time::interval(LOOK);
+        look.set_missed_tick_behavior(MissedTickBehavior::Delay);
         loop {
             tokio::select! {
                 () = stop.cancelled() => return,
@@ -101,7 +104,7 @@ impl Payer {
                 Err(RecvError::Closed) => return,
                 _ => continue,
             },
-                () = tokio::time::sleep(LOOK) => {}
+                _ = look.tick() => {}
             }
             let busy: BTreeSet<NodeId> = at_work.values().copied().collect();
             match self.wanted(&mut ages, &busy, std::mem::take(&mut hurry)).await {

@@ -118,11 +118,12 @@ pub enum TabSays {
     Invoice {
         /// The worker's Lightning node: it is the payee of the invoice.
         lightning: LightningId,
-        /// How much of what is due the worker has in its books, too: the amount of the invoice.
+        /// The amount of the invoice: what is due, as far as the worker has it in its books, too, and can receive it at a
+        /// time.
         amount: Msat,
         /// The invoice (BOLT 11).
         invoice: String,
-        /// What the worker's channels can receive now.
+        /// The largest payment that the worker can receive now; zero while it has no channel.
         receivable: Msat,
     },
     /// It is not so.

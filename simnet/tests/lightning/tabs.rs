@@ -208,7 +208,7 @@ async fn a_newcomer_without_coins_or_address_is_given_a_channel_and_bears_its_co
     settled(&payer, &newcomer).await;
     assert!(newcomer.wallet.balances().await.unwrap().spendable > Msat::ZERO);
     assert_eq!(newcomer.wallet.channels().await.unwrap().len(), 1);
-    assert_eq!(payer.tabs.view().await.unwrap().channels_opened_sat, 120_000);
+    assert_eq!(payer.tabs.view().await.unwrap().channels_opened_sat, 300_000);
     for partner in [payer, newcomer] {
         assert!(partner.ledger.reconcile().unwrap().is_exact());
         partner.ends().await;
