@@ -23,7 +23,7 @@ use crate::accounts::{Account, Book, Owner, ParseAccountError, Part, outside};
 use crate::journal::{self, Kind, Posted, Postings};
 use crate::ledger::{Ledger, LedgerError, hash_at, signed, text_at, time};
 
-/// Longest note on a payment, in bytes; what is longer is cut.
+/// Longest note on a payment, in characters; what is longer is cut.
 pub const MAX_NOTE: usize = 200;
 /// Most payments in one answer.
 pub const MAX_PAGE: u32 = 500;
@@ -145,7 +145,7 @@ fn insert(
     note: &str,
     now_ms: u64,
 ) -> Result<(), LedgerError> {
-    let note = &note[..note.floor_char_boundary(MAX_NOTE)];
+    let note: String = note.chars().take(MAX_NOTE).collect();
     tx.prepare_cached(
         "INSERT INTO payment (direction, hash, owner, msat, note, at_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
     )?
@@ -387,14 +387,14 @@ mod tests {
     fn invoices_that_nobody_paid_are_forgotten() {
         let (_dir, ledger) = ledger();
         let key = Owner::Key("0123456789ab".parse().unwrap());
-        let long = "ü".repeat(MAX_NOTE);
+        let long = "ü".repeat(MAX_NOTE + 1);
         for (byte, at_ms) in [(1, 10), (2, 10), (3, 30)] {
             ledger.expect_payment(PAYER, Hash::of(&[byte]), &key, Msat(5), &long, at_ms).unwrap();
         }
         ledger.book_payment(&moved(PAYER, 2, 5, 0), 11).unwrap();
         assert_eq!(ledger.forget_unpaid(30).unwrap(), 1);
         assert!(ledger.payment(PAYER, &Hash::of(&[1])).unwrap().is_none());
-        assert!(ledger.payment(PAYER, &Hash::of(&[2])).unwrap().unwrap().note.len() <= MAX_NOTE);
+        assert_eq!(ledger.payment(PAYER, &Hash::of(&[2])).unwrap().unwrap().note.chars().count(), MAX_NOTE);
         assert!(ledger.payment(PAYER, &Hash::of(&[3])).unwrap().is_some());
     }
 

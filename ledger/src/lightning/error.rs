@@ -107,6 +107,18 @@ pub enum WalletError {
         /// What is needed, in sat.
         needed: u64,
     },
+    /// The chain source does not have a transaction that it was given.
+    #[error(
+        "the chain source did not take the transaction {0}: it was refused, or cannot be reached. Its coins are not spent; \
+         see `wallet status`, and try again"
+    )]
+    NotTaken(String),
+    /// The wallet has not seen its own last transaction, and would spend the same coins again.
+    #[error(
+        "the wallet's transaction {0} is on its way, and the wallet itself will see it only in the next block; to spend \
+         now could spend the same coins twice. Try again after the next block"
+    )]
+    NotSeen(String),
     /// A peer cannot be reached.
     #[error("the peer {0} cannot be reached; is its address right, and is it running?")]
     Unreachable(String),

@@ -12,6 +12,8 @@
 //! event         what happened, in types of our own, without preimages
 //! records       wallet.db: invoices, holds, events
 //! spending      what was spent, and the limits
+//! coins         one on-chain spending after the other, so that no coin is spent twice
+//! bitcoind      whether a bitcoind has a transaction
 //! watermark     an old copy of the directory is not started
 //! reconnect     peers with channels are connected at once, not once a minute
 //! balance status history channels onchain invoice pay hold backup    what can be asked of it
@@ -53,7 +55,11 @@ pub mod backup;
 #[cfg(feature = "lightning")]
 pub mod balance;
 #[cfg(feature = "lightning")]
+mod bitcoind;
+#[cfg(feature = "lightning")]
 pub mod channels;
+#[cfg(feature = "lightning")]
+mod coins;
 #[cfg(feature = "lightning")]
 mod drain;
 #[cfg(feature = "lightning")]

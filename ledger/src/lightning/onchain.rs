@@ -8,6 +8,7 @@ use ldk_node::bitcoin::Address;
 use ldk_node::bitcoin::address::NetworkUnchecked;
 use ldk_node::bitcoin::hashes::Hash as _;
 
+use super::coins::Spending;
 use super::error::{self, WalletError};
 use super::wallet::{Inner, LOCAL, Wallet, now_ms};
 
@@ -36,18 +37,22 @@ impl Wallet {
         .await
     }
 
-    /// Sends to an address at the fee that the chain source estimates. Gives the id of the transaction, which is then
-    /// broadcast, and not confirmed.
+    /// Sends to an address at the fee that the chain source estimates, when what was spent on-chain before is seen. Gives
+    /// the id of the transaction, which the chain source then has, and which is not confirmed.
     ///
     /// # Errors
-    /// When the address is of another network, the amount too small, too much, or above a limit.
+    /// When the address is of another network, the amount too small, too much, or above a limit; when the wallet has not
+    /// seen what it spent before, or the chain source does not take the transaction.
     pub async fn send_onchain(&self, address: &str, amount: OnchainAmount) -> Result<String, WalletError> {
         let address = address.to_owned();
-        self.ask("sending on-chain", LOCAL, move |inner| send(inner, &address, amount)).await
+        self.spend(move |wallet| async move {
+            wallet.ask("sending on-chain", LOCAL, move |inner| send(inner, &address, amount)).await
+        })
+        .await
     }
 }
 
-fn send(inner: &Inner, address: &str, amount: OnchainAmount) -> Result<String, WalletError> {
+fn send(inner: &Inner, address: &str, amount: OnchainAmount) -> Result<Spending<String>, WalletError> {
     let address = parse(inner, address)?;
     let balances = inner.node.list_balances();
     let spendable = balances.spendable_onchain_balance_sats;
@@ -79,7 +84,7 @@ fn send(inner: &Inner, address: &str, amount: OnchainAmount) -> Result<String, W
     match sent {
         Ok(txid) => {
             inner.records.spent(&reserved, &txid.to_byte_array(), value)?;
-            Ok(txid.to_string())
+            Ok(Spending { value: txid.to_string(), txid, amount: sat })
         }
         Err(error) => {
             inner.records.returned(&reserved)?;

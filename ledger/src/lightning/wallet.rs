@@ -8,10 +8,12 @@ use consortium_protocol::identity::RootKey;
 use ldk_node::bitcoin::Network as BitcoinNetwork;
 use ldk_node::bitcoin::secp256k1::SecretKey;
 use ldk_node::{Node, NodeError};
+use tokio::runtime::Handle;
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
+use super::coins::Coins;
 use super::error::{self, WalletError};
 use super::event::WalletEvent;
 use super::records::{Recorded, Records};
@@ -30,10 +32,34 @@ const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// Events that a listener may be behind; then it is told that it missed some, and reads them from the records.
 const EVENTS: usize = 512;
 
-/// A node's Lightning wallet. A clone is the same wallet.
+/// A node's Lightning wallet. A clone is the same wallet. It should be stopped; when the last clone goes without, it is
+/// stopped there and then, which blocks for [`STOP`] at most.
 #[derive(Clone)]
 pub struct Wallet {
     pub(super) inner: Arc<Inner>,
+    _last: Arc<Last>,
+}
+
+/// Goes with the last clone. ldk-node stops itself when it goes, but waits for ever if that is while its runtime ends.
+struct Last(Arc<Inner>);
+
+impl Drop for Last {
+    fn drop(&mut self) {
+        let stopped_before = self.0.stop.send_replace(true);
+        let Some(inner) = (!stopped_before).then(|| Arc::clone(&self.0)) else { return };
+        let (done, wait) = std::sync::mpsc::channel();
+        let runtime = Handle::try_current();
+        let stopping = std::thread::Builder::new().name("wallet-stop".to_owned()).spawn(move || {
+            let _entered = runtime.as_ref().map(Handle::enter);
+            // There is nobody left to tell.
+            let _stopped = inner.node.stop();
+            let _gone = done.send(inner);
+        });
+        if stopping.is_err() || wait.recv_timeout(STOP).is_err() {
+            // Leaked, because ldk-node would stop itself in its own drop.
+            std::mem::forget(Arc::clone(&self.0));
+        }
+    }
 }
 
 /// What its parts share.
@@ -45,6 +71,7 @@ pub(super) struct Inner {
     pub(super) events: broadcast::Sender<Recorded>,
     pub(super) secret: SecretKey,
     pub(super) backup_key: Zeroizing<[u8; 32]>,
+    pub(super) coins: Coins,
     stop: watch::Sender<bool>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -81,7 +108,7 @@ impl Wallet {
         let secret = seed::node_secret(&bytes, network)
             .ok_or_else(|| WalletError::Invalid("this identity makes no Lightning key".to_owned()))?;
         let directory = directory.to_owned();
-        let runtime = tokio::runtime::Handle::current();
+        let runtime = Handle::current();
         let starting = tokio::task::spawn_blocking(move || -> Result<_, WalletError> {
             let new = !node::has_state(&directory);
             node::make_private(&directory)?;
@@ -101,8 +128,10 @@ impl Wallet {
         let (node, settings, records, watermark) = started.map_err(|_| WalletError::Stopped)??;
         let (events, stop) = (broadcast::Sender::new(EVENTS), watch::Sender::new(false));
         let tasks = Mutex::default();
-        let inner = Arc::new(Inner { node, settings, records, watermark, events, secret, backup_key, stop, tasks });
-        let wallet = Self { inner };
+        let coins = Coins::default();
+        let inner =
+            Arc::new(Inner { node, settings, records, watermark, events, secret, backup_key, coins, stop, tasks });
+        let wallet = Self { _last: Arc::new(Last(Arc::clone(&inner))), inner };
         wallet.watch_over();
         Ok(wallet)
     }
