@@ -17,6 +17,7 @@
 //! watermark     an old copy of the directory is not started
 //! reconnect     peers with channels are connected at once, not once a minute
 //! balance status history channels onchain invoice pay hold backup    what can be asked of it
+//! towards       what settling tabs needs: the end of a payment, a channel back to a peer
 //! log           what ldk-node says, without what may carry secrets
 //! ```
 //!
@@ -91,6 +92,8 @@ mod seed;
 mod spending;
 #[cfg(feature = "lightning")]
 pub mod status;
+#[cfg(feature = "lightning")]
+mod towards;
 #[cfg(feature = "lightning")]
 mod wallet;
 #[cfg(feature = "lightning")]

@@ -99,8 +99,11 @@ fn config(settings: &WalletSettings, directory: &Path) -> Result<Config, WalletE
     let trusted = settings.trusted_peers.iter().map(|peer| {
         peer.parse::<PublicKey>().map_err(|_| WalletError::Settings(SettingsError::TrustedPeer(peer.clone())))
     });
-    let anchors =
-        AnchorChannelsConfig { trusted_peers_no_reserve: trusted.collect::<Result<_, _>>()?, ..Default::default() };
+    let usual = AnchorChannelsConfig::default();
+    let anchors = AnchorChannelsConfig {
+        trusted_peers_no_reserve: trusted.collect::<Result<_, _>>()?,
+        per_channel_reserve_sats: settings.reserve_sat.unwrap_or(usual.per_channel_reserve_sats),
+    };
     let listen: Vec<SocketAddress> = settings.listen.iter().map(|address| (*address).into()).collect();
     Ok(Config {
         storage_dir_path: storage.to_owned(),

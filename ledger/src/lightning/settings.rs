@@ -81,6 +81,9 @@ pub struct WalletSettings {
     /// Public keys (66 hexadecimal digits) of peers trusted to get a channel's closing confirmed: no on-chain reserve is
     /// kept for their channels, and nothing is done to confirm it from here.
     pub trusted_peers: Vec<String>,
+    /// What is kept on-chain for each channel, in sat, to get its closing confirmed; none for what is usual, 25,000. With
+    /// 0 an empty wallet can accept a channel; until it has something on-chain, it cannot raise the fee of a closing.
+    pub reserve_sat: Option<u64>,
     /// How much may leave the wallet.
     pub limits: SpendingLimits,
     /// The operator has said that real money may be lost.
@@ -181,6 +184,7 @@ mod tests {
             listen: Vec::new(),
             alias: None,
             trusted_peers: Vec::new(),
+            reserve_sat: None,
             limits: SpendingLimits::default(),
             mainnet_accepted: false,
         }

@@ -32,6 +32,8 @@ pub struct LightningSettings {
     pub lightning_alias: Option<String>,
     /// See [`WalletSettings::trusted_peers`].
     pub lightning_trusted_peers: Option<Vec<String>>,
+    /// In sat; see [`WalletSettings::reserve_sat`].
+    pub lightning_reserve: Option<u64>,
     /// In sat; see [`SpendingLimits::per_payment`].
     pub lightning_max_payment: Option<u64>,
     /// In sat; see [`SpendingLimits::per_day`].
@@ -64,6 +66,7 @@ impl LightningSettings {
             lightning_listen: self.lightning_listen.or(lower.lightning_listen),
             lightning_alias: self.lightning_alias.or(lower.lightning_alias),
             lightning_trusted_peers: self.lightning_trusted_peers.or(lower.lightning_trusted_peers),
+            lightning_reserve: self.lightning_reserve.or(lower.lightning_reserve),
             lightning_max_payment: self.lightning_max_payment.or(lower.lightning_max_payment),
             lightning_max_per_day: self.lightning_max_per_day.or(lower.lightning_max_per_day),
             lightning_accept_mainnet_risk: self.lightning_accept_mainnet_risk.or(lower.lightning_accept_mainnet_risk),
@@ -100,6 +103,7 @@ impl LightningSettings {
             listen: self.lightning_listen.unwrap_or_default(),
             alias: self.lightning_alias,
             trusted_peers: self.lightning_trusted_peers.unwrap_or_default(),
+            reserve_sat: self.lightning_reserve,
             limits: SpendingLimits {
                 per_payment: sat("lightning-max-payment", self.lightning_max_payment)?,
                 per_day: sat("lightning-max-per-day", self.lightning_max_per_day)?,

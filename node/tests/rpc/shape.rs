@@ -154,6 +154,7 @@ async fn the_description_is_that_of_the_methods() {
         ("ledger_consistency", json!([1, 1])),
         ("ledger_accounts", json!({})),
         ("ledger_statement", json!(["own/outside"])),
+        ("tabs", json!({})),
         ("node_status", json!({})),
         ("cluster_status", json!({})),
         ("rpc.discover", json!({})),
