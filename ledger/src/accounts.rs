@@ -44,6 +44,10 @@ pub enum Book {
     Forfeits,
     /// What came in from outside, less what went out (negative): the other side of deposits and withdrawals.
     Outside,
+    /// The operator's own payments: what its wallet received for itself, less what it paid.
+    Wallet,
+    /// What passing on payments of others brought in, less what others took for passing on those of this node.
+    Routing,
 }
 
 /// The parts of an account.
@@ -72,13 +76,15 @@ impl Part {
 }
 
 impl Book {
-    const ALL: [(Self, &'static str); 6] = [
+    const ALL: [(Self, &'static str); 8] = [
         (Self::Earned, "earned"),
         (Self::Spent, "spent"),
         (Self::Fees, "fees"),
         (Self::Trial, "trial"),
         (Self::Forfeits, "forfeits"),
         (Self::Outside, "outside"),
+        (Self::Wallet, "wallet"),
+        (Self::Routing, "routing"),
     ];
 }
 
@@ -400,6 +406,6 @@ impl Ledger {
     }
 }
 
-fn outside() -> Account {
+pub(crate) fn outside() -> Account {
     Account::new(Owner::Own(Book::Outside), Part::Free)
 }

@@ -32,10 +32,12 @@ pub type Postings = BTreeMap<Account, i64>;
 pub enum Kind {
     /// Trial credit; reference: BLAKE3 of the key's id.
     Trial,
-    /// Money came in; reference given by the caller.
+    /// Money came in; reference: the hash of the Lightning payment, or given by the caller.
     Deposit,
-    /// Money went out; reference given by the caller.
+    /// Money went out; reference: the hash of the Lightning payment, or given by the caller.
     Withdrawal,
+    /// A payment of others was passed on; reference: see [`crate::payments`].
+    Routed,
     /// Work was done; reference: the digest of the record.
     Work,
     /// What was held is paid; reference: the verdict, or the list of claims whose wait was over.
@@ -57,10 +59,11 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [(Self, &'static str); 12] = [
+    const ALL: [(Self, &'static str); 13] = [
         (Self::Trial, "trial"),
         (Self::Deposit, "deposit"),
         (Self::Withdrawal, "withdrawal"),
+        (Self::Routed, "routed"),
         (Self::Work, "work"),
         (Self::Paid, "paid"),
         (Self::Returned, "returned"),

@@ -16,6 +16,7 @@
 //! claims      pay on its way from payer to worker
 //! metering    pay for work: charged, held for an audit, delayed, returned
 //! reservations what a job may cost, put aside before it starts
+//! payments    whose account a Lightning payment is for; what moved, booked once
 //! reconcile   whether everything adds up
 //! lightning/  the embedded Lightning wallet
 //! statement   what an account was charged and credited over a time
@@ -65,6 +66,7 @@ pub mod journal;
 pub mod ledger;
 pub mod lightning;
 pub mod metering;
+pub mod payments;
 pub mod price;
 pub mod reconcile;
 pub mod reputation;

@@ -153,6 +153,26 @@ const MIGRATIONS: &[&str] = &[
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX claim_of_entry ON claim (seq);
     ",
+    "
+    CREATE TABLE payment (
+        direction  TEXT    NOT NULL CHECK (direction IN ('in', 'out')),
+        hash       BLOB    NOT NULL CHECK (length(hash) = 32),
+        owner      TEXT    NOT NULL,
+        msat       INTEGER NOT NULL CHECK (msat >= 0),
+        note       TEXT    NOT NULL,
+        at_ms      INTEGER NOT NULL,
+        seq        INTEGER REFERENCES entry (seq),
+        moved      INTEGER,
+        fee        INTEGER,
+        CHECK ((seq IS NULL) = (moved IS NULL) AND (seq IS NULL) = (fee IS NULL)),
+        PRIMARY KEY (direction, hash)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX payment_of_owner ON payment (owner, at_ms);
+    CREATE TABLE followed (
+        source     TEXT    PRIMARY KEY NOT NULL,
+        seq        INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    ",
 ];
 
 /// Why the ledger could not be opened.

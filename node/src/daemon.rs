@@ -46,7 +46,7 @@ use crate::shards::Shards;
 use crate::storage::Storage;
 use crate::swarm::{self, SwarmConfig, SwarmHandle, TransportKind};
 #[cfg(feature = "lightning")]
-use crate::wallet;
+use crate::{bookkeeper, wallet};
 
 /// Requests waiting for the dispatcher.
 const GATEWAY_QUEUE: usize = 256;
@@ -170,6 +170,11 @@ pub async fn run_tampered(
         asking: asking.clone(),
         tamper,
     };
+    let alarms = watch::Sender::new(Vec::new());
+    #[cfg(feature = "lightning")]
+    if let Some(wallet) = &wallet {
+        bookkeeper::spawn(standings.ledger().clone(), wallet.clone(), alarms.clone(), stop.clone());
+    }
     let api_file = ApiFile { api_base, pid: std::process::id(), peer_id: me.to_string() };
     let observer = Observer {
         cluster: config.cluster.to_string(),
@@ -180,6 +185,7 @@ pub async fn run_tampered(
         shards: shards.clone(),
         master,
         standings: standings.clone(),
+        alarms: alarms.subscribe(),
     };
 
     tokio::spawn(worker.serve(stages));

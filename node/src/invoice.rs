@@ -15,6 +15,7 @@ pub fn describe(kind: Kind) -> &'static str {
         Kind::Trial => "credit to try it",
         Kind::Deposit => "paid in",
         Kind::Withdrawal => "paid out",
+        Kind::Routed => "passed on for others",
         Kind::Work => "work",
         Kind::Paid => "held pay released",
         Kind::Returned => "pay returned after an audit",

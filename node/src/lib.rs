@@ -15,7 +15,8 @@
 //! - [`prices`] and [`billing`]: what work costs, and who pays for it;
 //! - [`http`]: the OpenAI-compatible API; [`rpc`]: what others check this node by; [`cli`]: the commands; [`daemon`] puts all of it together.
 //!
-//! - `wallet`: the Lightning wallet of [`consortium_ledger::lightning`], where the node has one; [`operator`] says who may use it.
+//! - `wallet`: the Lightning wallet of [`consortium_ledger::lightning`], where the node has one; `bookkeeper` books what it
+//!   moves; [`operator`] says who may use it.
 //!
 //! What stays on disk: [`keyfile`], [`data_dir`], [`storage`], [`library`].
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
@@ -25,6 +26,8 @@ pub use consortium_ledger as ledger;
 
 pub mod audit;
 pub mod billing;
+#[cfg(feature = "lightning")]
+pub mod bookkeeper;
 pub mod calendar;
 pub mod cli;
 pub mod clock;

@@ -37,6 +37,8 @@ pub(crate) struct Observer {
     pub(crate) master: MasterHandle,
     /// Who is shut out.
     pub(crate) standings: Standings,
+    /// What the operator must look at.
+    pub(crate) alarms: watch::Receiver<Vec<String>>,
 }
 
 impl Observer {
@@ -91,6 +93,7 @@ impl Observer {
             uptime_s: started.elapsed().as_secs(),
             listen: self.swarm.listening().borrow().clone(),
             active_jobs: self.shards.sessions(),
+            alarms: self.alarms.borrow().clone(),
             held: self
                 .shards
                 .held()

@@ -33,6 +33,9 @@ pub struct NodeStatus {
     pub memory_bytes: u64,
     /// Jobs in progress on this node's stages.
     pub active_jobs: u32,
+    /// What the operator must look at, in sentences; none when all is well.
+    #[serde(default)]
+    pub alarms: Vec<String>,
     /// What the cluster serves now.
     pub models: Vec<ModelStatus>,
     /// Layers that this node holds.
@@ -66,6 +69,9 @@ pub struct NodeHalf {
     pub memory_bytes: u64,
     /// Jobs in progress on this node's stages.
     pub active_jobs: u32,
+    /// What the operator must look at, in sentences; none when all is well.
+    #[serde(default)]
+    pub alarms: Vec<String>,
     /// Layers that this node holds.
     pub held: Vec<HeldStatus>,
 }
@@ -106,6 +112,7 @@ impl NodeStatus {
             api_base: self.api_base.clone(),
             memory_bytes: self.memory_bytes,
             active_jobs: self.active_jobs,
+            alarms: self.alarms.clone(),
             held: self.held.clone(),
         }
     }

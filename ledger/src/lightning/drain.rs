@@ -6,6 +6,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
+use consortium_protocol::Msat;
 use ldk_node::Event;
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
@@ -54,7 +55,8 @@ pub(super) async fn run(inner: Arc<Inner>, mut stop: watch::Receiver<bool>) {
 }
 
 fn handle(inner: &Inner, event: Event, maybe_again: bool) -> Result<(), WalletError> {
-    let event = event::from_ldk(event);
+    let sent = |id| inner.node.payment(&id).and_then(|payment| payment.amount_msat).map(Msat);
+    let event = event::from_ldk(event, sent);
     if let Some(WalletEvent::PaymentHeld { hash, .. }) = &event
         && inner.records.is_cancelled(hash)?
     {

@@ -4,6 +4,7 @@ use consortium_protocol::Msat;
 use ldk_node::Event;
 use ldk_node::bitcoin::secp256k1::PublicKey;
 use ldk_node::lightning::events::PaymentFailureReason;
+use ldk_node::lightning::ln::channelmanager::PaymentId;
 use serde::{Deserialize, Serialize};
 
 use super::hash::PaymentHash;
@@ -24,6 +25,8 @@ pub enum WalletEvent {
     PaymentSent {
         /// Which.
         hash: PaymentHash,
+        /// What the payee got.
+        amount: Msat,
         /// Fees of those on the way.
         fee: Msat,
     },
@@ -147,12 +150,15 @@ fn peer_name(peer: PublicKey) -> String {
     peer.to_string()
 }
 
-/// What an event of ldk-node says; none of what this program never asks for.
-pub(super) fn from_ldk(event: Event) -> Option<WalletEvent> {
+/// What an event of ldk-node says; none of what this program never asks for. `sent` tells the amount of a payment that
+/// was sent, which the event leaves out.
+pub(super) fn from_ldk(event: Event, sent: impl FnOnce(PaymentId) -> Option<Msat>) -> Option<WalletEvent> {
     Some(match event {
-        Event::PaymentSuccessful { payment_hash, fee_paid_msat, .. } => {
-            WalletEvent::PaymentSent { hash: payment_hash.into(), fee: Msat(fee_paid_msat.unwrap_or(0)) }
-        }
+        Event::PaymentSuccessful { payment_id, payment_hash, fee_paid_msat, .. } => WalletEvent::PaymentSent {
+            hash: payment_hash.into(),
+            amount: sent(payment_id.unwrap_or(PaymentId(payment_hash.0))).unwrap_or(Msat::ZERO),
+            fee: Msat(fee_paid_msat.unwrap_or(0)),
+        },
         Event::PaymentFailed { payment_hash, reason, .. } => WalletEvent::PaymentFailed {
             hash: payment_hash?.into(),
             why: reason.map_or(FailureReason::Other, FailureReason::from),

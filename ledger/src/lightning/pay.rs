@@ -106,7 +106,7 @@ async fn outcome(
 ) -> Result<Outcome, WalletError> {
     loop {
         match events.recv().await.map(|recorded| recorded.event) {
-            Ok(WalletEvent::PaymentSent { hash, fee }) if hash == wanted => return Ok(Outcome::Sent(fee)),
+            Ok(WalletEvent::PaymentSent { hash, fee, .. }) if hash == wanted => return Ok(Outcome::Sent(fee)),
             Ok(WalletEvent::PaymentFailed { hash, why }) if hash == wanted => return Ok(Outcome::Failed(why)),
             Ok(_) => {}
             // Among the events that were missed may be the one.

@@ -126,7 +126,7 @@ mod tests {
         records.take(&failed, false, 2).unwrap();
         assert_eq!(records.spent_today(2).unwrap(), Msat::ZERO);
         records.reserve(hash(1).as_bytes(), Msat(100), &limits, 3).unwrap();
-        records.take(&WalletEvent::PaymentSent { hash: hash(1), fee: Msat(1) }, false, 4).unwrap();
+        records.take(&WalletEvent::PaymentSent { hash: hash(1), amount: Msat(2), fee: Msat(1) }, false, 4).unwrap();
         // A failure told late changes nothing.
         records.take(&failed, false, 5).unwrap();
         assert_eq!(records.spent_today(5).unwrap(), Msat(100));

@@ -117,6 +117,7 @@ fn render(status: &NodeStatus) -> String {
     line("members", &format!("{}{doubt}", status.members.len()));
     line("memory", &format!("{} offered", units::bytes(status.memory_bytes)));
     line("jobs", &format!("{} in progress here", status.active_jobs));
+    status.alarms.iter().for_each(|alarm| line("ALARM", alarm));
     line("api", &status.api_base);
     list(&mut line, "listening", status.listen.iter().cloned());
     line("software", &format!("{}, process {}, up {}", status.version, status.pid, units::span(status.uptime_s)));

@@ -244,6 +244,7 @@ const METHODS: &[Method] = &[
             "api_base",
             "memory_bytes",
             "active_jobs",
+            "alarms",
             "held",
         ],
     },

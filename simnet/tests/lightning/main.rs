@@ -1,6 +1,7 @@
 //! The wallet of `consortium-ledger` with real nodes, real channels and the regtest chain of this crate.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod books;
 mod channels;
 mod holds;
 mod limits;

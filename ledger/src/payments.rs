@@ -1,0 +1,409 @@
+//! Lightning payments in the books: whose account each is for, and what moved.
+//!
+//! Whoever hands out an invoice or pays one says first for whose account ([`Ledger::expect_payment`]). When the wallet
+//! tells that the money has moved, it is booked ([`Ledger::book_payment`]) under the payment's hash, once:
+//!
+//! ```text
+//! received    own/outside -> the account
+//! sent        the account -> own/outside, and the fees of those on the way own/routing -> own/outside
+//! passed on   own/outside -> own/routing, under BLAKE3 of "consortium forwarded payment 1", time and place of the event
+//! ```
+//!
+//! A payment that nobody expected is the operator's own: `own/wallet`. What has moved is booked whatever the account
+//! holds. So `own/outside` over these entries is, with the other sign, what Lightning brought to this node less what it
+//! took, and [`Ledger::payments_booked`] lets the wallet's own history be held against the journal.
+
+use std::str::FromStr;
+
+use consortium_protocol::{Hash, Msat};
+use rusqlite::{OptionalExtension as _, Row, Transaction, params};
+use serde::{Deserialize, Serialize};
+
+use crate::accounts::{Account, Book, Owner, ParseAccountError, Part, outside};
+use crate::journal::{self, Kind, Posted, Postings};
+use crate::ledger::{Ledger, LedgerError, hash_at, signed, text_at, time};
+
+/// Longest note on a payment, in characters; what is longer is cut.
+pub const MAX_NOTE: usize = 200;
+/// Most payments in one answer.
+pub const MAX_PAGE: u32 = 500;
+
+const FORWARDED: &str = "consortium forwarded payment 1";
+
+/// Which way money went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Direction {
+    /// To this node.
+    Incoming,
+    /// From it.
+    Outgoing,
+}
+
+impl Direction {
+    const fn as_str(self) -> &'static str {
+        match self {
+            Self::Incoming => "in",
+            Self::Outgoing => "out",
+        }
+    }
+
+    const fn kind(self) -> Kind {
+        match self {
+            Self::Incoming => Kind::Deposit,
+            Self::Outgoing => Kind::Withdrawal,
+        }
+    }
+}
+
+impl FromStr for Direction {
+    type Err = ParseAccountError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        match text {
+            "in" => Ok(Self::Incoming),
+            "out" => Ok(Self::Outgoing),
+            _ => Err(ParseAccountError),
+        }
+    }
+}
+
+/// What moved, as the wallet says.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Moved {
+    /// Which way.
+    pub direction: Direction,
+    /// The payment's hash.
+    pub hash: Hash,
+    /// What its payee got.
+    pub amount: Msat,
+    /// What those on the way took of this node, on top; zero for what came in.
+    pub fee: Msat,
+}
+
+/// A Lightning payment as the books know it.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Payment {
+    /// Which way.
+    pub direction: Direction,
+    /// The payment's hash.
+    pub hash: Hash,
+    /// Whose account it is for.
+    pub owner: Owner,
+    /// What was to be paid.
+    pub amount: Msat,
+    /// What it is for.
+    pub note: String,
+    /// When it was first heard of, in milliseconds since 1970.
+    pub at_ms: u64,
+    /// What moved, once it has.
+    pub booked: Option<Booked>,
+}
+
+/// How a payment was booked.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Booked {
+    /// The journal's entry.
+    pub seq: u64,
+    /// What the payee got.
+    pub amount: Msat,
+    /// Fees of those on the way.
+    pub fee: Msat,
+}
+
+const COLUMNS: &str = "direction, hash, owner, msat, note, at_ms, seq, moved, fee";
+
+fn read(row: &Row<'_>) -> rusqlite::Result<Payment> {
+    let amount = |msat: i64| Msat(msat.unsigned_abs());
+    let booked = match (row.get(6)?, row.get::<_, Option<i64>>(7)?, row.get::<_, Option<i64>>(8)?) {
+        (Some(seq), Some(moved), Some(fee)) => Some(Booked { seq, amount: amount(moved), fee: amount(fee) }),
+        _ => None,
+    };
+    Ok(Payment {
+        direction: text_at(row, 0)?,
+        hash: hash_at(row, 1)?,
+        owner: text_at(row, 2)?,
+        amount: amount(row.get(3)?),
+        note: row.get(4)?,
+        at_ms: row.get::<_, i64>(5)?.unsigned_abs(),
+        booked,
+    })
+}
+
+fn find(tx: &Transaction<'_>, direction: Direction, hash: &Hash) -> Result<Option<Payment>, LedgerError> {
+    let query = format!("SELECT {COLUMNS} FROM payment WHERE direction = ?1 AND hash = ?2");
+    let mut statement = tx.prepare_cached(&query)?;
+    Ok(statement.query_row(params![direction.as_str(), hash.as_bytes()], read).optional()?)
+}
+
+fn insert(
+    tx: &Transaction<'_>,
+    direction: Direction,
+    hash: &Hash,
+    owner: &Owner,
+    msat: i64,
+    note: &str,
+    now_ms: u64,
+) -> Result<(), LedgerError> {
+    let note: String = note.chars().take(MAX_NOTE).collect();
+    tx.prepare_cached(
+        "INSERT INTO payment (direction, hash, owner, msat, note, at_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+    )?
+    .execute(params![direction.as_str(), hash.as_bytes(), owner.to_string(), msat, note, time(now_ms)])?;
+    Ok(())
+}
+
+fn postings(moved: &Moved, owner: &Owner) -> Result<Postings, LedgerError> {
+    let (amount, fee) = (signed(moved.amount)?, signed(moved.fee)?);
+    let account = Account::new(owner.clone(), Part::Free);
+    if moved.direction == Direction::Incoming {
+        return Ok(journal::transfer(outside(), account, amount));
+    }
+    let routing = Account::new(Owner::Own(Book::Routing), Part::Free);
+    let out = amount.checked_add(fee).ok_or(LedgerError::Overflow)?;
+    Ok(Postings::from([(account, -amount), (routing, -fee), (outside(), out)]))
+}
+
+impl Ledger {
+    /// Says for whose account a payment will be. To be called before its invoice is handed out, or it is paid; may be
+    /// called again.
+    ///
+    /// # Errors
+    /// [`LedgerError::Reused`] when it is for another account or another amount, [`LedgerError::Overflow`],
+    /// [`LedgerError::Database`].
+    pub fn expect_payment(
+        &self,
+        direction: Direction,
+        hash: Hash,
+        owner: &Owner,
+        amount: Msat,
+        note: &str,
+        now_ms: u64,
+    ) -> Result<(), LedgerError> {
+        let msat = signed(amount)?;
+        self.write(|tx| match find(tx, direction, &hash)? {
+            None => insert(tx, direction, &hash, owner, msat, note, now_ms),
+            Some(known) if (&known.owner, known.amount) == (owner, amount) => Ok(()),
+            Some(_) => Err(LedgerError::Reused(hash)),
+        })
+    }
+
+    /// Books a payment that has moved, once.
+    ///
+    /// # Errors
+    /// [`LedgerError::Reused`] when other amounts were booked for it, [`LedgerError::Overflow`],
+    /// [`LedgerError::Database`].
+    pub fn book_payment(&self, moved: &Moved, now_ms: u64) -> Result<Posted, LedgerError> {
+        self.write(|tx| {
+            let owner = match find(tx, moved.direction, &moved.hash)? {
+                Some(known) => known.owner,
+                None => {
+                    let owner = Owner::Own(Book::Wallet);
+                    insert(tx, moved.direction, &moved.hash, &owner, signed(moved.amount)?, "", now_ms)?;
+                    owner
+                }
+            };
+            let postings = postings(moved, &owner)?;
+            let posted = journal::append_once(tx, &self.owner(), moved.direction.kind(), moved.hash, now_ms, postings)?;
+            if let Posted::New(seq) = posted {
+                tx.prepare_cached(
+                    "UPDATE payment SET seq = ?3, moved = ?4, fee = ?5 WHERE direction = ?1 AND hash = ?2",
+                )?
+                .execute(params![
+                    moved.direction.as_str(),
+                    moved.hash.as_bytes(),
+                    seq,
+                    signed(moved.amount)?,
+                    signed(moved.fee)?
+                ])?;
+            }
+            Ok(posted)
+        })
+    }
+
+    /// Books what passing on a payment of others brought in: the wallet's event at `place`, noted at `at_ms`. Once.
+    ///
+    /// # Errors
+    /// [`LedgerError::Overflow`], [`LedgerError::Database`].
+    pub fn book_forwarded(&self, fee: Msat, place: u64, at_ms: u64) -> Result<Posted, LedgerError> {
+        if fee == Msat::ZERO {
+            return Ok(Posted::Nothing);
+        }
+        let named: Vec<u8> = [place, at_ms].into_iter().flat_map(u64::to_be_bytes).collect();
+        let reference = Hash::from_bytes(blake3::derive_key(FORWARDED, &named));
+        let routing = Account::new(Owner::Own(Book::Routing), Part::Free);
+        let postings = journal::transfer(outside(), routing, signed(fee)?);
+        self.write(|tx| journal::append_once(tx, &self.owner(), Kind::Routed, reference, at_ms, postings))
+    }
+
+    /// What the books know of a payment.
+    ///
+    /// # Errors
+    /// [`LedgerError::Database`].
+    pub fn payment(&self, direction: Direction, hash: &Hash) -> Result<Option<Payment>, LedgerError> {
+        self.read(|tx| find(tx, direction, hash))
+    }
+
+    /// Payments for an account, the newest first; at most `limit`, and [`MAX_PAGE`].
+    ///
+    /// # Errors
+    /// [`LedgerError::Database`].
+    pub fn payments_of(&self, owner: &Owner, limit: u32) -> Result<Vec<Payment>, LedgerError> {
+        self.read(|tx| {
+            let query =
+                format!("SELECT {COLUMNS} FROM payment WHERE owner = ?1 ORDER BY at_ms DESC, direction, hash LIMIT ?2");
+            let mut statement = tx.prepare_cached(&query)?;
+            let rows = statement.query_map(params![owner.to_string(), limit.min(MAX_PAGE)], read)?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// Payments that were booked, in the order of the journal, from the entry after `after` on; at most [`MAX_PAGE`].
+    ///
+    /// # Errors
+    /// [`LedgerError::Database`].
+    pub fn payments_booked(&self, after: Option<u64>) -> Result<Vec<Payment>, LedgerError> {
+        self.read(|tx| {
+            let query = format!("SELECT {COLUMNS} FROM payment WHERE seq >= ?1 ORDER BY seq LIMIT ?2");
+            let from = after.map_or(0, |seq| time(seq).saturating_add(1));
+            let mut statement = tx.prepare_cached(&query)?;
+            let rows = statement.query_map(params![from, MAX_PAGE], read)?;
+            Ok(rows.collect::<Result<_, _>>()?)
+        })
+    }
+
+    /// Forgets payments that were expected before `before_ms` and have not come: their invoices are long expired. Tells
+    /// how many.
+    ///
+    /// # Errors
+    /// [`LedgerError::Database`].
+    pub fn forget_unpaid(&self, before_ms: u64) -> Result<usize, LedgerError> {
+        self.write(|tx| {
+            let forgotten = tx
+                .prepare_cached("DELETE FROM payment WHERE seq IS NULL AND direction = 'in' AND at_ms < ?1")?
+                .execute([time(before_ms)])?;
+            Ok(forgotten)
+        })
+    }
+
+    /// How far the events of a source have been booked; 0 at the beginning.
+    ///
+    /// # Errors
+    /// [`LedgerError::Database`].
+    pub fn followed(&self, source: &str) -> Result<u64, LedgerError> {
+        self.read(|tx| {
+            let mut statement = tx.prepare_cached("SELECT seq FROM followed WHERE source = ?1")?;
+            Ok(statement.query_row([source], |row| row.get(0)).optional()?.unwrap_or(0))
+        })
+    }
+
+    /// Notes that the events of a source have been booked up to `seq`.
+    ///
+    /// # Errors
+    /// [`LedgerError::Database`].
+    pub fn follow(&self, source: &str, seq: u64) -> Result<(), LedgerError> {
+        self.write(|tx| {
+            tx.prepare_cached("INSERT OR REPLACE INTO followed (source, seq) VALUES (?1, ?2)")?
+                .execute(params![source, time(seq)])?;
+            Ok(())
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use consortium_protocol::identity::RootKey;
+
+    use super::*;
+
+    const PAYER: Direction = Direction::Incoming;
+
+    fn node(seed: u8) -> consortium_protocol::NodeId {
+        RootKey::from_seed([seed; 32]).node_id()
+    }
+
+    fn ledger() -> (tempfile::TempDir, Ledger) {
+        let dir = tempfile::tempdir().unwrap();
+        let ledger = Ledger::open(&dir.path().join("ledger.db"), node(1)).unwrap();
+        (dir, ledger)
+    }
+
+    fn moved(direction: Direction, byte: u8, amount: u64, fee: u64) -> Moved {
+        Moved { direction, hash: Hash::of(&[byte]), amount: Msat(amount), fee: Msat(fee) }
+    }
+
+    fn free(ledger: &Ledger, owner: &Owner) -> i64 {
+        ledger.account(owner).unwrap().balance.free
+    }
+
+    #[test]
+    fn what_moved_is_booked_once_and_for_whom_it_was_expected() {
+        let (_dir, ledger) = ledger();
+        let peer = Owner::Peer(node(2));
+        let hash = Hash::of(&[1]);
+        for _ in 0..2 {
+            ledger.expect_payment(PAYER, hash, &peer, Msat(500), "a tab", 7).unwrap();
+        }
+        assert!(matches!(
+            ledger.expect_payment(PAYER, hash, &peer, Msat(501), "a tab", 7),
+            Err(LedgerError::Reused(_))
+        ));
+        assert_eq!(ledger.payment(PAYER, &hash).unwrap().unwrap().booked, None);
+        let came = moved(PAYER, 1, 500, 0);
+        assert_eq!(ledger.book_payment(&came, 8).unwrap(), Posted::New(0));
+        assert_eq!(ledger.book_payment(&came, 9).unwrap(), Posted::Already(0));
+        assert!(matches!(ledger.book_payment(&moved(PAYER, 1, 499, 0), 9), Err(LedgerError::Reused(_))));
+        let known = ledger.payment(PAYER, &hash).unwrap().unwrap();
+        assert_eq!((known.note.as_str(), known.at_ms), ("a tab", 7));
+        assert_eq!(known.booked, Some(Booked { seq: 0, amount: Msat(500), fee: Msat(0) }));
+        // A debt may be paid back on the same hash: another direction is another payment. Nothing is refused for want
+        // of money: it has moved.
+        ledger.expect_payment(Direction::Outgoing, hash, &peer, Msat(900), "back", 10).unwrap();
+        ledger.book_payment(&moved(Direction::Outgoing, 1, 900, 3), 11).unwrap();
+        assert_eq!(free(&ledger, &peer), -400);
+        assert_eq!(free(&ledger, &Owner::Own(Book::Routing)), -3);
+        assert_eq!(free(&ledger, &Owner::Own(Book::Outside)), 403);
+        assert!(ledger.reconcile().unwrap().is_exact());
+        assert_eq!(ledger.payments_booked(None).unwrap().len(), 2);
+        assert_eq!(ledger.payments_booked(Some(0)).unwrap().len(), 1);
+        assert_eq!(ledger.payments_of(&peer, 9).unwrap()[0].note, "back");
+    }
+
+    #[test]
+    fn what_nobody_expected_is_the_operators_own() {
+        let (_dir, ledger) = ledger();
+        ledger.book_payment(&moved(PAYER, 1, 70, 0), 1).unwrap();
+        ledger.book_payment(&moved(Direction::Outgoing, 2, 20, 1), 2).unwrap();
+        assert_eq!(ledger.book_forwarded(Msat(5), 4, 3).unwrap(), Posted::New(2));
+        assert_eq!(ledger.book_forwarded(Msat(5), 4, 3).unwrap(), Posted::Already(2));
+        assert_eq!(ledger.book_forwarded(Msat(0), 5, 3).unwrap(), Posted::Nothing);
+        let own = |book| free(&ledger, &Owner::Own(book));
+        assert_eq!((own(Book::Wallet), own(Book::Routing), own(Book::Outside)), (50, 4, -54));
+        assert!(ledger.reconcile().unwrap().is_exact());
+        assert_eq!(ledger.verify().unwrap(), 3);
+    }
+
+    #[test]
+    fn invoices_that_nobody_paid_are_forgotten() {
+        let (_dir, ledger) = ledger();
+        let key = Owner::Key("0123456789ab".parse().unwrap());
+        let long = "ü".repeat(MAX_NOTE + 1);
+        for (byte, at_ms) in [(1, 10), (2, 10), (3, 30)] {
+            ledger.expect_payment(PAYER, Hash::of(&[byte]), &key, Msat(5), &long, at_ms).unwrap();
+        }
+        ledger.book_payment(&moved(PAYER, 2, 5, 0), 11).unwrap();
+        assert_eq!(ledger.forget_unpaid(30).unwrap(), 1);
+        assert!(ledger.payment(PAYER, &Hash::of(&[1])).unwrap().is_none());
+        assert_eq!(ledger.payment(PAYER, &Hash::of(&[2])).unwrap().unwrap().note.chars().count(), MAX_NOTE);
+        assert!(ledger.payment(PAYER, &Hash::of(&[3])).unwrap().is_some());
+    }
+
+    #[test]
+    fn events_are_followed_over_a_restart() {
+        let dir = tempfile::tempdir().unwrap();
+        let open = || Ledger::open(&dir.path().join("ledger.db"), node(1)).unwrap();
+        assert_eq!(open().followed("wallet").unwrap(), 0);
+        open().follow("wallet", 9).unwrap();
+        assert_eq!(open().followed("wallet").unwrap(), 9);
+    }
+}
