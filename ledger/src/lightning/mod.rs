@@ -17,6 +17,7 @@
 //! watermark     an old copy of the directory is not started
 //! reconnect     peers with channels are connected at once, not once a minute
 //! balance status history channels onchain invoice pay hold backup    what can be asked of it
+//! liquidity     which channels are worth their money, within a budget; hints
 //! log           what ldk-node says, without what may carry secrets
 //! ```
 //!
@@ -73,6 +74,8 @@ pub mod history;
 pub mod hold;
 #[cfg(feature = "lightning")]
 pub mod invoice;
+#[cfg(feature = "lightning")]
+pub mod liquidity;
 #[cfg(feature = "lightning")]
 mod log;
 #[cfg(feature = "lightning")]
