@@ -19,6 +19,7 @@
 //! payments    whose account a Lightning payment is for; what moved, booked once
 //! reconcile   whether everything adds up
 //! lightning/  the embedded Lightning wallet
+//! earnings    what the node earned by kind of work, against the price of electricity
 //! statement   what an account was charged and credited over a time
 //! tree        the Merkle tree over the journal (private)
 //! batches     own signed tree heads, proofs of entries and of growth
@@ -61,6 +62,7 @@ pub mod api_keys;
 pub mod batches;
 pub mod cells;
 pub mod claims;
+pub mod earnings;
 pub mod heads;
 pub mod journal;
 pub mod ledger;

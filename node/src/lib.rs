@@ -45,6 +45,7 @@ pub mod master;
 mod observer;
 pub mod operator;
 pub mod pipeline;
+pub mod power;
 pub mod prices;
 pub mod rpc;
 pub mod serving;
