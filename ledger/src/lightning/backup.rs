@@ -3,10 +3,12 @@
 //! The root key ([`super::seed`]) gives the identity, the Lightning node's key and the on-chain money. The state of
 //! channels is in neither, on purpose: a channel run from an old state can be taken whole by its other side. After a loss
 //! of the data directory the backup says whom to connect to; a peer that meets a node which does not know their channel
-//! closes it and pays this side's part on-chain, to keys that the root key gives.
+//! closes it and pays this side's part on-chain, to keys that the root key gives; [`super::recover`] finds them there.
 //!
-//! What cannot be restored: payments that were on their way, the history, preimages of unpaid invoices. What is needed of
-//! the peers: that they are there, and honest or unaware that the state is lost.
+//! What cannot be restored: payments that were on their way, what a peer pays below its dust limit, the history, preimages
+//! of unpaid invoices; with an Esplora or Electrum server alone, what the peers pay out, until a bitcoind looks for it. What
+//! is needed of the peers: that they are there, and honest or unaware that the state is lost: one that knows it can close
+//! with an old state that is better for it, and nothing is left to prove it with.
 //!
 //! The format: `CLWB`, a version (1), a nonce of 24 bytes, and the JSON of a [`Backup`] under XChaCha20-Poly1305 with the
 //! head (the first five bytes) as associated data and a key derived from the root key.

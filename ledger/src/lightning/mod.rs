@@ -13,9 +13,10 @@
 //! records       wallet.db: invoices, holds, events
 //! spending      what was spent, and the limits
 //! coins         one on-chain spending after the other, so that no coin is spent twice
-//! bitcoind      whether a bitcoind has a transaction
+//! bitcoind      what is asked of a bitcoind beside what ldk-node asks
 //! watermark     an old copy of the directory is not started
 //! reconnect     peers with channels are connected at once, not once a minute
+//! recover       what peers paid out when they closed channels that were lost
 //! balance status history channels onchain invoice pay hold backup    what can be asked of it
 //! liquidity     which channels are worth their money, within a budget; hints
 //! log           what ldk-node says, without what may carry secrets
@@ -88,6 +89,8 @@ pub mod pay;
 mod reconnect;
 #[cfg(feature = "lightning")]
 pub mod records;
+#[cfg(feature = "lightning")]
+pub mod recover;
 #[cfg(feature = "lightning")]
 mod seed;
 #[cfg(feature = "lightning")]

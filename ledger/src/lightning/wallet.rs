@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use consortium_protocol::identity::RootKey;
 use ldk_node::bitcoin::Network as BitcoinNetwork;
+use ldk_node::bitcoin::bip32::Xpriv;
 use ldk_node::bitcoin::secp256k1::SecretKey;
 use ldk_node::{Node, NodeError};
 use tokio::runtime::Handle;
@@ -70,6 +71,7 @@ pub(super) struct Inner {
     pub(super) watermark: Watermark,
     pub(super) events: broadcast::Sender<Recorded>,
     pub(super) secret: SecretKey,
+    pub(super) payouts: Xpriv,
     pub(super) backup_key: Zeroizing<[u8; 32]>,
     pub(super) coins: Coins,
     stop: watch::Sender<bool>,
@@ -105,8 +107,9 @@ impl Wallet {
         let bytes = seed::of(key);
         let backup_key = key.derive(seed::BACKUP);
         let network = node::bitcoin_network(settings.network);
-        let secret = seed::node_secret(&bytes, network)
-            .ok_or_else(|| WalletError::Invalid("this identity makes no Lightning key".to_owned()))?;
+        let keys = seed::node_secret(&bytes, network).zip(seed::payouts(&bytes, network));
+        let (secret, payouts) =
+            keys.ok_or_else(|| WalletError::Invalid("this identity makes no Lightning key".to_owned()))?;
         let directory = directory.to_owned();
         let runtime = Handle::current();
         let starting = tokio::task::spawn_blocking(move || -> Result<_, WalletError> {
@@ -129,8 +132,19 @@ impl Wallet {
         let (events, stop) = (broadcast::Sender::new(EVENTS), watch::Sender::new(false));
         let tasks = Mutex::default();
         let coins = Coins::default();
-        let inner =
-            Arc::new(Inner { node, settings, records, watermark, events, secret, backup_key, coins, stop, tasks });
+        let inner = Arc::new(Inner {
+            node,
+            settings,
+            records,
+            watermark,
+            events,
+            secret,
+            payouts,
+            backup_key,
+            coins,
+            stop,
+            tasks,
+        });
         let wallet = Self { _last: Arc::new(Last(Arc::clone(&inner))), inner };
         wallet.watch_over();
         Ok(wallet)

@@ -156,6 +156,9 @@ pub(super) fn register(module: &mut RpcModule<Context>) {
         wallet.connect(&wanted.peer).await?;
         shown(json!({"connected": wanted.peer}))
     });
+    add(module, "wallet_sweep", For::Operator, async |wallet: Wallet, _: Nothing| {
+        shown(json!({"swept": wallet.recover().await?}))
+    });
     add(module, "wallet_backup", For::Operator, async |wallet: Wallet, _: Nothing| {
         shown(json!({"backup": hex::encode(wallet.backup().await?)}))
     });

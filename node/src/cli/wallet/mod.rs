@@ -129,6 +129,9 @@ pub(super) enum WalletCommand {
         #[command(flatten)]
         asking: Asking,
     },
+    /// After `restore`: look for what the peers paid out when they closed the lost channels, and send it to the on-chain
+    /// wallet. Needs a bitcoind, and takes it minutes.
+    Sweep(Asking),
     /// After a loss of the data directory: connect to the peers of a backup, so that they close the lost channels.
     Restore {
         /// The backup.
@@ -172,6 +175,7 @@ pub(super) async fn run(command: WalletCommand, data_dir: &Path) -> Result<()> {
         WalletCommand::Close { channel, force, order } => close(&channel, force, order, data_dir).await,
         WalletCommand::History { limit, asking } => past(limit, asking, data_dir).await,
         WalletCommand::Backup { file, asking } => backup::write(&file, asking, data_dir).await,
+        WalletCommand::Sweep(asking) => backup::sweep(asking, data_dir).await,
         WalletCommand::Restore { file, asking } => backup::restore(&file, asking, data_dir).await,
     }
 }

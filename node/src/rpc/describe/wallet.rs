@@ -82,6 +82,14 @@ pub(super) const METHODS: &[Method] = &[
         result: &["connected"],
     },
     Method {
+        name: "wallet_sweep",
+        summary: "Looks for what peers paid out when they closed channels that this wallet has lost, and sends it to the \
+                  on-chain wallet; `swept` is null where nothing is found. Needs a bitcoind, and takes it minutes; for \
+                  the operator.",
+        params: &[],
+        result: &["swept"],
+    },
+    Method {
         name: "wallet_backup",
         summary: "A backup under a key derived from the root key, in hexadecimal digits; for the operator.",
         params: &[],
