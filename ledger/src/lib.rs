@@ -17,6 +17,7 @@
 //! metering    pay for work: charged, held for an audit, delayed, returned
 //! reservations what a job may cost, put aside before it starts
 //! payments    whose account a Lightning payment is for; what moved, booked once
+//! tabs        what two nodes owe each other now: what is settled over Lightning
 //! reconcile   whether everything adds up
 //! lightning/  the embedded Lightning wallet
 //! earnings    what the node earned by kind of work, against the price of electricity
@@ -53,7 +54,7 @@
 //!
 //! # To come
 //!
-//! Cumulative tabs between pairs that settle over Lightning; L402. The [`lightning`] wallet itself is behind the feature
+//! L402. The [`lightning`] wallet itself is behind the feature
 //! of that name, which the node turns on; everything but settlement works with it off.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
@@ -75,6 +76,7 @@ pub mod reputation;
 pub mod reservations;
 pub mod statement;
 pub mod store;
+pub mod tabs;
 mod tree;
 
 pub use ledger::{Ledger, LedgerError};

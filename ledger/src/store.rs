@@ -173,6 +173,9 @@ const MIGRATIONS: &[&str] = &[
         seq        INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
     ",
+    "
+    CREATE INDEX claim_of_pair ON claim (payer, worker, state, due_ms, tail, pay) WHERE state IN ('held', 'tail', 'paid');
+    ",
 ];
 
 /// Why the ledger could not be opened.

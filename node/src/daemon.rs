@@ -45,6 +45,7 @@ use crate::serving::Serving;
 use crate::shards::Shards;
 use crate::storage::Storage;
 use crate::swarm::{self, SwarmConfig, SwarmHandle, TransportKind};
+use crate::tabs::{TabParts, Tabs};
 #[cfg(feature = "lightning")]
 use crate::{bookkeeper, wallet};
 
@@ -159,7 +160,16 @@ pub async fn run_tampered(
         settled: settled.clone(),
     }
     .spawn(stop.clone());
-    let dispatch = Dispatch { swarm: swarm.clone(), view: view.subscribe(), driver, audits: audits.clone() };
+    let tabs = Tabs::new(TabParts {
+        key: Arc::clone(&key),
+        storage: storage.clone(),
+        standings: standings.clone(),
+        rules: config.tabs,
+        #[cfg(feature = "lightning")]
+        wallet: wallet.clone(),
+    });
+    let dispatch =
+        Dispatch { swarm: swarm.clone(), view: view.subscribe(), driver, audits: audits.clone(), tabs: tabs.clone() };
     let worker = Worker {
         cluster,
         swarm: swarm.clone(),
@@ -168,6 +178,7 @@ pub async fn run_tampered(
         key: Arc::clone(&key),
         spool: spool.clone(),
         asking: asking.clone(),
+        credit: tabs.credit().clone(),
         tamper,
     };
     let alarms = watch::Sender::new(Vec::new());
@@ -220,11 +231,13 @@ pub async fn run_tampered(
     let token = OperatorToken::create(&config.data_dir).context("cannot write the operator's token")?;
     let operated = Operated {
         token: Some(token),
+        tabs: Some(tabs.clone()),
         #[cfg(feature = "lightning")]
         wallet: wallet.clone(),
     };
     let rpc = Rpc::operated(sources, operated);
     let earning = Earning { cluster, standings: standings.clone(), storage: storage.clone() };
+    tabs.spawn(swarm.clone(), view.subscribe(), stop.clone());
     let cluster_task = ClusterTask {
         key,
         cluster,
@@ -235,6 +248,7 @@ pub async fn run_tampered(
         standings,
         audits,
         earning,
+        tabs,
         view,
     };
     let membership = tokio::spawn(cluster_task.run(events, stop.clone()));

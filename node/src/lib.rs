@@ -53,5 +53,6 @@ pub mod shards;
 pub mod status;
 pub mod storage;
 pub mod swarm;
+pub mod tabs;
 #[cfg(feature = "lightning")]
 pub mod wallet;

@@ -9,7 +9,8 @@
 use consortium_protocol::Msat;
 
 use super::channels::{ChannelState, ChannelView, OpenOrder, SMALLEST_SAT};
-use super::error::sats;
+use super::error::{WalletError, sats};
+use super::wallet::Wallet;
 
 /// A channel is opened for so many times what moved between the peer and this node.
 const TIMES: u64 = 4;
@@ -187,6 +188,18 @@ pub fn hints(situation: &Situation) -> Vec<String> {
         told.push("nothing can be sent: all money is on the other side. Receive some, or open a channel".to_owned());
     }
     told
+}
+
+impl Wallet {
+    /// What the operator could do about the channels as they are now, in sentences; empty when all is well.
+    ///
+    /// # Errors
+    /// When the wallet is stopping.
+    pub async fn hints(&self) -> Result<Vec<String>, WalletError> {
+        let now = |channel| InUse { channel, idle_ms: 0, away_ms: 0 };
+        let channels = self.channels().await?.into_iter().map(now).collect();
+        Ok(hints(&Situation { channels, ..Situation::default() }))
+    }
 }
 
 fn hint(used: &InUse) -> Option<String> {

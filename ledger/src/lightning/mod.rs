@@ -19,6 +19,7 @@
 //! recover       what peers paid out when they closed channels that were lost
 //! balance status history channels onchain invoice pay hold backup    what can be asked of it
 //! liquidity     which channels are worth their money, within a budget; hints
+//! towards       what settling tabs needs: the end of a payment, a channel back to a peer
 //! log           what ldk-node says, without what may carry secrets
 //! ```
 //!
@@ -97,6 +98,8 @@ mod seed;
 mod spending;
 #[cfg(feature = "lightning")]
 pub mod status;
+#[cfg(feature = "lightning")]
+mod towards;
 #[cfg(feature = "lightning")]
 mod wallet;
 #[cfg(feature = "lightning")]

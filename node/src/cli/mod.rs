@@ -26,9 +26,11 @@ mod reputation;
 pub mod start;
 mod statement;
 mod status;
+mod tabs;
+mod tabs_table;
 mod terminal;
 pub mod train;
-mod units;
+pub(crate) mod units;
 #[cfg(feature = "lightning")]
 mod wallet;
 

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use super::lightning::LightningArgs;
+use super::tabs::TabArgs;
 use crate::config::{Config, Settings};
 use crate::daemon;
 use crate::pipeline::Tamper;
@@ -86,6 +87,8 @@ pub struct StartArgs {
     no_mdns: bool,
     #[command(flatten)]
     lightning: LightningArgs,
+    #[command(flatten)]
+    tabs: TabArgs,
     /// How logs are written to stderr; RUST_LOG chooses what is logged.
     #[arg(long, env = "CONSORTIUM_LOG_FORMAT", value_enum, default_value_t)]
     log_format: LogFormat,
@@ -143,6 +146,7 @@ pub async fn run_tampered(
         auditor: (!args.auditor.is_empty()).then_some(args.auditor),
         mdns: args.no_mdns.then_some(false),
         wallet: args.lightning.settings(),
+        tabs: args.tabs.settings(),
     };
     let config = flags.or(file).resolve(data_dir.to_owned())?;
     let stop = CancellationToken::new();

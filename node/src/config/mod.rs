@@ -13,8 +13,10 @@ use consortium_protocol::msat::Msat;
 use serde::Deserialize;
 
 mod lightning;
+mod tabs;
 
 pub use lightning::LightningSettings;
+pub use tabs::{TabRules, TabSettings};
 
 /// What a node asks by default for one token through one layer.
 pub const PRICE: Msat = Msat(1);
@@ -62,6 +64,8 @@ pub struct Config {
     pub mdns: bool,
     /// The Lightning wallet; none for none.
     pub wallet: Option<WalletSettings>,
+    /// When what is owed for work is paid, and how much may be owed.
+    pub tabs: TabRules,
 }
 
 /// Settings as they may stand in the configuration file, the environment or flags: all optional.
@@ -101,6 +105,9 @@ pub struct Settings {
     /// See [`Config::wallet`]; in the file, the table `[wallet]`.
     #[serde(default)]
     pub wallet: LightningSettings,
+    /// See [`Config::tabs`]; in the file, the table `[tabs]`.
+    #[serde(default)]
+    pub tabs: TabSettings,
 }
 
 /// Why settings do not make a configuration.
@@ -169,6 +176,7 @@ impl Settings {
             auditor: self.auditor.or(lower.auditor),
             mdns: self.mdns.or(lower.mdns),
             wallet: self.wallet.or(lower.wallet),
+            tabs: self.tabs.or(lower.tabs),
         }
     }
 
@@ -217,6 +225,7 @@ impl Settings {
             auditors: self.auditor.as_deref().map(auditors).transpose()?.unwrap_or_default(),
             mdns: self.mdns.unwrap_or(true),
             wallet: self.wallet.resolve()?,
+            tabs: self.tabs.resolve()?,
         })
     }
 }

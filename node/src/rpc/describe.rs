@@ -254,6 +254,22 @@ const METHODS: &[Method] = &[
         ],
     },
     Method {
+        name: "tabs",
+        summary: "What this node and others owe each other for work, how far they may go, what was settled over \
+                  Lightning, and why something is not; on the node's own machine alone.",
+        params: &[],
+        result: &[
+            "lightning",
+            "settle_at",
+            "settle_after_s",
+            "settle_min",
+            "credit_limit",
+            "channel_budget_sat",
+            "channels_opened_sat",
+            "tabs",
+        ],
+    },
+    Method {
         name: "node_status",
         summary: "How this node is doing.",
         params: &[],

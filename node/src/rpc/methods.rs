@@ -57,6 +57,7 @@ pub(super) fn module(context: Context) -> RpcModule<Context> {
     reads(m, "ledger_statement", books::statement);
     reads(m, "node_status", nodes::node_status);
     reads(m, "cluster_status", nodes::cluster_status);
+    locally(m, "tabs", books::tabs);
     locally(m, "job_receipts", audits::job_receipts);
     locally(m, "earnings", earnings::earnings);
     locally(m, "audit_order", outside::order);

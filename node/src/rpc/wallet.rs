@@ -113,9 +113,13 @@ enum For {
 
 /// Adds the methods.
 pub(super) fn register(module: &mut RpcModule<Context>) {
-    add(module, "wallet_status", For::Machine, async |wallet: Wallet, _: Nothing| shown(wallet.status().await?));
+    add(module, "wallet_status", For::Machine, async |wallet: Wallet, _: Nothing| {
+        let mut status = shown(wallet.status().await?)?;
+        status["hints"] = shown(wallet.hints().await?)?;
+        Ok(status)
+    });
     add(module, "wallet_channels", For::Machine, async |wallet: Wallet, _: Nothing| {
-        shown(json!({"channels": wallet.channels().await?}))
+        shown(json!({"channels": wallet.channels().await?, "hints": wallet.hints().await?}))
     });
     add(module, "wallet_history", For::Machine, async |wallet: Wallet, wanted: History| {
         let limit = params::page(wanted.limit, MAX_PAGE)?;

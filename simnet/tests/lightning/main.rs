@@ -5,5 +5,7 @@ mod books;
 mod channels;
 mod holds;
 mod limits;
+mod partners;
 mod secrets;
 mod support;
+mod tabs;

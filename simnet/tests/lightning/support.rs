@@ -70,6 +70,7 @@ impl Town {
             listen: vec!["127.0.0.1:0".parse().unwrap()],
             alias: Some(name.to_owned()),
             trusted_peers: Vec::new(),
+            reserve_sat: None,
             limits: SpendingLimits::default(),
             mainnet_accepted: false,
         }

@@ -12,3 +12,4 @@ mod orders;
 mod refusals;
 mod support;
 mod survives;
+mod tabs;

@@ -182,13 +182,17 @@ pub(super) async fn run(command: WalletCommand, data_dir: &Path) -> Result<()> {
 
 async fn status(asking: Asking, data_dir: &Path) -> Result<()> {
     let status: Value = Client::find(asking.client, data_dir)?.rpc("wallet_status", json!({})).await?;
-    shown(&status, asking.json, || Ok(show::status(&serde_json::from_value(status.clone())?)))
+    shown(&status, asking.json, || {
+        Ok(show::status(&serde_json::from_value(status.clone())?) + &show::hints(&status["hints"]))
+    })
 }
 
 async fn channels(asking: Asking, data_dir: &Path) -> Result<()> {
     let listed: Value = Client::find(asking.client, data_dir)?.rpc("wallet_channels", json!({})).await?;
     let channels = &listed["channels"];
-    shown(channels, asking.json, || Ok(show::channels(&Vec::<ChannelView>::deserialize(channels)?)))
+    shown(channels, asking.json, || {
+        Ok(show::channels(&Vec::<ChannelView>::deserialize(channels)?) + &show::hints(&listed["hints"]))
+    })
 }
 
 async fn past(limit: usize, asking: Asking, data_dir: &Path) -> Result<()> {

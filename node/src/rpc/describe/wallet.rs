@@ -9,13 +9,13 @@ pub(super) const METHODS: &[Method] = &[
         name: "wallet_status",
         summary: "What the wallet has and how it is doing; on the node's own machine alone.",
         params: &[],
-        result: &["network", "node_id", "chain", "height", "peers", "channels", "usable_channels", "balances"],
+        result: &["network", "node_id", "chain", "height", "peers", "channels", "usable_channels", "balances", "hints"],
     },
     Method {
         name: "wallet_channels",
         summary: "The channels, the largest first; on the node's own machine alone.",
         params: &[],
-        result: &["channels"],
+        result: &["channels", "hints"],
     },
     Method {
         name: "wallet_history",
