@@ -41,6 +41,8 @@ pub mod http;
 pub mod invoice;
 pub mod keyfile;
 pub mod library;
+#[cfg(feature = "lightning")]
+pub mod liquidity;
 pub mod master;
 mod observer;
 pub mod operator;

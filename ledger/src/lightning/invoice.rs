@@ -140,7 +140,11 @@ fn just_in_time(
     let made = bolt11.receive_via_jit_channel(amount.0, description, order.expiry_s(), Some(most.0));
     let invoice = made.map_err(|error| match error {
         NodeError::LiquidityFeeTooHigh => {
-            format!("{} asks for more than {} to open a channel; raise --lsp-max-fee, or ask for more at once", can(), sats(most))
+            format!(
+                "{} asks for more than {} to open a channel; raise --lsp-max-fee, or ask for more at once",
+                can(),
+                sats(most)
+            )
         }
         NodeError::ConnectionFailed => format!("{} cannot be reached; is the address in --lsp right?", can()),
         _ => format!("{} does not open a channel for this amount", can()),

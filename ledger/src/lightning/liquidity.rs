@@ -6,11 +6,14 @@
 //! opened and that nothing went through for long is closed, together with its peer, when a better one needs its place.
 //! Nothing is ever closed by force.
 
+use std::collections::BTreeMap;
+use std::sync::PoisonError;
+
 use consortium_protocol::Msat;
 
 use super::channels::{ChannelState, ChannelView, OpenOrder, SMALLEST_SAT};
 use super::error::{WalletError, sats};
-use super::wallet::Wallet;
+use super::wallet::{Wallet, now_ms};
 
 /// A channel is opened for so many times what moved between the peer and this node.
 const TIMES: u64 = 4;
@@ -103,6 +106,38 @@ pub struct InUse {
     pub away_ms: u64,
 }
 
+/// Since when channels are as they are. It is kept in memory alone, and so begins anew with the wallet: what counts on a
+/// channel being idle or a peer being away comes later then, never sooner.
+#[derive(Clone, Debug, Default)]
+pub struct Uses(BTreeMap<String, Use>);
+
+#[derive(Clone, Copy, Debug)]
+struct Use {
+    spendable: Msat,
+    moved_ms: u64,
+    there_ms: u64,
+}
+
+impl Uses {
+    /// Notes how the channels are now, and tells how they are used. Those that are gone are forgotten.
+    pub fn look(&mut self, channels: Vec<ChannelView>, now_ms: u64) -> Vec<InUse> {
+        self.0.retain(|id, _| channels.iter().any(|channel| channel.id == *id));
+        let look = |channel: ChannelView| {
+            let new = Use { spendable: channel.spendable, moved_ms: now_ms, there_ms: now_ms };
+            let known = self.0.entry(channel.id.clone()).or_insert(new);
+            if known.spendable != channel.spendable {
+                (known.spendable, known.moved_ms) = (channel.spendable, now_ms);
+            }
+            if channel.state != ChannelState::PeerAway {
+                known.there_ms = now_ms;
+            }
+            let since = |then: u64| now_ms.saturating_sub(then);
+            InUse { idle_ms: since(known.moved_ms), away_ms: since(known.there_ms), channel }
+        };
+        channels.into_iter().map(look).collect()
+    }
+}
+
 /// What is known when it is decided.
 #[derive(Clone, Debug, Default)]
 pub struct Situation {
@@ -134,6 +169,9 @@ pub enum Step {
 /// The next step, if any.
 #[must_use]
 pub fn plan(situation: &Situation) -> Step {
+    if situation.budget == Budget(0) {
+        return Step::Wait;
+    }
     let Some((best, address)) = best(situation) else { return Step::Wait };
     let channels: Vec<ChannelView> = situation.channels.iter().map(|used| used.channel.clone()).collect();
     let wanted = best.moved.whole_sat().saturating_mul(TIMES).clamp(SMALLEST_SAT, LARGEST_SAT);
@@ -191,14 +229,35 @@ pub fn hints(situation: &Situation) -> Vec<String> {
 }
 
 impl Wallet {
-    /// What the operator could do about the channels as they are now, in sentences; empty when all is well.
+    /// The channels and how they are used, as far as this was looked at since the wallet was started.
+    ///
+    /// # Errors
+    /// When the wallet is stopping.
+    pub async fn channels_in_use(&self) -> Result<Vec<InUse>, WalletError> {
+        let channels = self.channels().await?;
+        let mut uses = self.inner.uses.lock().unwrap_or_else(PoisonError::into_inner);
+        Ok(uses.look(channels, now_ms()))
+    }
+
+    /// What the operator could do about the channels, in sentences; empty when all is well.
     ///
     /// # Errors
     /// When the wallet is stopping.
     pub async fn hints(&self) -> Result<Vec<String>, WalletError> {
-        let now = |channel| InUse { channel, idle_ms: 0, away_ms: 0 };
-        let channels = self.channels().await?.into_iter().map(now).collect();
-        Ok(hints(&Situation { channels, ..Situation::default() }))
+        Ok(hints(&Situation { channels: self.channels_in_use().await?, ..Situation::default() }))
+    }
+
+    /// What is kept on-chain for each channel, in sat.
+    #[must_use]
+    pub fn reserve_sat(&self) -> u64 {
+        let anchors = self.inner.node.config().anchor_channels_config;
+        anchors.map_or(0, |anchors| anchors.per_channel_reserve_sats)
+    }
+
+    /// Whether its channels can be announced: it has a name and an address.
+    #[must_use]
+    pub fn can_announce(&self) -> bool {
+        self.inner.settings.alias.is_some() && !self.inner.settings.listen.is_empty()
     }
 }
 
@@ -306,10 +365,27 @@ mod tests {
         now.channels[0].idle_ms = IDLE_MS;
         now.channels[1].idle_ms = IDLE_MS + 1;
         assert_eq!(plan(&now), Step::Close("2".to_owned()));
+        now.budget = Budget(0);
+        assert_eq!(plan(&now), Step::Wait, "nothing is done without a budget");
+        now.budget = Budget(300_000);
         now.channels[1].channel.opened_here = false;
         assert_ne!(plan(&now), Step::Close("2".to_owned()), "it is the peer's");
         now.peers.clear();
         assert_eq!(plan(&now), Step::Wait, "nobody needs its place");
+    }
+
+    #[test]
+    fn the_use_of_channels_is_watched() {
+        let mut uses = Uses::default();
+        let now = |here, state| vec![channel("1", "x", 100_000, here, state).channel];
+        let mut look =
+            |channels, at| uses.look(channels, at).iter().map(|used| (used.idle_ms, used.away_ms)).collect::<Vec<_>>();
+        assert_eq!(look(now(10, ChannelState::Usable), 100), [(0, 0)]);
+        assert_eq!(look(now(10, ChannelState::Usable), 150), [(50, 0)]);
+        assert_eq!(look(now(10, ChannelState::PeerAway), 170), [(70, 20)]);
+        assert_eq!(look(now(11, ChannelState::Usable), 180), [(0, 0)]);
+        assert!(look(Vec::new(), 190).is_empty());
+        assert_eq!(look(now(11, ChannelState::Usable), 200), [(0, 0)], "it was gone");
     }
 
     #[test]

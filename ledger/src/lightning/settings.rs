@@ -82,7 +82,10 @@ pub struct LiquidityProvider {
 
 impl fmt::Debug for LiquidityProvider {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("LiquidityProvider").field("peer", &self.peer).field("max_fee", &self.max_fee).finish_non_exhaustive()
+        f.debug_struct("LiquidityProvider")
+            .field("peer", &self.peer)
+            .field("max_fee", &self.max_fee)
+            .finish_non_exhaustive()
     }
 }
 

@@ -17,6 +17,7 @@ use zeroize::Zeroizing;
 use super::coins::Coins;
 use super::error::{self, WalletError};
 use super::event::WalletEvent;
+use super::liquidity::Uses;
 use super::records::{Recorded, Records};
 use super::settings::WalletSettings;
 use super::watermark::Watermark;
@@ -74,6 +75,7 @@ pub(super) struct Inner {
     pub(super) payouts: Xpriv,
     pub(super) backup_key: Zeroizing<[u8; 32]>,
     pub(super) coins: Coins,
+    pub(super) uses: Mutex<Uses>,
     stop: watch::Sender<bool>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -131,7 +133,7 @@ impl Wallet {
         let (node, settings, records, watermark) = started.map_err(|_| WalletError::Stopped)??;
         let (events, stop) = (broadcast::Sender::new(EVENTS), watch::Sender::new(false));
         let tasks = Mutex::default();
-        let coins = Coins::default();
+        let (coins, uses) = (Coins::default(), Mutex::default());
         let inner = Arc::new(Inner {
             node,
             settings,
@@ -142,6 +144,7 @@ impl Wallet {
             payouts,
             backup_key,
             coins,
+            uses,
             stop,
             tasks,
         });

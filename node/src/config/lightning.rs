@@ -5,7 +5,9 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use consortium_ledger::lightning::chain_source::ChainSource;
-use consortium_ledger::lightning::settings::{LiquidityProvider, Network, SettingsError, SpendingLimits, WalletSettings};
+use consortium_ledger::lightning::settings::{
+    LiquidityProvider, Network, SettingsError, SpendingLimits, WalletSettings,
+};
 use consortium_protocol::msat::Msat;
 use serde::Deserialize;
 
@@ -213,7 +215,10 @@ mod tests {
         let told = settings("lightning = 'regtest'\nbitcoind = 'http://u:hunter2@h:1'");
         assert!(!format!("{told:?}").contains("hunter2"));
         assert!(!format!("{:?}", told.resolve().unwrap()).contains("hunter2"));
-        let lsp = format!("lightning = 'regtest'\nbitcoind = 'http://u:p@h:1'\nlsp = '{}@h:1'\nlsp-token = 'hunter2'", "02".repeat(33));
+        let lsp = format!(
+            "lightning = 'regtest'\nbitcoind = 'http://u:p@h:1'\nlsp = '{}@h:1'\nlsp-token = 'hunter2'",
+            "02".repeat(33)
+        );
         let resolved = settings(&lsp).resolve().unwrap().unwrap();
         assert_eq!(resolved.lsp.as_ref().unwrap().token.as_deref(), Some("hunter2"));
         assert!(!format!("{resolved:?}").contains("hunter2"));
