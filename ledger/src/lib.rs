@@ -20,6 +20,7 @@
 //! tabs        what two nodes owe each other now: what is settled over Lightning
 //! reconcile   whether everything adds up
 //! lightning/  the embedded Lightning wallet
+//! earnings    what the node earned by kind of work, against the price of electricity
 //! statement   what an account was charged and credited over a time
 //! tree        the Merkle tree over the journal (private)
 //! batches     own signed tree heads, proofs of entries and of growth
@@ -62,6 +63,7 @@ pub mod api_keys;
 pub mod batches;
 pub mod cells;
 pub mod claims;
+pub mod earnings;
 pub mod heads;
 pub mod journal;
 pub mod ledger;

@@ -11,6 +11,8 @@ use consortium_inference::stage::{StageHandle, StageOptions};
 use consortium_ledger::api_keys::ApiKeys;
 use consortium_ledger::batches::BatchPolicy;
 use consortium_ledger::ledger::Ledger;
+#[cfg(feature = "lightning")]
+use consortium_ledger::lightning::liquidity::Budget;
 use consortium_protocol::identity::RootKey;
 use consortium_protocol::wire;
 use consortium_protocol::wire::fact::Fact;
@@ -35,6 +37,8 @@ use crate::gateway::Gateway;
 use crate::http::{self, HttpApp};
 use crate::keyfile;
 use crate::library::{self, Library};
+#[cfg(feature = "lightning")]
+use crate::liquidity::Liquidity;
 use crate::master::MasterTask;
 use crate::observer::Observer;
 use crate::operator::OperatorToken;
@@ -239,6 +243,11 @@ pub async fn run_tampered(
     let rpc = Rpc::operated(sources, operated);
     let earning = Earning { cluster, standings: standings.clone(), storage: storage.clone() };
     tabs.spawn(swarm.clone(), view.subscribe(), stop.clone());
+    #[cfg(feature = "lightning")]
+    if let Some(wallet) = wallet.clone() {
+        let budget = Budget(config.tabs.channel_budget_sat);
+        Liquidity { wallet, storage: storage.clone(), standings: standings.clone(), budget }.spawn(stop.clone());
+    }
     let cluster_task = ClusterTask {
         key,
         cluster,

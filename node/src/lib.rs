@@ -41,10 +41,13 @@ pub mod http;
 pub mod invoice;
 pub mod keyfile;
 pub mod library;
+#[cfg(feature = "lightning")]
+pub mod liquidity;
 pub mod master;
 mod observer;
 pub mod operator;
 pub mod pipeline;
+pub mod power;
 pub mod prices;
 pub mod rpc;
 pub mod serving;

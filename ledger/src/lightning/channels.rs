@@ -15,6 +15,7 @@ use tracing::debug;
 use super::coins::Spending;
 use super::error::{self, WalletError};
 use super::event::{WalletEvent, channel_name};
+use super::liquidity::Budget;
 use super::onchain::random_id;
 use super::records::Recorded;
 use super::wallet::{Inner, LOCAL, Wallet, now_ms};
@@ -113,6 +114,18 @@ impl Wallet {
     /// limit; when the wallet has not seen what it spent before, or the chain source does not take the funding.
     pub async fn open_channel(&self, order: OpenOrder) -> Result<String, WalletError> {
         self.spend(move |wallet| async move { wallet.open_now(order).await }).await
+    }
+
+    /// As [`Wallet::open_channel`], if the budget allows it beside the channels there are when its turn has come.
+    ///
+    /// # Errors
+    /// As [`Wallet::open_channel`], and [`WalletError::OverBudget`].
+    pub async fn open_channel_within(&self, budget: Budget, order: OpenOrder) -> Result<String, WalletError> {
+        let opening = move |wallet: Self| async move {
+            budget.check(order.size_sat, &wallet.channels().await?)?;
+            wallet.open_now(order).await
+        };
+        self.spend(opening).await
     }
 
     async fn open_now(&self, order: OpenOrder) -> Result<Spending<String>, WalletError> {

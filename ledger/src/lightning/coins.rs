@@ -19,7 +19,6 @@ use tokio::sync::Mutex;
 use tokio::time::Instant;
 
 use super::bitcoind::Bitcoind;
-use super::chain_source::ChainSource;
 use super::error::{self, WalletError};
 use super::wallet::{Inner, Wallet};
 
@@ -162,8 +161,8 @@ async fn taken(wallet: &Wallet, txid: Txid) -> Result<(), WalletError> {
 
 /// Whether the chain source knows a transaction.
 async fn is_known(wallet: &Wallet, txid: &Txid) -> Result<bool, WalletError> {
-    if let ChainSource::Bitcoind { host, port, auth } = &wallet.inner.settings.chain {
-        return Bitcoind { host, port: *port, auth }.is_waiting(txid).await;
+    if let Some(bitcoind) = Bitcoind::of(&wallet.inner.settings.chain) {
+        return bitcoind.is_waiting(txid).await;
     }
     // The other chain sources list it at once.
     sync(wallet).await?;

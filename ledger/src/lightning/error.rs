@@ -7,6 +7,7 @@ use ldk_node::{BuildError, NodeError};
 
 use super::event::FailureReason;
 use super::hash::PaymentHash;
+use super::liquidity::OverBudget;
 use super::settings::SettingsError;
 use crate::store::OpenError;
 
@@ -122,6 +123,9 @@ pub enum WalletError {
     /// A peer cannot be reached.
     #[error("the peer {0} cannot be reached; is its address right, and is it running?")]
     Unreachable(String),
+    /// More than may be put into channels.
+    #[error(transparent)]
+    OverBudget(#[from] OverBudget),
     /// There is no such channel.
     #[error("there is no channel {0:.40}; `wallet channels` lists them")]
     NoChannel(String),

@@ -13,10 +13,12 @@
 //! records       wallet.db: invoices, holds, events
 //! spending      what was spent, and the limits
 //! coins         one on-chain spending after the other, so that no coin is spent twice
-//! bitcoind      whether a bitcoind has a transaction
+//! bitcoind      what is asked of a bitcoind beside what ldk-node asks
 //! watermark     an old copy of the directory is not started
 //! reconnect     peers with channels are connected at once, not once a minute
+//! recover       what peers paid out when they closed channels that were lost
 //! balance status history channels onchain invoice pay hold backup    what can be asked of it
+//! liquidity     which channels are worth their money, within a budget; hints
 //! towards       what settling tabs needs: the end of a payment, a channel back to a peer
 //! log           what ldk-node says, without what may carry secrets
 //! ```
@@ -75,6 +77,8 @@ pub mod hold;
 #[cfg(feature = "lightning")]
 pub mod invoice;
 #[cfg(feature = "lightning")]
+pub mod liquidity;
+#[cfg(feature = "lightning")]
 mod log;
 #[cfg(feature = "lightning")]
 mod node;
@@ -86,6 +90,8 @@ pub mod pay;
 mod reconnect;
 #[cfg(feature = "lightning")]
 pub mod records;
+#[cfg(feature = "lightning")]
+pub mod recover;
 #[cfg(feature = "lightning")]
 mod seed;
 #[cfg(feature = "lightning")]

@@ -244,12 +244,19 @@ fn no_route(inner: &Inner, amount: Msat) -> WalletError {
             "at most {} can be sent over Lightning now. Open another channel (`wallet open`), or receive some first",
             sats(balances.spendable)
         ),
-        _ => {
-            "no way to the payee with enough room was found: it may be away, may lack room to receive, or its channels \
-              may not be known here yet. Try a smaller amount or again in a minute, or open a channel towards it \
-              (`wallet open`)"
-                .to_owned()
-        }
+        Ok(balances) if balances.largest < amount => format!(
+            "{} can be sent from here, but {} at most through one channel, and no way to the payee was found that splits \
+             it well. Try a smaller amount, or open a larger channel (`wallet open`)",
+            sats(balances.spendable),
+            sats(balances.largest)
+        ),
+        Ok(balances) => format!(
+            "{} can be sent from here, but no way to the payee with enough room was found: it may be away, may lack room \
+             to receive, or its channels may not be known here yet. Try a smaller amount or again in a minute, or open a \
+             channel towards it (`wallet open`)",
+            sats(balances.spendable)
+        ),
+        Err(error) => format!("no way to the payee was found, and what can be sent is not known: {error}"),
     };
     WalletError::NoRoute { amount, advice }
 }

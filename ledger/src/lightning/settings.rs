@@ -67,6 +67,28 @@ pub struct SpendingLimits {
     pub per_day: Option<Msat>,
 }
 
+/// A provider of liquidity (LSPS2, bLIP-52): it opens a channel to this wallet when an invoice is paid that the wallet
+/// could not receive, and keeps a fee of the payment. It is trusted not to take the payment back with a channel that is not
+/// confirmed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct LiquidityProvider {
+    /// `PUBKEY@HOST:PORT`.
+    pub peer: String,
+    /// What it knows the wallet by, if it asks for that; never shown.
+    pub token: Option<String>,
+    /// What it may keep at most for a channel; of a payment never more than half.
+    pub max_fee: Msat,
+}
+
+impl fmt::Debug for LiquidityProvider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LiquidityProvider")
+            .field("peer", &self.peer)
+            .field("max_fee", &self.max_fee)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Settings of a wallet.
 #[derive(Clone, Debug)]
 pub struct WalletSettings {
@@ -84,6 +106,8 @@ pub struct WalletSettings {
     /// What is kept on-chain for each channel, in sat, to get its closing confirmed; none for what is usual, 25,000. With
     /// 0 an empty wallet can accept a channel; until it has something on-chain, it cannot raise the fee of a closing.
     pub reserve_sat: Option<u64>,
+    /// Who provides liquidity; nobody if none.
+    pub lsp: Option<LiquidityProvider>,
     /// How much may leave the wallet.
     pub limits: SpendingLimits,
     /// The operator has said that real money may be lost.
@@ -185,6 +209,7 @@ mod tests {
             alias: None,
             trusted_peers: Vec::new(),
             reserve_sat: None,
+            lsp: None,
             limits: SpendingLimits::default(),
             mainnet_accepted: false,
         }

@@ -6,6 +6,7 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use consortium_protocol::identity::RootKey;
 use ldk_node::bitcoin::Network as BitcoinNetwork;
+use ldk_node::bitcoin::bip32::Xpriv;
 use ldk_node::bitcoin::secp256k1::SecretKey;
 use ldk_node::{Node, NodeError};
 use tokio::runtime::Handle;
@@ -16,6 +17,7 @@ use zeroize::Zeroizing;
 use super::coins::Coins;
 use super::error::{self, WalletError};
 use super::event::WalletEvent;
+use super::liquidity::Uses;
 use super::records::{Recorded, Records};
 use super::settings::WalletSettings;
 use super::watermark::Watermark;
@@ -70,8 +72,10 @@ pub(super) struct Inner {
     pub(super) watermark: Watermark,
     pub(super) events: broadcast::Sender<Recorded>,
     pub(super) secret: SecretKey,
+    pub(super) payouts: Xpriv,
     pub(super) backup_key: Zeroizing<[u8; 32]>,
     pub(super) coins: Coins,
+    pub(super) uses: Mutex<Uses>,
     /// ldk-node broke off.
     pub(super) broken: watch::Sender<bool>,
     stop: watch::Sender<bool>,
@@ -107,8 +111,9 @@ impl Wallet {
         let bytes = seed::of(key);
         let backup_key = key.derive(seed::BACKUP);
         let network = node::bitcoin_network(settings.network);
-        let secret = seed::node_secret(&bytes, network)
-            .ok_or_else(|| WalletError::Invalid("this identity makes no Lightning key".to_owned()))?;
+        let keys = seed::node_secret(&bytes, network).zip(seed::payouts(&bytes, network));
+        let (secret, payouts) =
+            keys.ok_or_else(|| WalletError::Invalid("this identity makes no Lightning key".to_owned()))?;
         let directory = directory.to_owned();
         let runtime = Handle::current();
         let starting = tokio::task::spawn_blocking(move || -> Result<_, WalletError> {
@@ -132,7 +137,7 @@ impl Wallet {
         let (node, settings, records, watermark) = started.map_err(|_| WalletError::Stopped)??;
         let (events, stop) = (broadcast::Sender::new(EVENTS), watch::Sender::new(false));
         let tasks = Mutex::default();
-        let (coins, broken) = (Coins::default(), watch::Sender::new(false));
+        let (coins, uses, broken) = (Coins::default(), Mutex::default(), watch::Sender::new(false));
         let inner = Arc::new(Inner {
             node,
             settings,
@@ -140,8 +145,10 @@ impl Wallet {
             watermark,
             events,
             secret,
+            payouts,
             backup_key,
             coins,
+            uses,
             broken,
             stop,
             tasks,

@@ -47,6 +47,7 @@ mod audits;
 mod books;
 pub mod call;
 mod describe;
+mod earnings;
 mod fault;
 pub mod limit;
 mod methods;

@@ -115,9 +115,13 @@ enum For {
 
 /// Adds the methods.
 pub(super) fn register(module: &mut RpcModule<Context>) {
-    add(module, "wallet_status", For::Machine, async |wallet: Wallet, _: Nothing| shown(wallet.status().await?));
+    add(module, "wallet_status", For::Machine, async |wallet: Wallet, _: Nothing| {
+        let mut status = shown(wallet.status().await?)?;
+        status["hints"] = shown(wallet.hints().await?)?;
+        Ok(status)
+    });
     add(module, "wallet_channels", For::Machine, async |wallet: Wallet, _: Nothing| {
-        shown(json!({"channels": wallet.channels().await?}))
+        shown(json!({"channels": wallet.channels().await?, "hints": wallet.hints().await?}))
     });
     add(module, "wallet_history", For::Machine, async |wallet: Wallet, wanted: History| {
         let limit = params::page(wanted.limit, MAX_PAGE)?;
@@ -157,6 +161,9 @@ pub(super) fn register(module: &mut RpcModule<Context>) {
     add(module, "wallet_connect", For::Operator, async |wallet: Wallet, wanted: Connect| {
         wallet.connect(&wanted.peer).await?;
         shown(json!({"connected": wanted.peer}))
+    });
+    add(module, "wallet_sweep", For::Operator, async |wallet: Wallet, _: Nothing| {
+        shown(json!({"swept": wallet.recover().await?}))
     });
     add(module, "wallet_backup", For::Operator, async |wallet: Wallet, _: Nothing| {
         shown(json!({"backup": hex::encode(wallet.backup().await?)}))

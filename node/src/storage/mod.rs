@@ -15,6 +15,8 @@ use consortium_protocol::wire::pipeline::{self, SessionOpen};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 mod owed;
+#[cfg(feature = "lightning")]
+pub mod payees;
 pub mod tabs;
 
 pub use owed::{Owed, OwedState};

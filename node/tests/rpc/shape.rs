@@ -155,6 +155,7 @@ async fn the_description_is_that_of_the_methods() {
         ("ledger_accounts", json!({})),
         ("ledger_statement", json!(["own/outside"])),
         ("tabs", json!({})),
+        ("earnings", json!({"hours": 2, "milliwatts": 65_000, "kwh_msat": 300_000})),
         ("node_status", json!({})),
         ("cluster_status", json!({})),
         ("rpc.discover", json!({})),

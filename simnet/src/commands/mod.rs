@@ -11,6 +11,7 @@ pub(crate) mod cheating_node;
 mod detach;
 mod exec;
 mod logs;
+mod memory;
 mod next;
 mod orders;
 mod run_command;

@@ -7,8 +7,8 @@ use consortium_node::tabs::view::TabsView;
 use serde_json::json;
 use tokio::task::JoinSet;
 
-use super::table;
 use super::terminal::print;
+use super::{memory, table};
 use crate::swarm::chain::ChainRecord;
 use crate::swarm::client::Client;
 use crate::swarm::directory::SwarmDir;
@@ -42,7 +42,8 @@ pub(crate) async fn run(dir: &SwarmDir, json: bool) -> Result<ExitCode> {
             .zip(&statuses)
             .zip(wallets.iter().zip(&tabs))
             .map(|((node, status), (wallet, tabs))| {
-                json!({"node": node, "status": status, "wallet": wallet, "tabs": tabs})
+                let resident = node.pid.and_then(memory::resident);
+                json!({"node": node, "status": status, "wallet": wallet, "tabs": tabs, "resident_bytes": resident})
             })
             .collect();
         print(&serde_json::to_string_pretty(&rows)?)?;
@@ -52,6 +53,9 @@ pub(crate) async fn run(dir: &SwarmDir, json: bool) -> Result<ExitCode> {
     let term = statuses.iter().flatten().map(|status| status.term).max().unwrap_or_default();
     let ready = statuses.iter().flatten().filter(|status| status.ready).count();
     print(&format!("term {term}, {ready} of {} ready", nodes.len()))?;
+    if let Some(line) = resident(&nodes) {
+        print(&line)?;
+    }
     if let Ok(chain) = ChainRecord::read(dir) {
         let height =
             chain.height().await.map_or_else(|error| format!("{error:#}"), |height| format!("height {height}"));
@@ -69,6 +73,15 @@ pub(crate) async fn run(dir: &SwarmDir, json: bool) -> Result<ExitCode> {
         }
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// What the nodes keep in memory, where the system tells it.
+fn resident(nodes: &[NodeRecord]) -> Option<String> {
+    let known = nodes.iter().filter_map(|node| Some((&node.name, memory::resident(node.pid?)?)));
+    let known: Vec<(&String, u64)> = known.collect();
+    let each: Vec<String> = known.iter().map(|(name, bytes)| format!("{name} {}", table::mebibytes(*bytes))).collect();
+    let all = known.iter().map(|(_, bytes)| bytes).sum();
+    (!each.is_empty()).then(|| format!("resident memory {}: {}", table::mebibytes(all), each.join(", ")))
 }
 
 /// What every wallet has, all asked at once.

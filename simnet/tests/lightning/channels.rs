@@ -158,6 +158,21 @@ async fn a_wallet_that_is_dropped_stops() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[should_panic(expected = "as asked")]
+async fn a_test_that_fails_with_wallets_running_ends() {
+    let town = Town::new();
+    let (alice, bob) = (town.wallet("alice").await, town.wallet("bob").await);
+    let waiting = alice.clone();
+    tokio::spawn(async move { waiting.events().recv().await });
+    let kept = bob.clone();
+    tokio::spawn(async move {
+        std::future::pending::<Wallet>().await;
+        drop(kept)
+    });
+    panic!("as asked");
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn what_cannot_be_opened_is_refused_in_words() {
     let town = Town::new();
     let (alice, bob) = (town.wallet("alice").await, town.wallet("bob").await);

@@ -5,6 +5,7 @@ mod books;
 mod channels;
 mod holds;
 mod limits;
+mod liquidity;
 mod partners;
 mod secrets;
 mod support;

@@ -51,7 +51,7 @@ async fn another_key_is_refused_in_words() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn after_a_loss_the_peers_of_a_backup_close_the_channels() {
+async fn after_a_loss_the_peers_of_a_backup_close_the_channels_and_their_payouts_are_found() {
     let town = Town::new();
     let (alice, bob) = (town.wallet("alice").await, town.wallet("bob").await);
     town.fund(&[&alice, &bob]).await;
@@ -78,7 +78,19 @@ async fn after_a_loss_the_peers_of_a_backup_close_the_channels() {
         };
         assert!(reached.await, "{peer:?}");
     }
+    assert_eq!(alice.recover().await.unwrap(), None, "nothing is closed yet");
     until("bob closes the channel", || async { bob.channels().await.unwrap().is_empty() }).await;
+    let closing = || async { town.call("getmempoolinfo", serde_json::json!([])).await["size"].as_u64() > Some(0) };
+    until("the closing is broadcast", closing).await;
+    town.mine(1).await;
+    let found = alice.recover().await.unwrap().unwrap();
+    assert_eq!(found.payouts, 1);
+    // Her part of 150,000, less the anchors and fees of the closing and of the sweep.
+    assert!((140_000..150_000).contains(&found.sat), "{found:?}");
+    assert_eq!(alice.recover().await.unwrap(), None, "what is on its way is not sent again");
+    town.mine(6).await;
+    until("alice has it", || async { alice.balances().await.unwrap().spendable_sat == found.sat }).await;
+    assert_eq!(alice.recover().await.unwrap(), None);
     alice.stop().await.unwrap();
     bob.stop().await.unwrap();
 }

@@ -10,6 +10,7 @@ mod ends;
 mod exec;
 mod orders;
 mod refusals;
+mod secrets;
 mod support;
 mod survives;
 mod tabs;

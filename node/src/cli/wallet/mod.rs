@@ -132,6 +132,9 @@ pub(super) enum WalletCommand {
         #[command(flatten)]
         asking: Asking,
     },
+    /// After `restore`: look for what the peers paid out when they closed the lost channels, and send it to the on-chain
+    /// wallet. Needs a bitcoind, and takes it minutes.
+    Sweep(Asking),
     /// After a loss of the data directory: connect to the peers of a backup, so that they close the lost channels.
     Restore {
         /// The backup.
@@ -177,19 +180,24 @@ pub(super) async fn run(command: WalletCommand, data_dir: &Path) -> Result<()> {
         WalletCommand::Close { channel, force, order } => close(&channel, force, order, data_dir).await,
         WalletCommand::History { limit, asking } => past(limit, asking, data_dir).await,
         WalletCommand::Backup { file, asking } => backup::write(&file, asking, data_dir).await,
+        WalletCommand::Sweep(asking) => backup::sweep(asking, data_dir).await,
         WalletCommand::Restore { file, asking } => backup::restore(&file, asking, data_dir).await,
     }
 }
 
 async fn status(asking: Asking, data_dir: &Path) -> Result<()> {
     let status: Value = Client::find(asking.client, data_dir)?.rpc("wallet_status", json!({})).await?;
-    shown(&status, asking.json, || Ok(show::status(&serde_json::from_value(status.clone())?)))
+    shown(&status, asking.json, || {
+        Ok(show::status(&serde_json::from_value(status.clone())?) + &show::hints(&status["hints"]))
+    })
 }
 
 async fn channels(asking: Asking, data_dir: &Path) -> Result<()> {
     let listed: Value = Client::find(asking.client, data_dir)?.rpc("wallet_channels", json!({})).await?;
     let channels = &listed["channels"];
-    shown(channels, asking.json, || Ok(show::channels(&Vec::<ChannelView>::deserialize(channels)?)))
+    shown(channels, asking.json, || {
+        Ok(show::channels(&Vec::<ChannelView>::deserialize(channels)?) + &show::hints(&listed["hints"]))
+    })
 }
 
 async fn past(limit: usize, asking: Asking, data_dir: &Path) -> Result<()> {
