@@ -37,6 +37,7 @@ async fn money_goes_through_a_channel_and_comes_out_of_it() {
     // Bob's side of the channel, less what he must keep in it: a hundredth.
     let now_his = Msat(PUSH.0 + 21_000_500 - CHANNEL * 10);
     until("bob can spend it", || async { bob.balances().await.unwrap().spendable == now_his }).await;
+    until("alice has heard so", || async { alice.balances().await.unwrap().receivable == now_his }).await;
     let history = alice.history(None, 50).await.unwrap().payments;
     let payment = history.iter().find(|payment| payment.id == invoice.hash.to_string()).unwrap();
     assert_eq!((payment.direction, payment.state, payment.fee), (Direction::Out, State::Done, Some(Msat::ZERO)));
