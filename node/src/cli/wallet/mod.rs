@@ -27,6 +27,8 @@ use confirm::confirmed;
 const QUICK: Duration = Duration::from_secs(30);
 /// Time to reach a peer and agree with it.
 const WITH_PEER: Duration = Duration::from_secs(75);
+/// Time for what is spent on-chain: those before it, a peer, and the chain.
+const ONCHAIN: Duration = Duration::from_secs(180);
 /// Payments of the history that are shown at most.
 const MAX_HISTORY: usize = 10_000;
 
@@ -161,7 +163,7 @@ pub(super) struct Order {
 pub(super) async fn run(command: WalletCommand, data_dir: &Path) -> Result<()> {
     match command {
         WalletCommand::Status(asking) => status(asking, data_dir).await,
-        WalletCommand::Address(asking) => simple(asking, data_dir, "wallet_address", json!({}), "address").await,
+        WalletCommand::Address(asking) => simple(asking, data_dir, QUICK, "wallet_address", json!({}), "address").await,
         WalletCommand::Send { address, amount, fee_rate, order } => {
             send(&address, amount, fee_rate, order, data_dir).await
         }
@@ -210,7 +212,7 @@ async fn past(limit: usize, asking: Asking, data_dir: &Path) -> Result<()> {
 }
 
 async fn make_invoice(params: Value, asking: Asking, data_dir: &Path) -> Result<()> {
-    let made: Value = Client::find(asking.client, data_dir)?.order("wallet_invoice", params, QUICK).await?;
+    let made: Value = Client::find(asking.client, data_dir)?.order("wallet_invoice", params, WITH_PEER).await?;
     if let Some(warning) = made["warning"].as_str() {
         remark(&printable(warning));
     }
@@ -233,7 +235,7 @@ async fn open(channel: Channel, order: Order, data_dir: &Path) -> Result<()> {
     }
     let params = json!({"peer": peer, "sat": sat, "push_msat": push, "announced": announced});
     let client = Client::find(order.asking.client, data_dir)?;
-    let opened: Value = client.order("wallet_open", params, WITH_PEER).await?;
+    let opened: Value = client.order("wallet_open", params, ONCHAIN).await?;
     shown(&opened, order.asking.json, || Ok(line(&opened["channel"])))
 }
 
@@ -242,12 +244,19 @@ async fn close(channel: &str, force: bool, order: Order, data_dir: &Path) -> Res
     if !confirmed(&format!("Close the channel {} {how}?", printable(channel)), order.yes)? {
         return Ok(());
     }
-    simple(order.asking, data_dir, "wallet_close", json!({"channel": channel, "force": force}), "closing").await
+    simple(order.asking, data_dir, QUICK, "wallet_close", json!({"channel": channel, "force": force}), "closing").await
 }
 
 /// An order whose answer is one field.
-async fn simple(asking: Asking, data_dir: &Path, method: &str, params: Value, field: &str) -> Result<()> {
-    let answer: Value = Client::find(asking.client, data_dir)?.order(method, params, QUICK).await?;
+async fn simple(
+    asking: Asking,
+    data_dir: &Path,
+    within: Duration,
+    method: &str,
+    params: Value,
+    field: &str,
+) -> Result<()> {
+    let answer: Value = Client::find(asking.client, data_dir)?.order(method, params, within).await?;
     shown(&answer, asking.json, || Ok(line(&answer[field])))
 }
 
@@ -269,7 +278,7 @@ async fn send(address: &str, amount: SatOrAll, fee_rate: Option<u64>, order: Ord
         SatOrAll::Sat(sat) => json!({"address": address, "sat": sat, "fee_rate": fee_rate}),
         SatOrAll::All => json!({"address": address, "all": true, "fee_rate": fee_rate}),
     };
-    simple(order.asking, data_dir, "wallet_send", params, "txid").await
+    simple(order.asking, data_dir, ONCHAIN, "wallet_send", params, "txid").await
 }
 
 /// What `pay` was told.
