@@ -48,6 +48,9 @@ pub enum Book {
     Wallet,
     /// What passing on payments of others brought in, less what others took for passing on those of this node.
     Routing,
+    /// What channels towards peers cost: above zero what peers bore of those opened here, below what this node bore of
+    /// theirs.
+    Channels,
 }
 
 /// The parts of an account.
@@ -76,7 +79,7 @@ impl Part {
 }
 
 impl Book {
-    const ALL: [(Self, &'static str); 8] = [
+    const ALL: [(Self, &'static str); 9] = [
         (Self::Earned, "earned"),
         (Self::Spent, "spent"),
         (Self::Fees, "fees"),
@@ -85,6 +88,7 @@ impl Book {
         (Self::Outside, "outside"),
         (Self::Wallet, "wallet"),
         (Self::Routing, "routing"),
+        (Self::Channels, "channels"),
     ];
 }
 

@@ -56,10 +56,12 @@ pub enum Kind {
     Reserved,
     /// Some or all of it was given back; reference: see [`crate::reservations`].
     Released,
+    /// The cost of a channel was taken off a tab; reference: digest of the signed offer, on both sides.
+    Channel,
 }
 
 impl Kind {
-    const ALL: [(Self, &'static str); 13] = [
+    const ALL: [(Self, &'static str); 14] = [
         (Self::Trial, "trial"),
         (Self::Deposit, "deposit"),
         (Self::Withdrawal, "withdrawal"),
@@ -73,6 +75,7 @@ impl Kind {
         (Self::Forfeited, "forfeited"),
         (Self::Reserved, "reserved"),
         (Self::Released, "released"),
+        (Self::Channel, "channel"),
     ];
 
     /// The name, as it is hashed.

@@ -18,8 +18,10 @@
 //! reservations what a job may cost, put aside before it starts
 //! payments    whose account a Lightning payment is for; what moved, booked once
 //! l402/       credentials bought over Lightning: macaroons, and the accounts they spend
+//! tabs        what two nodes owe each other now: what is settled over Lightning
 //! reconcile   whether everything adds up
 //! lightning/  the embedded Lightning wallet
+//! earnings    what the node earned by kind of work, against the price of electricity
 //! statement   what an account was charged and credited over a time
 //! tree        the Merkle tree over the journal (private)
 //! batches     own signed tree heads, proofs of entries and of growth
@@ -51,10 +53,8 @@
 //! - Tree heads, equivocations and rebuttals: [`consortium_protocol::wire::ledger`].
 //! - Scores, trust, bans and evidence roots: [`reputation`], with the formula in Python.
 //!
-//! # To come
-//!
-//! Cumulative tabs between pairs that settle over Lightning. The [`lightning`] wallet itself is behind the feature
-//! of that name, which the node turns on; everything but settlement works with it off.
+//! The [`lightning`] wallet is behind the feature of that name, which the node turns on; everything but settlement works
+//! with it off.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 pub mod accounts;
@@ -62,6 +62,7 @@ pub mod api_keys;
 pub mod batches;
 pub mod cells;
 pub mod claims;
+pub mod earnings;
 pub mod heads;
 pub mod journal;
 pub mod l402;
@@ -75,6 +76,7 @@ pub mod reputation;
 pub mod reservations;
 pub mod statement;
 pub mod store;
+pub mod tabs;
 mod tree;
 
 pub use ledger::{Ledger, LedgerError};

@@ -174,6 +174,9 @@ const MIGRATIONS: &[&str] = &[
     ) STRICT, WITHOUT ROWID;
     ",
     "
+    CREATE INDEX claim_of_pair ON claim (payer, worker, state, due_ms, tail, pay) WHERE state IN ('held', 'tail', 'paid');
+    ",
+    "
     CREATE TABLE l402_token (
         account    TEXT    PRIMARY KEY NOT NULL,
         token      BLOB    NOT NULL UNIQUE CHECK (length(token) = 32),

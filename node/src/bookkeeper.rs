@@ -4,7 +4,7 @@
 //! ledger how far it came, so that a crash of either repeats some and loses none. From time to time it holds the
 //! wallet's own history against the journal; a difference is an alarm for the operator, and nothing is "corrected".
 
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::Context as _;
 use consortium_ledger::lightning::history::{Direction as Way, Kind, Payment, State};
@@ -20,8 +20,6 @@ use tracing::{error, warn};
 
 use crate::clock::wall_ms;
 
-/// The wallet's name among the sources of events that the ledger follows.
-const SOURCE: &str = "wallet";
 /// Events read at a time.
 const PAGE: u32 = 200;
 /// Events are looked for after this time though none was told.
@@ -30,6 +28,10 @@ const LOOK: Duration = Duration::from_secs(30);
 const COMPARE: Duration = Duration::from_secs(60);
 /// Payments that are not older are left out of a comparison: their event may not have been written down yet.
 const SETTLING_S: u64 = 30;
+/// How often the whole journal is added up.
+const ADD_UP: Duration = Duration::from_secs(3600);
+/// The chain source may be silent so long.
+const SILENCE_S: u64 = 600;
 /// Alarms told at a time.
 const MAX_ALARMS: usize = 10;
 /// Time before what failed is tried again.
@@ -55,36 +57,50 @@ impl Bookkeeper {
     async fn run(&self, alarms: &watch::Sender<Vec<String>>) {
         let mut told = self.wallet.events();
         let mut compare = tokio::time::interval(COMPARE);
+        let (mut watched, mut unbooked) = (Watched::default(), Vec::new());
         loop {
-            if let Err(error) = self.catch_up().await {
-                warn!(%error, "what the wallet moved could not be booked yet");
-                tokio::time::sleep(AGAIN).await;
-                continue;
-            }
+            let wait = match self.catch_up(&mut unbooked).await {
+                Ok(()) => LOOK,
+                Err(error) => {
+                    warn!(%error, "what the wallet moved could not be booked yet");
+                    AGAIN
+                }
+            };
             tokio::select! {
-                event = told.recv() => if matches!(event, Err(broadcast::error::RecvError::Closed)) { return },
-                () = tokio::time::sleep(LOOK) => {}
-                _ = compare.tick() => self.compare(alarms).await,
+                event = told.recv(), if wait == LOOK => {
+                    if matches!(event, Err(broadcast::error::RecvError::Closed)) {
+                        return;
+                    }
+                }
+                () = tokio::time::sleep(wait) => {}
+                _ = compare.tick() => match self.differences(&mut watched).await {
+                    Ok(found) => tell(alarms, unbooked.iter().cloned().chain(found)),
+                    Err(error) => warn!(%error, "the wallet's history could not be compared with the journal"),
+                },
             }
         }
     }
 
-    /// Books all events that are not booked yet.
-    async fn catch_up(&self) -> anyhow::Result<()> {
-        let mut place = self.book(|ledger| ledger.followed(SOURCE)).await?;
-        if self.wallet.recorded(place.saturating_sub(1), 1).await?.is_empty() {
-            // The wallet was begun anew, with the root key in another directory: its events are others.
-            place = 0;
-        }
+    /// Books all events that are not booked yet. Of those that contradict the journal it tells in `unbooked`, and goes on.
+    async fn catch_up(&self, unbooked: &mut Vec<String>) -> anyhow::Result<()> {
+        let source = format!("wallet {}", self.wallet.records_name().await?);
+        let from = source.clone();
+        let mut place = self.book(move |ledger| ledger.followed(&from)).await?;
         loop {
             let events = self.wallet.recorded(place, PAGE).await?;
             let Some(last) = events.last() else { return Ok(()) };
             place = last.seq;
-            self.book(move |ledger| {
-                events.iter().try_for_each(|recorded| book(ledger, recorded))?;
-                ledger.follow(SOURCE, place)
-            })
-            .await?;
+            let from = source.clone();
+            let contradictions = self
+                .book(move |ledger| {
+                    let contradictions = events.iter().filter_map(|recorded| book(ledger, recorded).transpose());
+                    let contradictions = contradictions.collect::<Result<Vec<_>, _>>()?;
+                    ledger.follow(&from, place)?;
+                    Ok(contradictions)
+                })
+                .await?;
+            unbooked.extend(contradictions);
+            unbooked.truncate(MAX_ALARMS);
         }
     }
 
@@ -96,35 +112,51 @@ impl Bookkeeper {
         Ok(tokio::task::spawn_blocking(move || work(&ledger)).await.context("booking broke off")??)
     }
 
-    async fn compare(&self, alarms: &watch::Sender<Vec<String>>) {
-        let found = match self.differences().await {
-            Ok(found) => found,
-            Err(error) => return warn!(%error, "the wallet's history could not be compared with the journal"),
-        };
-        let changed = alarms.send_if_modified(|known| std::mem::replace(known, found.clone()) != found);
-        if changed {
-            found.iter().for_each(|alarm| error!(alarm, "money does not add up"));
-        }
-    }
-
     /// What is wrong, in sentences: nothing, one hopes.
-    async fn differences(&self) -> anyhow::Result<Vec<String>> {
-        let sums = self.book(Ledger::reconcile).await?;
+    async fn differences(&self, watched: &mut Watched) -> anyhow::Result<Vec<String>> {
+        let now_s = wall_ms() / 1000;
         let mut wrong = Vec::new();
-        if !sums.is_exact() {
+        let heard = self.wallet.status().await?.synced_s;
+        if let Some(silent) = heard.map(|heard| now_s.saturating_sub(heard)).filter(|silent| *silent > SILENCE_S) {
+            wrong.push(format!(
+                "the wallet has not heard from its chain source for {} minutes, and sees neither payments that end nor a \
+                 channel's other side that cheats: is it up? A bitcoind that was restarted has a new cookie: restart the \
+                 node too",
+                silent / 60
+            ));
+        }
+        if watched.added_up.is_none_or(|at| at.elapsed() >= ADD_UP) {
+            watched.inexact = !self.book(Ledger::reconcile).await?.is_exact();
+            watched.added_up = Some(Instant::now());
+        }
+        if watched.inexact {
             wrong.push("the journal does not add up: see `consortium-node ledger verify`".to_owned());
         }
-        let mut after = None;
-        loop {
-            let page = self.wallet.history(after, PAGE).await?;
-            let payments = page.payments;
-            wrong.extend(self.book(move |ledger| differing(ledger, &payments, wall_ms() / 1000)).await?);
-            wrong.truncate(MAX_ALARMS);
-            after = page.next;
-            if after.is_none() || wrong.len() == MAX_ALARMS {
-                return Ok(wrong);
-            }
+        let payments = self.wallet.made_since(watched.compared_s).await?;
+        let differing = self.book(move |ledger| differing(ledger, &payments, now_s)).await?;
+        if differing.is_empty() {
+            watched.compared_s = now_s.saturating_sub(2 * SETTLING_S);
         }
+        wrong.extend(differing);
+        Ok(wrong)
+    }
+}
+
+/// What was found in order before.
+#[derive(Debug, Default)]
+struct Watched {
+    /// When the journal was last added up, and whether it did not come out.
+    added_up: Option<Instant>,
+    inexact: bool,
+    /// Payments before this time agreed, in seconds since 1970.
+    compared_s: u64,
+}
+
+fn tell(alarms: &watch::Sender<Vec<String>>, found: impl Iterator<Item = String>) {
+    let found: Vec<String> = found.take(MAX_ALARMS).collect();
+    let changed = alarms.send_if_modified(|known| std::mem::replace(known, found.clone()) != found);
+    if changed {
+        found.iter().for_each(|alarm| error!(alarm, "the operator must look at this"));
     }
 }
 
@@ -132,7 +164,8 @@ fn of(hash: PaymentHash) -> Hash {
     Hash::from_bytes(*hash.as_bytes())
 }
 
-fn book(ledger: &Ledger, recorded: &Recorded) -> Result<(), LedgerError> {
+/// Books an event; a sentence when the journal has something else in its place.
+fn book(ledger: &Ledger, recorded: &Recorded) -> Result<Option<String>, LedgerError> {
     let moved = match recorded.event {
         WalletEvent::PaymentReceived { hash, amount } => {
             Moved { direction: Direction::Incoming, hash: of(hash), amount, fee: Msat::ZERO }
@@ -141,11 +174,20 @@ fn book(ledger: &Ledger, recorded: &Recorded) -> Result<(), LedgerError> {
             Moved { direction: Direction::Outgoing, hash: of(hash), amount, fee }
         }
         WalletEvent::PaymentForwarded { fee: Some(fee), .. } => {
-            return ledger.book_forwarded(fee, recorded.seq, recorded.at_ms).map(drop);
+            return ledger.book_forwarded(fee, recorded.seq, recorded.at_ms).map(|_| None);
         }
-        _ => return Ok(()),
+        _ => return Ok(None),
     };
-    ledger.book_payment(&moved, wall_ms()).map(drop)
+    match ledger.book_payment(&moved, wall_ms()) {
+        Ok(_) => Ok(None),
+        Err(LedgerError::Reused(hash)) => Ok(Some(contradiction(&moved, hash))),
+        Err(error) => Err(error),
+    }
+}
+
+fn contradiction(moved: &Moved, hash: impl std::fmt::Display) -> String {
+    let Moved { amount, fee, .. } = moved;
+    format!("the wallet moved {amount} with {fee} of fees as payment {hash}; the journal says something else")
 }
 
 /// Sentences about the payments of which the journal says something else than the wallet at `now_s`, in seconds since

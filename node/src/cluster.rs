@@ -30,6 +30,7 @@ use crate::clock::{Skew, Timeliness, wall_ms};
 use crate::shards::Shards;
 use crate::storage::{Storage, StorageError};
 use crate::swarm::{Reply, SwarmEvent, SwarmHandle};
+use crate::tabs::Tabs;
 
 const TICK: Duration = Duration::from_millis(100);
 const HEARTBEAT: Duration = Duration::from_millis(500);
@@ -103,6 +104,8 @@ pub struct ClusterTask {
     pub audits: Audits,
     /// Where payers say what they owe.
     pub earning: Earning,
+    /// Where it is settled.
+    pub tabs: Tabs,
     /// Where the outcome is published.
     pub view: watch::Sender<ClusterView>,
 }
@@ -282,6 +285,18 @@ impl Running {
             Request::Judged(verdict) => {
                 let earning = self.task.earning.clone();
                 tokio::spawn(async move { reply.send(booked(earning.judged(from, *verdict).await)) });
+            }
+            Request::Settle(tab) => {
+                let tabs = self.task.tabs.clone();
+                tokio::spawn(async move { reply.send(tabs.settle(from, *tab).await) });
+            }
+            Request::Channel(offer) => {
+                let tabs = self.task.tabs.clone();
+                tokio::spawn(async move { reply.send(tabs.agree(from, *offer).await) });
+            }
+            Request::ChannelBegun(begun) => {
+                let tabs = self.task.tabs.clone();
+                tokio::spawn(async move { reply.send(tabs.begun(from, *begun).await) });
             }
             Request::Certificate => reply.send(Response::Certificate(self.election.current().cloned())),
             Request::Assign(assign) => {

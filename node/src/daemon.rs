@@ -11,6 +11,8 @@ use consortium_inference::stage::{StageHandle, StageOptions};
 use consortium_ledger::api_keys::ApiKeys;
 use consortium_ledger::batches::BatchPolicy;
 use consortium_ledger::ledger::Ledger;
+#[cfg(feature = "lightning")]
+use consortium_ledger::lightning::liquidity::Budget;
 use consortium_protocol::identity::RootKey;
 use consortium_protocol::wire;
 use consortium_protocol::wire::fact::Fact;
@@ -35,6 +37,8 @@ use crate::gateway::Gateway;
 use crate::http::{self, HttpApp};
 use crate::keyfile;
 use crate::library::{self, Library};
+#[cfg(feature = "lightning")]
+use crate::liquidity::Liquidity;
 use crate::master::MasterTask;
 use crate::observer::Observer;
 use crate::operator::OperatorToken;
@@ -45,6 +49,7 @@ use crate::serving::Serving;
 use crate::shards::Shards;
 use crate::storage::Storage;
 use crate::swarm::{self, SwarmConfig, SwarmHandle, TransportKind};
+use crate::tabs::{TabParts, Tabs};
 #[cfg(feature = "lightning")]
 use crate::{bookkeeper, wallet};
 
@@ -159,7 +164,16 @@ pub async fn run_tampered(
         settled: settled.clone(),
     }
     .spawn(stop.clone());
-    let dispatch = Dispatch { swarm: swarm.clone(), view: view.subscribe(), driver, audits: audits.clone() };
+    let tabs = Tabs::new(TabParts {
+        key: Arc::clone(&key),
+        storage: storage.clone(),
+        standings: standings.clone(),
+        rules: config.tabs,
+        #[cfg(feature = "lightning")]
+        wallet: wallet.clone(),
+    });
+    let dispatch =
+        Dispatch { swarm: swarm.clone(), view: view.subscribe(), driver, audits: audits.clone(), tabs: tabs.clone() };
     let worker = Worker {
         cluster,
         swarm: swarm.clone(),
@@ -168,11 +182,13 @@ pub async fn run_tampered(
         key: Arc::clone(&key),
         spool: spool.clone(),
         asking: asking.clone(),
+        credit: tabs.credit().clone(),
         tamper,
     };
     let alarms = watch::Sender::new(Vec::new());
     #[cfg(feature = "lightning")]
     if let Some(wallet) = &wallet {
+        tokio::spawn(wallet::watch_over(wallet.clone(), stop.clone()));
         bookkeeper::spawn(standings.ledger().clone(), wallet.clone(), alarms.clone(), stop.clone());
     }
     let api_file = ApiFile { api_base, pid: std::process::id(), peer_id: me.to_string() };
@@ -224,11 +240,18 @@ pub async fn run_tampered(
     let token = OperatorToken::create(&config.data_dir).context("cannot write the operator's token")?;
     let operated = Operated {
         token: Some(token),
+        tabs: Some(tabs.clone()),
         #[cfg(feature = "lightning")]
         wallet: wallet.clone(),
     };
     let rpc = Rpc::operated(sources, operated);
     let earning = Earning { cluster, standings: standings.clone(), storage: storage.clone() };
+    tabs.spawn(swarm.clone(), view.subscribe(), stop.clone());
+    #[cfg(feature = "lightning")]
+    if let Some(wallet) = wallet.clone() {
+        let budget = Budget(config.tabs.channel_budget_sat);
+        Liquidity { wallet, storage: storage.clone(), standings: standings.clone(), budget }.spawn(stop.clone());
+    }
     let cluster_task = ClusterTask {
         key,
         cluster,
@@ -239,6 +262,7 @@ pub async fn run_tampered(
         standings,
         audits,
         earning,
+        tabs,
         view,
     };
     let membership = tokio::spawn(cluster_task.run(events, stop.clone()));

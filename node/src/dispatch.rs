@@ -20,6 +20,7 @@ use crate::cluster::ClusterView;
 use crate::gateway::Submission;
 use crate::pipeline::{Driver, read_message, write_message};
 use crate::swarm::{ByteStream, Incoming, SwarmHandle};
+use crate::tabs::Tabs;
 
 /// Time in which a master must be found, again after each loss.
 const FIND_MASTER: Duration = Duration::from_secs(15);
@@ -46,6 +47,8 @@ pub struct Dispatch {
     pub driver: Arc<Driver>,
     /// Where receipts of this node's own jobs go.
     pub audits: Audits,
+    /// Where workers are paid, before a job that they refuse is tried again.
+    pub tabs: Tabs,
 }
 
 /// How one try at a job ended.
@@ -219,6 +222,11 @@ impl Dispatch {
                 }
                 Some(event) => event,
             };
+            if let JobEvent::Failed { error } = &event
+                && error.code == JobErrorCode::Unpaid
+            {
+                self.tabs.hurry();
+            }
             match &event {
                 JobEvent::Accepted { .. } => *accepted = true,
                 JobEvent::Token { index, id, .. } => {

@@ -25,6 +25,7 @@ pub fn describe(kind: Kind) -> &'static str {
         Kind::Forfeited => "bond forfeited",
         Kind::Reserved => "reserved for a request",
         Kind::Released => "not used, given back",
+        Kind::Channel => "cost of a channel",
     }
 }
 

@@ -43,10 +43,13 @@ pub mod http;
 pub mod invoice;
 pub mod keyfile;
 pub mod library;
+#[cfg(feature = "lightning")]
+pub mod liquidity;
 pub mod master;
 mod observer;
 pub mod operator;
 pub mod pipeline;
+pub mod power;
 pub mod prices;
 pub mod rpc;
 pub mod serving;
@@ -54,6 +57,7 @@ pub mod shards;
 pub mod status;
 pub mod storage;
 pub mod swarm;
+pub mod tabs;
 pub mod till;
 #[cfg(feature = "lightning")]
 pub mod wallet;

@@ -9,7 +9,7 @@ use consortium_ledger::lightning::Wallet;
 use consortium_ledger::lightning::settings::WalletSettings;
 use consortium_protocol::identity::RootKey;
 use tokio_util::sync::CancellationToken;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
 use crate::till::{Till, TillSettings};
 
@@ -43,6 +43,17 @@ pub fn till(
         info!(bundle = %settings.bundle, max_credit = %settings.max_credit, "completions are sold over Lightning");
     }
     Some(Till::open(ledger.clone(), Arc::new(wallet), settings, stop.clone()))
+}
+
+/// Ends the node when its wallet has broken off: what was promised over Lightning can only be kept by a new start.
+pub async fn watch_over(wallet: Wallet, stop: CancellationToken) {
+    tokio::select! {
+        () = stop.cancelled() => {}
+        () = wallet.broke_off() => {
+            error!("the wallet broke off, on a full disk perhaps: the node ends; see to it and start the node again");
+            stop.cancel();
+        }
+    }
 }
 
 /// Stops the wallet, if there is one.

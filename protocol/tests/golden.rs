@@ -91,6 +91,11 @@ fn all() -> Golden {
     golden.signed("stage-receipt", samples::receipts()[1].payload().clone());
     golden.signed("verdict", samples::verdict());
     golden.signed("acceptance", samples::acceptance());
+    golden.signed("tab", samples::tab());
+    golden.signed("tab-answer", samples::tab_answer());
+    golden.signed("channel-offer", samples::channel_offer());
+    golden.signed("channel-agreed", samples::channel_agreed());
+    golden.signed("channel-begun", samples::channel_begun());
     golden.signed("rebuttal", samples::rebuttal());
     golden.signed("tree-head", samples::tree_head());
     golden.signed("equivocation-seen", samples::equivocation_seen());

@@ -19,6 +19,7 @@ use consortium_protocol::wire::job::{JobEvent, JobRequest, Receipts};
 use consortium_protocol::wire::pay::Acceptance;
 use consortium_protocol::wire::pipeline::{Frame, FrameHeader, MAX_HEADER, MAX_PAYLOAD, SessionOpen, parse_header};
 use consortium_protocol::wire::rpc::{Assign, Release, Request, Response};
+use consortium_protocol::wire::tab::{ChannelOffer, LightningId, Tab, TabAnswer, TabSays};
 use consortium_protocol::{ClusterId, Hash, Msat, NodeId};
 use proptest::prelude::*;
 use samples::key;
@@ -530,5 +531,41 @@ proptest! {
         if let Some(again) = read(&mixed) {
             prop_assert_eq!(again, mixed);
         }
+    }
+}
+
+#[test]
+fn a_tab_that_contradicts_itself_is_refused() {
+    let changes: [fn(&mut Tab); 3] =
+        [|tab| tab.paid = Msat(tab.accepted.0 + 1), |tab| tab.seq = 0, |tab| tab.worker = tab.payer];
+    for change in changes {
+        let mut tab = samples::tab();
+        change(&mut tab);
+        assert!(Signed::<Tab>::decode(Signed::sign(&key(1), tab).as_bytes()).is_err());
+    }
+    let with_invoice = |length: usize, amount| {
+        let lightning: LightningId = format!("03{}", "ab".repeat(32)).parse().unwrap();
+        let (invoice, receivable) = ("l".repeat(length), Msat(u64::MAX));
+        let answer =
+            TabAnswer { tab: Hash::of(b"tab"), says: TabSays::Invoice { lightning, amount, invoice, receivable } };
+        Signed::<TabAnswer>::decode(Signed::sign(&key(2), answer).as_bytes())
+    };
+    assert!(with_invoice(2048, Msat(u64::MAX)).is_ok(), "the longest one fits");
+    assert!(with_invoice(2049, Msat(1)).is_err());
+    assert!(with_invoice(10, Msat::ZERO).is_err());
+}
+
+#[test]
+fn an_offer_of_a_channel_has_its_bounds() {
+    let with = |addresses: Vec<String>| {
+        let offer = ChannelOffer { addresses, at_ms: u64::MAX, size_sat: u64::MAX, ..samples::channel_offer() };
+        Signed::<ChannelOffer>::decode(Signed::sign(&key(1), offer).as_bytes())
+    };
+    assert!(with(vec!["x".repeat(128); 4]).is_ok(), "the largest one fits");
+    for bad in [Vec::new(), vec!["x".repeat(129)], vec!["x".to_owned(); 5]] {
+        assert!(with(bad).is_err());
+    }
+    for bad in ["", "04", &"02".repeat(32), &"0g".repeat(33), &"04".repeat(33), &"é".repeat(33)] {
+        assert!(bad.parse::<LightningId>().is_err(), "{bad}");
     }
 }

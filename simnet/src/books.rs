@@ -6,7 +6,8 @@ use std::path::Path;
 
 use anyhow::{Context, Result};
 use consortium_node::ledger::accounts::{MAX_PAGE, Owner};
-use consortium_node::ledger::ledger::Ledger;
+use consortium_node::ledger::ledger::{Ledger, LedgerError};
+use consortium_node::ledger::payments::Direction;
 use consortium_node::ledger::reconcile::Reconciliation;
 use consortium_protocol::identity::NodeId;
 use serde::Serialize;
@@ -22,6 +23,10 @@ pub struct Books {
     pub sums: Reconciliation,
     /// What it owes to each other node, less what that one owes to it, in msat; all parts of the accounts.
     pub owes: BTreeMap<NodeId, i128>,
+    /// What it paid to each other node over Lightning, in msat.
+    pub paid: BTreeMap<NodeId, i128>,
+    /// What it got from each other node over Lightning, in msat.
+    pub got: BTreeMap<NodeId, i128>,
 }
 
 /// Two nodes that do not agree.
@@ -37,6 +42,19 @@ pub struct Disagreement {
     pub b_is_owed: i128,
 }
 
+/// Payments of one node to another that they do not agree on.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Mismatch {
+    /// Who pays.
+    pub payer: String,
+    /// Who is paid.
+    pub worker: String,
+    /// What the payer's books say, in msat.
+    pub paid: i128,
+    /// What the worker's say, in msat.
+    pub got: i128,
+}
+
 /// What holding them together found.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Findings {
@@ -46,6 +64,10 @@ pub struct Findings {
     pub pairs: usize,
     /// What is owed between nodes in all, in msat.
     pub owed: i128,
+    /// What nodes paid each other over Lightning in all, in msat.
+    pub settled: i128,
+    /// Pairs of which one says that it paid something else than the other got.
+    pub unsettled: Vec<Mismatch>,
     /// Nodes whose own books do not add up.
     pub inexact: Vec<String>,
     /// Pairs that do not agree.
@@ -56,7 +78,7 @@ impl Findings {
     /// Whether everything adds up, and all agree.
     #[must_use]
     pub fn is_exact(&self) -> bool {
-        self.inexact.is_empty() && self.disagreements.is_empty()
+        self.inexact.is_empty() && self.disagreements.is_empty() && self.unsettled.is_empty()
     }
 }
 
@@ -81,9 +103,33 @@ impl Books {
                     _ => None,
                 }));
             }
-            Ok(Self { name: name.to_owned(), owner, sums: ledger.reconcile()?, owes })
+            let (paid, got) = settlements(&ledger)?;
+            Ok(Self { name: name.to_owned(), owner, sums: ledger.reconcile()?, owes, paid, got })
         };
         open().with_context(|| format!("the books of {name} ({})", path.display()))
+    }
+}
+
+type Sums = BTreeMap<NodeId, i128>;
+
+/// What was paid to peers, and got from them.
+fn settlements(ledger: &Ledger) -> Result<(Sums, Sums), LedgerError> {
+    let (mut paid, mut got) = (Sums::new(), Sums::new());
+    let mut after = None;
+    loop {
+        let page = ledger.payments_booked(after)?;
+        for payment in &page {
+            let (Owner::Peer(node), Some(booked)) = (&payment.owner, payment.booked) else { continue };
+            let sums = match payment.direction {
+                Direction::Outgoing => &mut paid,
+                Direction::Incoming => &mut got,
+            };
+            *sums.entry(*node).or_default() += i128::from(booked.amount.0);
+        }
+        match page.last().and_then(|payment| payment.booked) {
+            Some(last) => after = Some(last.seq),
+            None => return Ok((paid, got)),
+        }
     }
 }
 
@@ -94,6 +140,8 @@ pub fn compare(all: &[Books]) -> Findings {
         entries: all.iter().map(|books| books.sums.entries).sum(),
         pairs: 0,
         owed: 0,
+        settled: 0,
+        unsettled: Vec::new(),
         inexact: all.iter().filter(|books| !books.sums.is_exact()).map(|books| books.name.clone()).collect(),
         disagreements: Vec::new(),
     };
@@ -106,6 +154,17 @@ pub fn compare(all: &[Books]) -> Findings {
             if a_owes != b_is_owed {
                 let (a, b) = (a.name.clone(), b.name.clone());
                 findings.disagreements.push(Disagreement { a, b, a_owes, b_is_owed });
+            }
+        }
+    }
+    for payer in all {
+        for worker in all {
+            let paid = payer.paid.get(&worker.owner).copied().unwrap_or_default();
+            let got = worker.got.get(&payer.owner).copied().unwrap_or_default();
+            findings.settled += paid;
+            if paid != got {
+                let (payer, worker) = (payer.name.clone(), worker.name.clone());
+                findings.unsettled.push(Mismatch { payer, worker, paid, got });
             }
         }
     }
@@ -125,7 +184,7 @@ mod tests {
     fn books(n: u8, owes: &[(u8, i128)], balances: i128) -> Books {
         let sums = Reconciliation { entries: 2, postings: 0, balances, owed: 0, own: 0, differences: Vec::new() };
         let owes = owes.iter().map(|(other, msat)| (node(*other), *msat)).collect();
-        Books { name: format!("node-{n}"), owner: node(n), sums, owes }
+        Books { name: format!("node-{n}"), owner: node(n), sums, owes, paid: Sums::new(), got: Sums::new() }
     }
 
     #[test]
@@ -140,5 +199,17 @@ mod tests {
         assert_eq!(findings.inexact, ["node-2"]);
         let said: Vec<(i128, i128)> = findings.disagreements.iter().map(|d| (d.a_owes, d.b_is_owed)).collect();
         assert_eq!(said, [(500, 499), (0, -7)]);
+    }
+
+    #[test]
+    fn a_payment_has_two_sides() {
+        let paid = |n: u8, to: u8, msat: i128| Books { paid: Sums::from([(node(to), msat)]), ..books(n, &[], 0) };
+        let got = |n: u8, from: u8, msat: i128| Books { got: Sums::from([(node(from), msat)]), ..books(n, &[], 0) };
+        let findings = compare(&[paid(1, 2, 70), got(2, 1, 70)]);
+        assert!(findings.is_exact() && findings.settled == 70, "{findings:?}");
+        let findings = compare(&[paid(1, 2, 70), got(2, 1, 69), got(3, 1, 5)]);
+        let said: Vec<_> = findings.unsettled.iter().map(|m| (m.worker.as_str(), m.paid, m.got)).collect();
+        assert_eq!(said, [("node-2", 70, 69), ("node-3", 0, 5)]);
+        assert!(!findings.is_exact());
     }
 }

@@ -152,6 +152,10 @@ pub(crate) struct Up {
     /// The last node sells: its API asks for payment (CONSORTIUM_PAID_BASE). Takes 3 nodes or more.
     #[arg(long, conflicts_with = "resume")]
     pub(crate) l402: bool,
+    /// The last K nodes have a wallet, but no coins, no channels and no address where it can be reached: they earn all
+    /// the same.
+    #[arg(long, value_name = "K", conflicts_with_all = ["no_lightning", "resume"])]
+    pub(crate) newcomers: Option<usize>,
     /// Use this bitcoind, which must be on regtest, rather than simnet's own chain: http://USER:PASSWORD@HOST:PORT, or
     /// http://HOST:PORT with --bitcoind-cookie.
     #[arg(long, value_name = "URL", conflicts_with = "resume")]

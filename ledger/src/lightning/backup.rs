@@ -3,10 +3,12 @@
 //! The root key ([`super::seed`]) gives the identity, the Lightning node's key and the on-chain money. The state of
 //! channels is in neither, on purpose: a channel run from an old state can be taken whole by its other side. After a loss
 //! of the data directory the backup says whom to connect to; a peer that meets a node which does not know their channel
-//! closes it and pays this side's part on-chain, to keys that the root key gives.
+//! closes it and pays this side's part on-chain, to keys that the root key gives; [`super::recover`] finds them there.
 //!
-//! What cannot be restored: payments that were on their way, the history, preimages of unpaid invoices. What is needed of
-//! the peers: that they are there, and honest or unaware that the state is lost.
+//! What cannot be restored: payments that were on their way, what a peer pays below its dust limit, the history, preimages
+//! of unpaid invoices; with an Esplora or Electrum server alone, what the peers pay out, until a bitcoind looks for it. What
+//! is needed of the peers: that they are there, and honest or unaware that the state is lost: one that knows it can close
+//! with an old state that is better for it, and nothing is left to prove it with.
 //!
 //! The format: `CLWB`, a version (1), a nonce of 24 bytes, and the JSON of a [`Backup`] under XChaCha20-Poly1305 with the
 //! head (the first five bytes) as associated data and a key derived from the root key.
@@ -79,19 +81,31 @@ fn peers(inner: &Inner, channels: &[ChannelView]) -> Vec<BackupPeer> {
     ids.extend(known.iter().filter(|peer| peer.is_persisted).map(|peer| peer.node_id.to_string()));
     ids.sort_unstable();
     ids.dedup();
-    let graph = inner.node.network_graph();
-    let addresses = |id: &str| {
-        // What the peer announces comes first: a connection that it made shows a port that nobody listens on.
-        let announced = id.parse().ok().and_then(|key| graph.node(&NodeId::from_pubkey(&key)));
-        let announced = announced
-            .and_then(|node| node.announcement_info)
-            .map_or_else(Vec::new, |info| info.addresses().iter().map(ToString::to_string).collect::<Vec<_>>());
-        let seen = known.iter().filter(|peer| peer.node_id.to_string() == id).map(|peer| peer.address.to_string());
-        let mut all: Vec<String> = announced.into_iter().chain(seen).collect();
-        all.dedup();
-        all
-    };
-    ids.into_iter().map(|id| BackupPeer { addresses: addresses(&id), id }).collect()
+    ids.into_iter().map(|id| BackupPeer { addresses: addresses(inner, &id), id }).collect()
+}
+
+impl Wallet {
+    /// Where a Lightning node may be, `HOST:PORT` each: where it says it is, and where it was seen.
+    ///
+    /// # Errors
+    /// When the wallet is stopping.
+    pub async fn addresses_of(&self, id: &str) -> Result<Vec<String>, WalletError> {
+        let id = id.to_owned();
+        self.ask("looking for a peer", LOCAL, move |inner| Ok(addresses(inner, &id))).await
+    }
+}
+
+fn addresses(inner: &Inner, id: &str) -> Vec<String> {
+    let (known, graph) = (inner.node.list_peers(), inner.node.network_graph());
+    // What the peer announces comes first: a connection that it made shows a port that nobody listens on.
+    let announced = id.parse().ok().and_then(|key| graph.node(&NodeId::from_pubkey(&key)));
+    let announced = announced
+        .and_then(|node| node.announcement_info)
+        .map_or_else(Vec::new, |info| info.addresses().iter().map(ToString::to_string).collect::<Vec<_>>());
+    let seen = known.iter().filter(|peer| peer.node_id.to_string() == id).map(|peer| peer.address.to_string());
+    let mut all: Vec<String> = announced.into_iter().chain(seen).collect();
+    all.dedup();
+    all
 }
 
 fn seal(backup: &Backup, key: &[u8; 32]) -> Result<Vec<u8>, WalletError> {

@@ -85,6 +85,21 @@ impl ChainSource {
         }
     }
 
+    /// Whether others on the way to it could read and change what it says: no TLS, and not on this machine. A bitcoind is
+    /// taken to be on the operator's own network.
+    #[must_use]
+    pub(super) fn is_in_clear(&self) -> bool {
+        let (Self::Esplora(url) | Self::Electrum(url)) = self else { return false };
+        let Some(place) = ["http://", "tcp://"].iter().find_map(|scheme| url.strip_prefix(scheme)) else {
+            return false;
+        };
+        let authority = place.split(['/', '?', '#']).next().unwrap_or_default();
+        let bare = authority.rsplit('@').next().unwrap_or_default();
+        let host = host_and_port(bare, 0).map(|(host, _)| host).unwrap_or_default();
+        let address = host.trim_matches(['[', ']']).parse::<std::net::IpAddr>();
+        host != "localhost" && !address.is_ok_and(|address| address.is_loopback())
+    }
+
     /// An Electrum server.
     ///
     /// # Errors

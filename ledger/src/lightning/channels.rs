@@ -3,15 +3,21 @@
 use std::time::Duration;
 
 use consortium_protocol::Msat;
+use ldk_node::bitcoin::Txid;
 use ldk_node::bitcoin::secp256k1::PublicKey;
 use ldk_node::lightning::ln::msgs::SocketAddress;
 use ldk_node::{ChannelDetails, NodeError, UserChannelId};
 use serde::{Deserialize, Serialize};
+use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
+use tracing::debug;
 
+use super::coins::Spending;
 use super::error::{self, WalletError};
 use super::event::{WalletEvent, channel_name};
+use super::liquidity::Budget;
 use super::onchain::random_id;
+use super::records::Recorded;
 use super::wallet::{Inner, LOCAL, Wallet, now_ms};
 
 /// The smallest channel opened from here, in sat: below it, its reserve and a closing fee are most of it.
@@ -100,30 +106,50 @@ impl Wallet {
         .await
     }
 
-    /// Opens a channel and waits until the other side has agreed; its funding is then broadcast. Gives its name.
+    /// Opens a channel, when what was spent on-chain before is seen, and waits until the other side has agreed and the
+    /// chain source has its funding. Gives its name.
     ///
     /// # Errors
     /// When the peer cannot be reached or refuses, there is not enough on-chain money, or what is given away is above a
-    /// limit.
+    /// limit; when the wallet has not seen what it spent before, or the chain source does not take the funding.
     pub async fn open_channel(&self, order: OpenOrder) -> Result<String, WalletError> {
-        let mut events = self.events();
-        let opened = self.ask("opening a channel", AGREE, move |inner| open(inner, &order)).await?;
-        let agreed = async {
-            loop {
-                match events.recv().await.map(|recorded| recorded.event) {
-                    Ok(WalletEvent::ChannelPending { channel, .. }) if channel == opened => return Ok(channel),
-                    Ok(WalletEvent::ChannelClosed { channel, reason }) if channel == opened => {
-                        return Err(WalletError::Invalid(format!("the peer does not agree to the channel: {reason}")));
-                    }
-                    Ok(_) => {}
-                    // It may be among those missed: the list of channels tells.
-                    Err(RecvError::Lagged(_)) => return Ok(opened.clone()),
-                    Err(RecvError::Closed) => return Err(WalletError::Stopped),
-                }
-            }
+        self.spend(move |wallet| async move { wallet.open_now(order).await }).await
+    }
+
+    /// As [`Wallet::open_channel`], if the budget allows it beside the channels there are when its turn has come.
+    ///
+    /// # Errors
+    /// As [`Wallet::open_channel`], and [`WalletError::OverBudget`].
+    pub async fn open_channel_within(&self, budget: Budget, order: OpenOrder) -> Result<String, WalletError> {
+        let opening = move |wallet: Self| async move {
+            budget.check(order.size_sat, &wallet.channels().await?)?;
+            wallet.open_now(order).await
         };
-        let late = |_| WalletError::Late { what: "agreeing on a channel with the peer", after: AGREE };
-        tokio::time::timeout(AGREE, agreed).await.map_err(late)?
+        self.spend(opening).await
+    }
+
+    async fn open_now(&self, order: OpenOrder) -> Result<Spending<String>, WalletError> {
+        let mut events = self.events();
+        let amount = order.size_sat;
+        let opened = self.ask("opening a channel", AGREE, move |inner| open(inner, &order)).await?;
+        let agreed = tokio::time::timeout(AGREE, agreed(&mut events, &opened)).await;
+        let late = || WalletError::Late { what: "agreeing on a channel with the peer", after: AGREE };
+        if let Err(error) = agreed.unwrap_or_else(|_| Err(late())) {
+            self.give_up(&opened).await;
+            return Err(error);
+        }
+        let name = opened.clone();
+        let txid = self.ask("looking at a channel", LOCAL, move |inner| Ok(funding(inner, &name))).await?;
+        Ok(Spending { value: opened, txid: txid.ok_or_else(late)?, amount })
+    }
+
+    /// Ends a channel that is not agreed on, lest its funding be made when its coins are spent otherwise.
+    async fn give_up(&self, channel: &str) {
+        let name = channel.to_owned();
+        let ending = self.ask("giving a channel up", LOCAL, move |inner| close(inner, &name, Closing::Forced)).await;
+        if let Err(error) = ending {
+            debug!(channel, %error, "a channel that is not agreed on is gone by itself");
+        }
     }
 
     /// Begins to close a channel.
@@ -152,6 +178,29 @@ impl Wallet {
         })
         .await
     }
+}
+
+/// Waits until the other side has agreed to a channel.
+async fn agreed(events: &mut broadcast::Receiver<Recorded>, opened: &str) -> Result<(), WalletError> {
+    loop {
+        match events.recv().await.map(|recorded| recorded.event) {
+            Ok(WalletEvent::ChannelPending { channel, .. }) if channel == opened => return Ok(()),
+            Ok(WalletEvent::ChannelClosed { channel, reason }) if channel == opened => {
+                return Err(WalletError::Invalid(format!("the peer does not agree to the channel: {reason}")));
+            }
+            Ok(_) => {}
+            // It may be among those missed: the list of channels tells.
+            Err(RecvError::Lagged(_)) => return Ok(()),
+            Err(RecvError::Closed) => return Err(WalletError::Stopped),
+        }
+    }
+}
+
+/// The transaction that funds a channel, if it is agreed on.
+fn funding(inner: &Inner, name: &str) -> Option<Txid> {
+    let channels = inner.node.list_channels();
+    let channel = channels.iter().find(|channel| channel_name(channel.user_channel_id) == name)?;
+    Some(channel.funding_txo?.txid)
 }
 
 fn view(channel: &ChannelDetails) -> ChannelView {
@@ -213,7 +262,7 @@ fn open(inner: &Inner, order: &OpenOrder) -> Result<String, WalletError> {
     // What is given away is spent; the rest stays the wallet's own.
     let reserved = random_id()?;
     if order.push > Msat::ZERO {
-        inner.records.reserve(&reserved, order.push, &inner.settings.limits, now_ms())?;
+        inner.records.reserve(&reserved, (order.push, order.push), &inner.settings.limits, now_ms())?;
     }
     let push = (order.push > Msat::ZERO).then_some(order.push.0);
     let opened = match order.announced {

@@ -7,13 +7,15 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use consortium_protocol::Msat;
-use ldk_node::Event;
+use ldk_node::lightning::ln::channelmanager::PaymentId;
+use ldk_node::{Event, NodeError};
 use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
-use tracing::{info, warn};
+use tracing::{error, info, warn};
 
-use super::error::{self, WalletError};
+use super::error::{WalletError, of};
 use super::event::{self, WalletEvent};
+use super::hash::PaymentHash;
 use super::records::Recorded;
 use super::wallet::{Inner, now_ms};
 
@@ -24,8 +26,6 @@ const TROUBLE: Duration = Duration::from_secs(1);
 
 /// Runs until the wallet stops.
 pub(super) async fn run(inner: Arc<Inner>, mut stop: watch::Receiver<bool>) {
-    // The first event may be one that was written down before a crash.
-    let mut maybe_again = true;
     let mut deadlines = tokio::time::interval(DEADLINES);
     deadlines.set_missed_tick_behavior(MissedTickBehavior::Delay);
     loop {
@@ -35,41 +35,57 @@ pub(super) async fn run(inner: Arc<Inner>, mut stop: watch::Receiver<bool>) {
             _ = deadlines.tick() => None,
             event = inner.node.next_event_async() => Some(event),
         };
-        let is_event = event.is_some();
         let working = Arc::clone(&inner);
         let worked = tokio::task::spawn_blocking(move || match event {
-            Some(event) => handle(&working, event, maybe_again),
+            Some(event) => handle(&working, event),
             None => expire(&working),
         });
         match worked.await {
-            Ok(Ok(())) => maybe_again &= !is_event,
+            Ok(Ok(())) => {}
             Ok(Err(error)) => {
                 warn!(%error, "an event of the wallet could not be written down");
-                maybe_again |= is_event;
                 tokio::time::sleep(TROUBLE).await;
             }
-            // The runtime is ending.
-            Err(_) => return,
+            Err(error) => {
+                // ldk-node gives up by a panic, on a full disk for example. Otherwise the runtime is ending.
+                if error.is_panic() {
+                    error!(%error, "the Lightning node broke off");
+                    inner.broken.send_replace(true);
+                }
+                return;
+            }
         }
     }
 }
 
-fn handle(inner: &Inner, event: Event, maybe_again: bool) -> Result<(), WalletError> {
-    let sent = |id| inner.node.payment(&id).and_then(|payment| payment.amount_msat).map(Msat);
-    let event = event::from_ldk(event, sent);
+fn handle(inner: &Inner, event: Event) -> Result<(), WalletError> {
+    let event = event::from_ldk(event, |hash| amount(inner, hash))?;
     if let Some(WalletEvent::PaymentHeld { hash, .. }) = &event
         && inner.records.is_cancelled(hash)?
     {
         // It came after its invoice was cancelled.
-        let failing = inner.node.bolt11_payment().fail_for_hash((*hash).into());
-        failing.map_err(error::of("refusing a payment"))?;
+        match inner.node.bolt11_payment().fail_for_hash((*hash).into()) {
+            // ldk-node forgot its invoice; the payment goes back when its time is over.
+            Ok(()) | Err(NodeError::InvalidPaymentHash) => {}
+            Err(failing) => return Err(of("refusing a payment")(failing)),
+        }
     } else if let Some(event) = event
-        && let Some(recorded) = inner.records.take(&event, maybe_again, now_ms())?
+        && let Some(recorded) = inner.records.take(&event, now_ms())?
     {
         inner.watermark.note(recorded.seq)?;
         tell(inner, recorded);
     }
-    inner.node.event_handled().map_err(error::of("marking an event as handled"))
+    inner.node.event_handled().map_err(of("marking an event as handled"))?;
+    inner.records.confirm()
+}
+
+/// What the payee of a payment from here got: as it was noted before it was sent.
+fn amount(inner: &Inner, hash: PaymentHash) -> Result<Msat, WalletError> {
+    if let Some(amount) = inner.records.amount(hash.as_bytes())? {
+        return Ok(amount);
+    }
+    let known = inner.node.payment(&PaymentId(*hash.as_bytes())).and_then(|payment| payment.amount_msat);
+    Ok(known.map_or(Msat::ZERO, Msat))
 }
 
 fn expire(inner: &Inner) -> Result<(), WalletError> {

@@ -7,6 +7,7 @@ use ldk_node::{BuildError, NodeError};
 
 use super::event::FailureReason;
 use super::hash::PaymentHash;
+use super::liquidity::OverBudget;
 use super::settings::SettingsError;
 use crate::store::OpenError;
 
@@ -107,9 +108,24 @@ pub enum WalletError {
         /// What is needed, in sat.
         needed: u64,
     },
+    /// The chain source does not have a transaction that it was given.
+    #[error(
+        "the chain source did not take the transaction {0}: it was refused, or cannot be reached. Its coins are not spent; \
+         see `wallet status`, and try again"
+    )]
+    NotTaken(String),
+    /// The wallet has not seen its own last transaction, and would spend the same coins again.
+    #[error(
+        "the wallet's transaction {0} is on its way, and the wallet itself will see it only in the next block; to spend \
+         now could spend the same coins twice. Try again after the next block"
+    )]
+    NotSeen(String),
     /// A peer cannot be reached.
     #[error("the peer {0} cannot be reached; is its address right, and is it running?")]
     Unreachable(String),
+    /// More than may be put into channels.
+    #[error(transparent)]
+    OverBudget(#[from] OverBudget),
     /// There is no such channel.
     #[error("there is no channel {0:.40}; `wallet channels` lists them")]
     NoChannel(String),

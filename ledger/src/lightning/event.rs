@@ -4,9 +4,9 @@ use consortium_protocol::Msat;
 use ldk_node::Event;
 use ldk_node::bitcoin::secp256k1::PublicKey;
 use ldk_node::lightning::events::PaymentFailureReason;
-use ldk_node::lightning::ln::channelmanager::PaymentId;
 use serde::{Deserialize, Serialize};
 
+use super::error::WalletError;
 use super::hash::PaymentHash;
 
 /// Longest text taken from a peer, in characters.
@@ -152,15 +152,19 @@ fn peer_name(peer: PublicKey) -> String {
 
 /// What an event of ldk-node says; none of what this program never asks for. `sent` tells the amount of a payment that
 /// was sent, which the event leaves out.
-pub(super) fn from_ldk(event: Event, sent: impl FnOnce(PaymentId) -> Option<Msat>) -> Option<WalletEvent> {
-    Some(match event {
-        Event::PaymentSuccessful { payment_id, payment_hash, fee_paid_msat, .. } => WalletEvent::PaymentSent {
+pub(super) fn from_ldk(
+    event: Event,
+    sent: impl FnOnce(PaymentHash) -> Result<Msat, WalletError>,
+) -> Result<Option<WalletEvent>, WalletError> {
+    Ok(Some(match event {
+        Event::PaymentSuccessful { payment_hash, fee_paid_msat, .. } => WalletEvent::PaymentSent {
             hash: payment_hash.into(),
-            amount: sent(payment_id.unwrap_or(PaymentId(payment_hash.0))).unwrap_or(Msat::ZERO),
+            amount: sent(payment_hash.into())?,
             fee: Msat(fee_paid_msat.unwrap_or(0)),
         },
-        Event::PaymentFailed { payment_hash, reason, .. } => WalletEvent::PaymentFailed {
-            hash: payment_hash?.into(),
+        Event::PaymentFailed { payment_hash: None, .. } => return Ok(None),
+        Event::PaymentFailed { payment_hash: Some(hash), reason, .. } => WalletEvent::PaymentFailed {
+            hash: hash.into(),
             why: reason.map_or(FailureReason::Other, FailureReason::from),
         },
         Event::PaymentReceived { payment_hash, amount_msat, .. } => {
@@ -191,6 +195,6 @@ pub(super) fn from_ldk(event: Event, sent: impl FnOnce(PaymentId) -> Option<Msat
             channel: channel_name(user_channel_id),
             reason: reason.map_or_else(String::new, |reason| reason.to_string().chars().take(MAX_REASON).collect()),
         },
-        Event::SplicePending { .. } | Event::SpliceFailed { .. } => return None,
-    })
+        Event::SplicePending { .. } | Event::SpliceFailed { .. } => return Ok(None),
+    }))
 }

@@ -89,6 +89,24 @@ impl Wallet {
         }
         self.ask("reading the history", LOCAL, move |inner| page(inner, after.as_deref(), limit as usize)).await
     }
+
+    /// Lightning payments that were made, of those that changed at `since_s`, in seconds since 1970, or later.
+    ///
+    /// # Errors
+    /// When the records cannot be read.
+    pub async fn made_since(&self, since_s: u64) -> Result<Vec<Payment>, WalletError> {
+        self.ask("reading the history", LOCAL, move |inner| made_since(inner, since_s)).await
+    }
+}
+
+/// Lightning payments that were made, of those that changed at `since_s` or later.
+fn made_since(inner: &Inner, since_s: u64) -> Result<Vec<Payment>, WalletError> {
+    let made = |payment: &&PaymentDetails| {
+        payment.latest_update_timestamp >= since_s
+            && payment.status == PaymentStatus::Succeeded
+            && !matches!(payment.kind, PaymentKind::Onchain { .. })
+    };
+    inner.node.list_payments().iter().filter(made).map(|payment| view(inner, payment)).collect()
 }
 
 fn page(inner: &Inner, after: Option<&str>, limit: usize) -> Result<Page, WalletError> {

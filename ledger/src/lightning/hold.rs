@@ -10,7 +10,9 @@
 
 use consortium_protocol::Msat;
 use ldk_node::bitcoin::secp256k1::{Secp256k1, SecretKey};
+use ldk_node::lightning::ln::channelmanager::PaymentId;
 use ldk_node::lightning_invoice::{Bolt11Invoice, MinFinalCltvExpiryDelta, RawTaggedField, TaggedField};
+use ldk_node::payment::{PaymentDetails, PaymentDirection, PaymentStatus};
 
 use super::error::{self, WalletError};
 use super::hash::{PaymentHash, Preimage};
@@ -27,10 +29,10 @@ pub const LARGEST_DELTA: u16 = 900;
 
 impl Wallet {
     /// An invoice on a hash whose preimage this wallet need not know. What is paid to it is held: for `delta` - 38 blocks
-    /// at least, and longer if the payer allows.
+    /// at least, and longer if the payer allows. May be called again until it is paid.
     ///
     /// # Errors
-    /// When the order makes no sense, or has no amount.
+    /// When the order makes no sense, has no amount, or the hash was used before.
     pub async fn hold_invoice(
         &self,
         order: InvoiceOrder,
@@ -40,6 +42,9 @@ impl Wallet {
         self.ask("making a hold invoice", LOCAL, move |inner| {
             let description = order.check()?;
             let amount = check(&order, delta)?;
+            if is_used(inner, hash)? {
+                return Err(WalletError::Invalid(format!("the hash {hash} was used before: take a new one")));
+            }
             let bolt11 = inner.node.bolt11_payment();
             let made = bolt11.receive_for_hash(amount.0, &description, order.expiry_s(), hash.into());
             let invoice = made.map_err(error::of("making a hold invoice"))?;
@@ -82,6 +87,15 @@ fn check(order: &InvoiceOrder, delta: u16) -> Result<Msat, WalletError> {
     order.amount.ok_or_else(|| WalletError::Invalid("a hold invoice needs an amount".to_owned()))
 }
 
+/// Whether a hash stands for something else than an invoice like the one wanted, which nobody has paid.
+fn is_used(inner: &Inner, hash: PaymentHash) -> Result<bool, WalletError> {
+    let payment = inner.node.payment(&PaymentId(*hash.as_bytes()));
+    let other = |payment: PaymentDetails| {
+        (payment.direction, payment.status) != (PaymentDirection::Inbound, PaymentStatus::Pending)
+    };
+    Ok(payment.is_some_and(other) || inner.records.is_used(&hash)?)
+}
+
 fn find(inner: &Inner, hash: PaymentHash) -> Result<Held, WalletError> {
     let held = inner.records.holds()?.into_iter().find(|held| held.hash == hash);
     held.ok_or(WalletError::NotHeld(hash))
@@ -99,11 +113,14 @@ fn settle(inner: &Inner, preimage: &Preimage) -> Result<(), WalletError> {
         return Err(WalletError::NotHeld(hash));
     }
     let preimage = ldk_node::lightning_types::payment::PaymentPreimage(*preimage.reveal());
-    inner
-        .node
-        .bolt11_payment()
-        .claim_for_hash(hash.into(), held.amount.0, preimage)
-        .map_err(error::of("settling a payment"))
+    let claiming = inner.node.bolt11_payment().claim_for_hash(hash.into(), held.amount.0, preimage);
+    claiming.map_err(|claiming| {
+        // It may be tried again, or cancelled.
+        match inner.records.move_hold(&hash, "settling", "held") {
+            Ok(_) => error::of("settling a payment")(claiming),
+            Err(error) => error,
+        }
+    })
 }
 
 fn cancel(inner: &Inner, hash: PaymentHash) -> Result<(), WalletError> {

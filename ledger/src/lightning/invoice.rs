@@ -3,6 +3,7 @@
 use std::time::Duration;
 
 use consortium_protocol::Msat;
+use ldk_node::NodeError;
 use ldk_node::bitcoin::hashes::Hash as _;
 use ldk_node::lightning_invoice::{
     Bolt11Invoice, Bolt11InvoiceDescription, Bolt11InvoiceDescriptionRef, Currency, Description,
@@ -24,6 +25,8 @@ pub const MAX_DESCRIPTION: usize = 639;
 pub const EXPIRY: Duration = Duration::from_secs(3600);
 /// How long an invoice is good for at most.
 pub const MAX_EXPIRY: Duration = Duration::from_secs(30 * 24 * 3600);
+/// Time for a provider of liquidity: to be reached, and to answer twice.
+const PROVIDER: Duration = Duration::from_secs(25);
 /// An amount below this is dust: held in a channel that is closed meanwhile, it is lost to fees.
 pub const DUST: Msat = Msat(354_000);
 
@@ -90,23 +93,65 @@ impl InvoiceOrder {
 }
 
 impl Wallet {
-    /// An invoice; what is paid to it is received at once.
+    /// An invoice; what is paid to it is received at once. Where the wallet could not receive it, and there is a provider
+    /// of liquidity, it opens a channel when the invoice is paid, and keeps its fee.
     ///
     /// # Errors
     /// When the order makes no sense.
     pub async fn invoice(&self, order: InvoiceOrder) -> Result<InvoiceView, WalletError> {
-        self.ask("making an invoice", LOCAL, move |inner| {
+        self.ask("making an invoice", LOCAL + PROVIDER, move |inner| {
             let description = order.check()?;
+            let mut warning = None;
+            match just_in_time(inner, &order, &description) {
+                Ok(None) => {}
+                Ok(Some(view)) => return Ok(view),
+                Err(why) => warning = Some(why),
+            }
             let bolt11 = inner.node.bolt11_payment();
             let made = match order.amount {
                 Some(amount) => bolt11.receive(amount.0, &description, order.expiry_s()),
                 None => bolt11.receive_variable_amount(&description, order.expiry_s()),
             };
             let invoice = made.map_err(error::of("making an invoice"))?;
-            issued(inner, &invoice, &order, false)
+            let view = issued(inner, &invoice, &order, false)?;
+            Ok(InvoiceView { warning: warning.or(view.warning), ..view })
         })
         .await
     }
+}
+
+/// An invoice that the provider of liquidity makes receivable; none where it is not needed, or there is none.
+///
+/// # Errors
+/// Why the provider does not, in words.
+fn just_in_time(
+    inner: &Inner,
+    order: &InvoiceOrder,
+    description: &Bolt11InvoiceDescription,
+) -> Result<Option<InvoiceView>, String> {
+    let (Some(lsp), Some(amount)) = (&inner.settings.lsp, order.amount) else { return Ok(None) };
+    let receivable = balance::of(inner).map_err(|error| error.to_string())?.receivable;
+    if amount <= receivable {
+        return Ok(None);
+    }
+    let most = lsp.max_fee.min(Msat(amount.0 / 2));
+    let can = || format!("this wallet can receive {} now, and its provider of liquidity", sats(receivable));
+    let bolt11 = inner.node.bolt11_payment();
+    let made = bolt11.receive_via_jit_channel(amount.0, description, order.expiry_s(), Some(most.0));
+    let invoice = made.map_err(|error| match error {
+        NodeError::LiquidityFeeTooHigh => {
+            format!(
+                "{} asks for more than {} to open a channel; raise --lsp-max-fee, or ask for more at once",
+                can(),
+                sats(most)
+            )
+        }
+        NodeError::ConnectionFailed => format!("{} cannot be reached; is the address in --lsp right?", can()),
+        _ => format!("{} does not open a channel for this amount", can()),
+    })?;
+    let view = issued(inner, &invoice, order, false).map_err(|error| error.to_string())?;
+    let warning = Some(format!("{} opens a channel when it is paid, and keeps up to {} of it", can(), sats(most)));
+    Ok(Some(InvoiceView { amount: Some(amount), warning, ..view }))
 }
 
 /// Notes an invoice that was made, and shows it.

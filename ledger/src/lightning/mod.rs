@@ -12,9 +12,14 @@
 //! event         what happened, in types of our own, without preimages
 //! records       wallet.db: invoices, holds, events
 //! spending      what was spent, and the limits
+//! coins         one on-chain spending after the other, so that no coin is spent twice
+//! bitcoind      what is asked of a bitcoind beside what ldk-node asks
 //! watermark     an old copy of the directory is not started
 //! reconnect     peers with channels are connected at once, not once a minute
+//! recover       what peers paid out when they closed channels that were lost
 //! balance status history channels onchain invoice pay lookup hold backup    what can be asked of it
+//! liquidity     which channels are worth their money, within a budget; hints
+//! towards       what settling tabs needs: the end of a payment, a channel back to a peer
 //! log           what ldk-node says, without what may carry secrets
 //! ```
 //!
@@ -52,7 +57,11 @@ pub mod backup;
 #[cfg(feature = "lightning")]
 pub mod balance;
 #[cfg(feature = "lightning")]
+mod bitcoind;
+#[cfg(feature = "lightning")]
 pub mod channels;
+#[cfg(feature = "lightning")]
+mod coins;
 #[cfg(feature = "lightning")]
 mod drain;
 #[cfg(feature = "lightning")]
@@ -68,6 +77,8 @@ pub mod hold;
 #[cfg(feature = "lightning")]
 pub mod invoice;
 #[cfg(feature = "lightning")]
+pub mod liquidity;
+#[cfg(feature = "lightning")]
 mod log;
 #[cfg(feature = "lightning")]
 pub mod lookup;
@@ -82,11 +93,15 @@ mod reconnect;
 #[cfg(feature = "lightning")]
 pub mod records;
 #[cfg(feature = "lightning")]
+pub mod recover;
+#[cfg(feature = "lightning")]
 mod seed;
 #[cfg(feature = "lightning")]
 mod spending;
 #[cfg(feature = "lightning")]
 pub mod status;
+#[cfg(feature = "lightning")]
+mod towards;
 #[cfg(feature = "lightning")]
 mod wallet;
 #[cfg(feature = "lightning")]

@@ -15,6 +15,7 @@ use ldk_node::lightning::ln::msgs::SocketAddress;
 use ldk_node::{Builder, Node};
 
 use super::chain_source::ChainSource;
+use super::channels::parse_peer;
 use super::error::WalletError;
 use super::log::ToTracing;
 use super::settings::{Network, SettingsError, WalletSettings};
@@ -77,6 +78,10 @@ pub(super) fn build(
     if let Some(alias) = &settings.alias {
         builder.set_node_alias(alias.clone()).map_err(WalletError::Build)?;
     }
+    if let Some(lsp) = &settings.lsp {
+        let (id, address) = parse_peer(&lsp.peer)?;
+        builder.set_liquidity_source_lsps2(id, address, lsp.token.clone());
+    }
     match &settings.chain {
         ChainSource::Bitcoind { host, port, auth } => {
             let (user, password) = auth.credentials()?;
@@ -99,8 +104,16 @@ fn config(settings: &WalletSettings, directory: &Path) -> Result<Config, WalletE
     let trusted = settings.trusted_peers.iter().map(|peer| {
         peer.parse::<PublicKey>().map_err(|_| WalletError::Settings(SettingsError::TrustedPeer(peer.clone())))
     });
-    let anchors =
-        AnchorChannelsConfig { trusted_peers_no_reserve: trusted.collect::<Result<_, _>>()?, ..Default::default() };
+    let mut no_reserve: Vec<PublicKey> = trusted.collect::<Result<_, _>>()?;
+    if let Some(lsp) = &settings.lsp {
+        // Its first channel comes to an empty wallet, and it is trusted all the same.
+        no_reserve.push(parse_peer(&lsp.peer)?.0);
+    }
+    let usual = AnchorChannelsConfig::default();
+    let anchors = AnchorChannelsConfig {
+        trusted_peers_no_reserve: no_reserve,
+        per_channel_reserve_sats: settings.reserve_sat.unwrap_or(usual.per_channel_reserve_sats),
+    };
     let listen: Vec<SocketAddress> = settings.listen.iter().map(|address| (*address).into()).collect();
     Ok(Config {
         storage_dir_path: storage.to_owned(),

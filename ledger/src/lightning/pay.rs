@@ -12,6 +12,7 @@ use ldk_node::payment::{PaymentDirection, PaymentKind, PaymentStatus};
 use serde::{Deserialize, Serialize};
 use tokio::sync::broadcast;
 use tokio::sync::broadcast::error::RecvError;
+use tracing::warn;
 
 use super::error::{self, WalletError, sats};
 use super::event::{FailureReason, WalletEvent};
@@ -75,13 +76,24 @@ impl Wallet {
     /// error nothing was paid.
     pub async fn pay(&self, order: PayOrder) -> Result<Paid, WalletError> {
         let within = order.within;
+        let wanted = invoice::read(&order.invoice)?.hash;
         // Before it is sent, so that the outcome cannot be missed.
         let mut events = self.events();
-        let (hash, amount) = self.ask("sending a payment", LOCAL, move |inner| send(inner, &order)).await?;
+        let sending = self.ask("sending a payment", LOCAL, move |inner| send(inner, &order)).await;
+        let (hash, amount) = sending.map_err(|error| match error {
+            // The thread goes on.
+            WalletError::Late { .. } | WalletError::Stopped => WalletError::OnItsWay(wanted),
+            error => error,
+        })?;
         let known = tokio::time::timeout(within, outcome(self, &mut events, hash)).await;
         match known.map_err(|_| WalletError::OnItsWay(hash))?? {
             Outcome::Sent(fee) => {
-                self.ask("noting a payment", LOCAL, move |inner| paid(inner, hash, amount, fee)).await
+                let noting = self.ask("noting a payment", LOCAL, move |inner| paid(inner, hash, amount, fee)).await;
+                // It arrived, whatever can be written down of it.
+                noting.or_else(|error| {
+                    warn!(%error, "what a payment cost could not be noted");
+                    Ok(Paid { hash, amount, fee, preimage: None })
+                })
             }
             Outcome::Failed(FailureReason::NoRoute) => {
                 Err(self.ask("looking for room", LOCAL, move |inner| Ok(no_route(inner, amount))).await?)
@@ -138,24 +150,26 @@ fn send(inner: &Inner, order: &PayOrder) -> Result<(PaymentHash, Msat), WalletEr
     let too_much = || WalletError::Invalid("the amount is beyond all bitcoin there is".to_owned());
     let max_fee = order.max_fee.or(Msat(50_000).checked_add(Msat(amount.0 / 100))).ok_or_else(too_much)?;
     let at_most = amount.checked_add(max_fee).ok_or_else(too_much)?;
-    make_room(inner, hash)?;
-    inner.records.reserve(hash.as_bytes(), at_most, &inner.settings.limits, now_ms())?;
+    check_new(inner, hash)?;
+    inner.records.reserve(hash.as_bytes(), (amount, at_most), &inner.settings.limits, now_ms())?;
     let route = RouteParametersConfig::default().with_max_total_routing_fee_msat(max_fee.0);
     let payment = inner.node.bolt11_payment();
     let sent = match invoice.amount_milli_satoshis() {
         Some(_) => payment.send(&invoice, Some(route)),
         None => payment.send_using_amount(&invoice, amount.0, Some(route)),
     };
-    let Err(error) = sent else { return Ok((hash, amount)) };
-    // A payment that ldk-node sent before is still spent or pending.
-    if error != NodeError::DuplicatePayment {
-        inner.records.returned(hash.as_bytes())?;
+    match sent {
+        Ok(_) => Ok((hash, amount)),
+        // ldk-node sent it before, or now, and could not write that down.
+        Err(NodeError::DuplicatePayment | NodeError::PersistenceFailed) => Err(WalletError::OnItsWay(hash)),
+        Err(error) => {
+            inner.records.returned(hash.as_bytes())?;
+            Err(match error {
+                NodeError::PaymentSendingFailed => no_route(inner, amount),
+                error => error::of("sending the payment")(error),
+            })
+        }
     }
-    Err(match error {
-        NodeError::PaymentSendingFailed => no_route(inner, amount),
-        NodeError::DuplicatePayment => WalletError::OnItsWay(hash),
-        error => error::of("sending the payment")(error),
-    })
 }
 
 /// The amount to pay, if the invoice can be paid from here.
@@ -179,18 +193,21 @@ fn check(inner: &Inner, invoice: &Bolt11Invoice, given: Option<Msat>) -> Result<
     }
 }
 
-/// Refuses to pay twice. ldk-node names payments both ways by their hash: what is held here for the hash is forgotten
-/// by its list of payments (not by its channels), so that it can be passed on.
-fn make_room(inner: &Inner, hash: PaymentHash) -> Result<(), WalletError> {
-    let id = PaymentId(*hash.as_bytes());
-    let Some(payment) = inner.node.payment(&id) else { return Ok(()) };
-    match (payment.direction, payment.status) {
-        (PaymentDirection::Outbound, PaymentStatus::Succeeded) => Err(WalletError::AlreadyPaid(hash)),
-        (PaymentDirection::Outbound, PaymentStatus::Pending) => Err(WalletError::OnItsWay(hash)),
-        (PaymentDirection::Outbound, PaymentStatus::Failed) => Ok(()),
-        (PaymentDirection::Inbound, _) => {
-            inner.node.remove_payment(&id).map_err(error::of("passing on a held payment"))
-        }
+/// Refuses to pay twice, and what is to be received here: ldk-node names payments both ways by their hash, and who passes
+/// on what it holds could pay and come too late to be paid.
+fn check_new(inner: &Inner, hash: PaymentHash) -> Result<(), WalletError> {
+    match inner.node.payment(&PaymentId(*hash.as_bytes())) {
+        // What was noted and never sent: this program ended in between. LDK itself refuses what it knows.
+        None => inner.records.returned(hash.as_bytes()),
+        Some(payment) => match (payment.direction, payment.status) {
+            (PaymentDirection::Outbound, PaymentStatus::Succeeded) => Err(WalletError::AlreadyPaid(hash)),
+            (PaymentDirection::Outbound, PaymentStatus::Pending) => Err(WalletError::OnItsWay(hash)),
+            (PaymentDirection::Outbound, PaymentStatus::Failed) => Ok(()),
+            (PaymentDirection::Inbound, _) => Err(WalletError::Invalid(
+                "this wallet has made an invoice for the same hash: who asks it to pay too would have it pay twice"
+                    .to_owned(),
+            )),
+        },
     }
 }
 
@@ -227,12 +244,19 @@ fn no_route(inner: &Inner, amount: Msat) -> WalletError {
             "at most {} can be sent over Lightning now. Open another channel (`wallet open`), or receive some first",
             sats(balances.spendable)
         ),
-        _ => {
-            "no way to the payee with enough room was found: it may be away, may lack room to receive, or its channels \
-              may not be known here yet. Try a smaller amount or again in a minute, or open a channel towards it \
-              (`wallet open`)"
-                .to_owned()
-        }
+        Ok(balances) if balances.largest < amount => format!(
+            "{} can be sent from here, but {} at most through one channel, and no way to the payee was found that splits \
+             it well. Try a smaller amount, or open a larger channel (`wallet open`)",
+            sats(balances.spendable),
+            sats(balances.largest)
+        ),
+        Ok(balances) => format!(
+            "{} can be sent from here, but no way to the payee with enough room was found: it may be away, may lack room \
+             to receive, or its channels may not be known here yet. Try a smaller amount or again in a minute, or open a \
+             channel towards it (`wallet open`)",
+            sats(balances.spendable)
+        ),
+        Err(error) => format!("no way to the payee was found, and what can be sent is not known: {error}"),
     };
     WalletError::NoRoute { amount, advice }
 }

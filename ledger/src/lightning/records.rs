@@ -1,10 +1,8 @@
 //! `wallet.db`: what the wallet itself remembers beside ldk-node's own state: what was spent, what invoices were for,
 //! what is held, and what happened.
 //!
-//! Every change is one transaction. ldk-node tells an event again after a crash between our write and its own; it can
-//! only be the newest one, and only be told first, so [`Records::take`] is told whether it may be such a repetition. Should
-//! the very same thing have happened twice in a row around a restart, the second is not told: only a
-//! [`WalletEvent::PaymentForwarded`] can, and nothing is decided on it.
+//! Every change is one transaction. ldk-node tells an event again until it has heard that it was handled, also over a
+//! crash: which one was written down and not yet confirmed to it is kept here, so that it counts once.
 
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -21,10 +19,13 @@ use crate::store::{self, Schema};
 
 /// "CWAL".
 const APPLICATION_ID: i32 = 0x4357_414c;
+/// Blocks after a hold's deadline within which a claim that was made in time is known to be.
+const TOO_LATE: u32 = 2;
 /// Events that are kept.
 const MAX_EVENTS: i64 = 100_000;
 
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE event (
         seq         INTEGER PRIMARY KEY AUTOINCREMENT NOT NULL,
         at_ms       INTEGER NOT NULL,
@@ -51,7 +52,18 @@ const MIGRATIONS: &[&str] = &["
         state       TEXT    NOT NULL CHECK (state IN ('held', 'settling', 'settled', 'cancelled', 'expired'))
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX hold_open ON hold (deadline) WHERE state IN ('held', 'settling');
-"];
+",
+    "
+    ALTER TABLE spending ADD COLUMN amount INTEGER;
+    CREATE TABLE unconfirmed (
+        seq         INTEGER PRIMARY KEY NOT NULL
+    ) STRICT;
+    CREATE TABLE identity (
+        id          BLOB    NOT NULL CHECK (length(id) = 8)
+    ) STRICT;
+    INSERT INTO identity VALUES (randomblob(8));
+",
+];
 
 /// A payment that waits for its preimage.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -155,32 +167,40 @@ impl Records {
         Ok(())
     }
 
-    /// Notes an event and what follows from it. Gives none if it is `maybe_again` and the newest one already.
-    pub(super) fn take(
-        &self,
-        event: &WalletEvent,
-        maybe_again: bool,
-        now_ms: u64,
-    ) -> Result<Option<Recorded>, WalletError> {
+    /// Notes an event of this program's own, and what follows from it; none if nothing does.
+    pub(super) fn note(&self, event: &WalletEvent, now_ms: u64) -> Result<Option<Recorded>, WalletError> {
+        self.change(|transaction| record(transaction, event, now_ms))
+    }
+
+    /// Notes an event that ldk-node tells until it is [`Records::confirm`]ed, and what follows from it. Gives none if it
+    /// was noted before.
+    pub(super) fn take(&self, event: &WalletEvent, now_ms: u64) -> Result<Option<Recorded>, WalletError> {
         let body = serde_json::to_string(event).map_err(bad_body)?;
         self.change(|transaction| {
-            if maybe_again {
-                let newest: Option<String> = transaction
-                    .query_row(
-                        "SELECT body FROM event WHERE body NOT IN ('{\"kind\":\"started\"}', '{\"kind\":\"stopped\"}')
-                         ORDER BY seq DESC LIMIT 1",
-                        [],
-                        |row| row.get(0),
-                    )
-                    .optional()?;
-                if newest.as_ref() == Some(&body) {
-                    return Ok(None);
-                }
+            let told: Option<String> = transaction
+                .query_row("SELECT body FROM event JOIN unconfirmed USING (seq)", [], |row| row.get(0))
+                .optional()?;
+            if told.as_ref() == Some(&body) {
+                return Ok(None);
             }
-            apply(transaction, event)?;
-            let seq = append(transaction, &body, now_ms)?;
-            Ok(Some(Recorded { seq, at_ms: now_ms, event: event.clone() }))
+            let recorded = record(transaction, event, now_ms)?;
+            if let Some(recorded) = &recorded {
+                transaction.execute("DELETE FROM unconfirmed", [])?;
+                transaction.execute("INSERT INTO unconfirmed VALUES (?1)", [signed(recorded.seq)])?;
+            }
+            Ok(recorded)
         })
+    }
+
+    /// Notes that ldk-node has heard that its last event was handled.
+    pub(super) fn confirm(&self) -> Result<(), WalletError> {
+        self.lock().execute("DELETE FROM unconfirmed", [])?;
+        Ok(())
+    }
+
+    /// A name of these records, drawn when they were begun.
+    pub(super) fn identity(&self) -> Result<[u8; 8], WalletError> {
+        Ok(self.lock().query_row("SELECT id FROM identity", [], |row| row.get(0))?)
     }
 
     /// The place of the newest event; 0 if nothing happened yet.
@@ -250,46 +270,67 @@ impl Records {
         Ok(wanted.exists([hash.as_bytes()])?)
     }
 
-    /// Ends the holds whose deadline is at or below `height`: they went back. Those being settled are left alone; if it
-    /// was too late for them, nothing but the chain can tell.
+    /// Ends the holds whose deadline is at or below `height`: they went back. So did those being settled of which nobody
+    /// said within [`TOO_LATE`] blocks more that they were received: the preimage came too late.
     pub(super) fn expire_holds(&self, height: u32, now_ms: u64) -> Result<Vec<Recorded>, WalletError> {
-        let over: Vec<Held> =
-            self.holds()?.into_iter().filter(|held| !held.settling && held.deadline <= height).collect();
+        let over = |held: &Held| match held.settling {
+            true => held.deadline.saturating_add(TOO_LATE) <= height,
+            false => held.deadline <= height,
+        };
         let mut told = Vec::new();
-        for Held { hash, amount, deadline, .. } in over {
-            let event = WalletEvent::HoldExpired { hash, amount, deadline };
-            told.extend(self.take(&event, false, now_ms)?);
+        for Held { hash, amount, deadline, .. } in self.holds()?.into_iter().filter(over) {
+            told.extend(self.note(&WalletEvent::HoldExpired { hash, amount, deadline }, now_ms)?);
         }
         Ok(told)
     }
+
+    /// Whether a hash was used: a payment to it was sent, has come or is refused, or an invoice is out for it that is none
+    /// to hold.
+    pub(super) fn is_used(&self, hash: &PaymentHash) -> Result<bool, WalletError> {
+        let connection = self.lock();
+        let mut wanted = connection.prepare_cached(
+            "SELECT 1 FROM invoice WHERE hash = ?1 AND hold = 0 UNION ALL SELECT 1 FROM hold WHERE hash = ?1
+             UNION ALL SELECT 1 FROM spending WHERE id = ?1",
+        )?;
+        Ok(wanted.exists([hash.as_bytes()])?)
+    }
 }
 
-/// What follows from an event for spending and holds.
-fn apply(transaction: &Transaction<'_>, event: &WalletEvent) -> rusqlite::Result<()> {
-    match event {
+/// Applies and appends an event, unless it is one that nothing follows from and that is not so.
+fn record(transaction: &Transaction<'_>, event: &WalletEvent, now_ms: u64) -> Result<Option<Recorded>, WalletError> {
+    let changed = apply(transaction, event)?;
+    if matches!(event, WalletEvent::HoldExpired { .. }) && changed == 0 {
+        // It was settled or cancelled meanwhile.
+        return Ok(None);
+    }
+    let body = serde_json::to_string(event).map_err(bad_body)?;
+    let seq = append(transaction, &body, now_ms)?;
+    Ok(Some(Recorded { seq, at_ms: now_ms, event: event.clone() }))
+}
+
+/// What follows from an event for spending and holds; tells how many of them changed.
+fn apply(transaction: &Transaction<'_>, event: &WalletEvent) -> rusqlite::Result<usize> {
+    Ok(match event {
         WalletEvent::PaymentSent { hash, .. } => {
             // What was reserved, with the highest fee there could be, stays as what was spent: that errs on the safe side.
-            transaction.execute("UPDATE spending SET state = 'spent' WHERE id = ?1", [hash.as_bytes()])?;
+            transaction.execute("UPDATE spending SET state = 'spent' WHERE id = ?1", [hash.as_bytes()])?
         }
         WalletEvent::PaymentFailed { hash, .. } => release(transaction, hash.as_bytes())?,
-        WalletEvent::PaymentHeld { hash, amount, deadline } => {
-            transaction.execute(
-                "INSERT INTO hold VALUES (?1, ?2, ?3, 'held')
+        WalletEvent::PaymentHeld { hash, amount, deadline } => transaction.execute(
+            "INSERT INTO hold VALUES (?1, ?2, ?3, 'held')
                  ON CONFLICT (hash) DO UPDATE SET msat = ?2, deadline = ?3, state = 'held'
-                 WHERE state = 'expired'",
-                params![hash.as_bytes(), signed(amount.0), deadline],
-            )?;
-        }
+                 WHERE state IN ('held', 'expired')",
+            params![hash.as_bytes(), signed(amount.0), deadline],
+        )?,
         WalletEvent::PaymentReceived { hash, .. } => {
-            transaction.execute("UPDATE hold SET state = 'settled' WHERE hash = ?1", [hash.as_bytes()])?;
+            transaction.execute("UPDATE hold SET state = 'settled' WHERE hash = ?1", [hash.as_bytes()])?
         }
-        WalletEvent::HoldExpired { hash, .. } => {
-            transaction
-                .execute("UPDATE hold SET state = 'expired' WHERE hash = ?1 AND state = 'held'", [hash.as_bytes()])?;
-        }
-        _ => {}
-    }
-    Ok(())
+        WalletEvent::HoldExpired { hash, .. } => transaction.execute(
+            "UPDATE hold SET state = 'expired' WHERE hash = ?1 AND state IN ('held', 'settling')",
+            [hash.as_bytes()],
+        )?,
+        _ => 0,
+    })
 }
 
 fn append(transaction: &Transaction<'_>, body: &str, now_ms: u64) -> rusqlite::Result<u64> {
@@ -302,6 +343,7 @@ fn append(transaction: &Transaction<'_>, body: &str, now_ms: u64) -> rusqlite::R
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::lightning::event::FailureReason;
 
     fn records() -> (tempfile::TempDir, Records) {
         let dir = tempfile::tempdir().unwrap();
@@ -316,16 +358,18 @@ mod tests {
     #[test]
     fn an_event_told_again_after_a_restart_counts_once() {
         let (_dir, records) = records();
-        let event = WalletEvent::PaymentReceived { hash: hash(1), amount: Msat(5) };
-        let first = records.take(&event, true, 1).unwrap().unwrap();
+        let event = WalletEvent::PaymentFailed { hash: hash(1), why: FailureReason::NoRoute };
+        let first = records.take(&event, 1).unwrap().unwrap();
         assert_eq!(records.events(0, 10).unwrap(), std::slice::from_ref(&first));
-        let (stopped, started) = (WalletEvent::Stopped, WalletEvent::Started);
-        records.take(&stopped, false, 1).unwrap();
-        let last = records.take(&started, false, 2).unwrap().unwrap();
-        assert_eq!(records.take(&event, true, 2).unwrap(), None);
+        records.note(&WalletEvent::Stopped, 1).unwrap();
+        let last = records.note(&WalletEvent::Started, 2).unwrap().unwrap();
+        assert_eq!(records.take(&event, 2).unwrap(), None);
         assert_eq!(records.newest().unwrap(), last.seq);
-        let other = records.take(&WalletEvent::ChannelReady { channel: "c".to_owned() }, true, 3).unwrap().unwrap();
-        assert_eq!(records.events(last.seq, 10).unwrap(), [other]);
+        records.confirm().unwrap();
+        // Tried again, it failed in the same way: that is another event.
+        let again = records.take(&event, 3).unwrap().unwrap();
+        let other = records.take(&WalletEvent::ChannelReady { channel: "c".to_owned() }, 3).unwrap().unwrap();
+        assert_eq!(records.events(last.seq, 10).unwrap(), [again, other]);
     }
 
     #[test]
@@ -333,7 +377,7 @@ mod tests {
         let (_dir, records) = records();
         for (byte, deadline) in [(1, 50), (2, 40), (3, 60)] {
             let held = WalletEvent::PaymentHeld { hash: hash(byte), amount: Msat(9), deadline };
-            records.take(&held, false, 1).unwrap();
+            records.take(&held, 1).unwrap();
         }
         let order: Vec<u32> = records.holds().unwrap().iter().map(|held| held.deadline).collect();
         assert_eq!(order, [40, 50, 60]);
@@ -345,13 +389,23 @@ mod tests {
             [WalletEvent::HoldExpired { hash: hash(2), amount: Msat(9), deadline: 40 }]
         );
         assert_eq!(records.expire_holds(50, 3).unwrap(), []);
-        records.take(&WalletEvent::PaymentReceived { hash: hash(1), amount: Msat(9) }, false, 4).unwrap();
+        let late = WalletEvent::HoldExpired { hash: hash(2), amount: Msat(9), deadline: 40 };
+        assert_eq!(records.note(&late, 3).unwrap(), None, "it is over already");
+        records.take(&WalletEvent::PaymentReceived { hash: hash(1), amount: Msat(9) }, 4).unwrap();
         assert_eq!(records.holds().unwrap().len(), 1);
         for byte in [3, 4] {
             assert!(!records.is_cancelled(&hash(byte)).unwrap());
             records.cancel_hold(&hash(byte)).unwrap();
             assert!(records.is_cancelled(&hash(byte)).unwrap());
         }
+        assert_eq!(records.holds().unwrap(), []);
+
+        // A preimage that was given too late brings nothing.
+        let (late, deadline) = (hash(5), 70);
+        records.take(&WalletEvent::PaymentHeld { hash: late, amount: Msat(9), deadline }, 5).unwrap();
+        assert!(records.move_hold(&late, "held", "settling").unwrap());
+        assert_eq!(records.expire_holds(deadline + 1, 6).unwrap(), []);
+        assert_eq!(records.expire_holds(deadline + 2, 6).unwrap().len(), 1);
         assert_eq!(records.holds().unwrap(), []);
     }
 

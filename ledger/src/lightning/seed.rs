@@ -6,8 +6,8 @@
 
 use consortium_protocol::identity::RootKey;
 use ldk_node::bitcoin::Network;
-use ldk_node::bitcoin::bip32::Xpriv;
-use ldk_node::bitcoin::secp256k1::SecretKey;
+use ldk_node::bitcoin::bip32::{ChildNumber, Xpriv};
+use ldk_node::bitcoin::secp256k1::{Secp256k1, SecretKey};
 use ldk_node::lightning::sign::KeysManager;
 use zeroize::Zeroizing;
 
@@ -15,6 +15,9 @@ const FIRST_HALF: &str = "consortium 2026-11 lightning wallet seed, first half";
 const SECOND_HALF: &str = "consortium 2026-11 lightning wallet seed, second half";
 /// The key of backups.
 pub(super) const BACKUP: &str = "consortium 2026-11 lightning wallet backup";
+
+/// Where LDK keeps the keys of payouts: `STATIC_PAYMENT_KEY_INDEX`, which it does not tell.
+const PAYOUTS: ChildNumber = ChildNumber::Hardened { index: 8 };
 
 /// The wallet's 64 bytes.
 pub(super) fn of(key: &RootKey) -> Zeroizing<[u8; 64]> {
@@ -31,6 +34,14 @@ pub(super) fn node_secret(seed: &[u8; 64], network: Network) -> Option<SecretKey
     let lightning = Zeroizing::new(master.private_key.secret_bytes());
     // Time only feeds keys of channels, which are not made here; remote keys are derived as ldk-node has them.
     Some(KeysManager::new(&lightning, 0, 0, true).get_node_secret_key())
+}
+
+/// The key below which those are to which peers pay out what this wallet had in channels that they close, as LDK derives
+/// it; none if the seed makes no key.
+pub(super) fn payouts(seed: &[u8; 64], network: Network) -> Option<Xpriv> {
+    let lightning = Zeroizing::new(Xpriv::new_master(network, seed).ok()?.private_key.secret_bytes());
+    let master = Xpriv::new_master(network, &*lightning).ok()?;
+    master.derive_priv(&Secp256k1::signing_only(), &PAYOUTS).ok()
 }
 
 #[cfg(test)]

@@ -67,6 +67,28 @@ pub struct SpendingLimits {
     pub per_day: Option<Msat>,
 }
 
+/// A provider of liquidity (LSPS2, bLIP-52): it opens a channel to this wallet when an invoice is paid that the wallet
+/// could not receive, and keeps a fee of the payment. It is trusted not to take the payment back with a channel that is not
+/// confirmed.
+#[derive(Clone, PartialEq, Eq)]
+pub struct LiquidityProvider {
+    /// `PUBKEY@HOST:PORT`.
+    pub peer: String,
+    /// What it knows the wallet by, if it asks for that; never shown.
+    pub token: Option<String>,
+    /// What it may keep at most for a channel; of a payment never more than half.
+    pub max_fee: Msat,
+}
+
+impl fmt::Debug for LiquidityProvider {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LiquidityProvider")
+            .field("peer", &self.peer)
+            .field("max_fee", &self.max_fee)
+            .finish_non_exhaustive()
+    }
+}
+
 /// Settings of a wallet.
 #[derive(Clone, Debug)]
 pub struct WalletSettings {
@@ -81,6 +103,11 @@ pub struct WalletSettings {
     /// Public keys (66 hexadecimal digits) of peers trusted to get a channel's closing confirmed: no on-chain reserve is
     /// kept for their channels, and nothing is done to confirm it from here.
     pub trusted_peers: Vec<String>,
+    /// What is kept on-chain for each channel, in sat, to get its closing confirmed; none for what is usual, 25,000. With
+    /// 0 an empty wallet can accept a channel; until it has something on-chain, it cannot raise the fee of a closing.
+    pub reserve_sat: Option<u64>,
+    /// Who provides liquidity; nobody if none.
+    pub lsp: Option<LiquidityProvider>,
     /// How much may leave the wallet.
     pub limits: SpendingLimits,
     /// The operator has said that real money may be lost.
@@ -105,6 +132,12 @@ pub enum SettingsError {
         "on mainnet the wallet needs spending limits: set --lightning-max-payment and --lightning-max-per-day, in sats"
     )]
     MainnetWithoutLimits,
+    /// Real money by the word of whoever is on the way to the chain source.
+    #[error(
+        "on mainnet an Esplora or Electrum server is asked over TLS alone (https:// or ssl://), unless it is on this \
+         machine: others on the way could lie about the chain and about fees"
+    )]
+    MainnetInClear,
     /// Limits that contradict each other.
     #[error("the limit of a payment, {0}, is above that of a day, {1}")]
     Limits(Msat, Msat),
@@ -143,6 +176,9 @@ impl WalletSettings {
             if self.limits.per_payment.is_none() || self.limits.per_day.is_none() {
                 return Err(SettingsError::MainnetWithoutLimits);
             }
+            if self.chain.is_in_clear() {
+                return Err(SettingsError::MainnetInClear);
+            }
         }
         if let (Some(payment), Some(day)) = (self.limits.per_payment, self.limits.per_day)
             && payment > day
@@ -172,6 +208,8 @@ mod tests {
             listen: Vec::new(),
             alias: None,
             trusted_peers: Vec::new(),
+            reserve_sat: None,
+            lsp: None,
             limits: SpendingLimits::default(),
             mainnet_accepted: false,
         }
@@ -188,7 +226,18 @@ mod tests {
         mainnet.limits.per_day = Some(Msat(4));
         assert_eq!(mainnet.check(), Err(SettingsError::Limits(Msat(5), Msat(4))));
         mainnet.limits.per_day = Some(Msat(5));
-        assert_eq!(mainnet.check(), Ok(()));
+        assert_eq!(mainnet.check(), Ok(()), "a server on this machine");
+        for (url, fine) in [
+            ("http://esplora.example/api", false),
+            ("https://esplora.example/api", true),
+            ("tcp://electrum.example:50001", false),
+            ("tcp://[::1]:50001", true),
+            ("tcp://localhost.example:50001", false),
+            ("ssl://electrum.example:50002", true),
+        ] {
+            mainnet.chain = url.parse().unwrap();
+            assert_eq!(mainnet.check().is_ok(), fine, "{url}");
+        }
         assert_eq!(settings(Network::Regtest).check(), Ok(()));
     }
 

@@ -1,7 +1,7 @@
 //! What was spent, and the limits that hold for it.
 
 use consortium_protocol::Msat;
-use rusqlite::{Connection, Transaction, params};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, params};
 
 use super::error::WalletError;
 use super::hash::PaymentHash;
@@ -11,29 +11,30 @@ use super::settings::SpendingLimits;
 const DAY_MS: u64 = 24 * 3600 * 1000;
 
 impl Records {
-    /// Notes that `msat` (fees included) are about to be spent under the name `id`, if the limits allow it. What is
-    /// pending counts as spent; what came back does not.
+    /// Notes that `amount`, and at most `with_fees` with the fees, are about to be spent under the name `id`, if the limits
+    /// allow it. What is pending counts as spent; what came back does not.
     pub(super) fn reserve(
         &self,
         id: &[u8; 32],
-        amount: Msat,
+        (amount, with_fees): (Msat, Msat),
         limits: &SpendingLimits,
         now_ms: u64,
     ) -> Result<(), WalletError> {
-        if let Some(limit) = limits.per_payment.filter(|limit| amount > *limit) {
-            return Err(WalletError::AbovePaymentLimit { wanted: amount, limit });
+        if let Some(limit) = limits.per_payment.filter(|limit| with_fees > *limit) {
+            return Err(WalletError::AbovePaymentLimit { wanted: with_fees, limit });
         }
         self.change(|transaction| {
             let spent = spent_since(transaction, now_ms.saturating_sub(DAY_MS))?;
             if let Some(limit) = limits.per_day
-                && spent.checked_add(amount).is_none_or(|sum| sum > limit)
+                && spent.checked_add(with_fees).is_none_or(|sum| sum > limit)
             {
-                return Err(WalletError::AboveDayLimit { spent, wanted: amount, limit });
+                return Err(WalletError::AboveDayLimit { spent, wanted: with_fees, limit });
             }
             let changed = transaction.execute(
-                "INSERT INTO spending VALUES (?1, ?2, ?3, 'pending')
-                 ON CONFLICT (id) DO UPDATE SET at_ms = ?2, msat = ?3, state = 'pending' WHERE state = 'returned'",
-                params![id, signed(now_ms), signed(amount.0)],
+                "INSERT INTO spending (id, at_ms, msat, amount, state) VALUES (?1, ?2, ?3, ?4, 'pending')
+                 ON CONFLICT (id) DO UPDATE SET at_ms = ?2, msat = ?3, amount = ?4, state = 'pending'
+                 WHERE state = 'returned'",
+                params![id, signed(now_ms), signed(with_fees.0), signed(amount.0)],
             )?;
             match changed {
                 0 => Err(WalletError::OnItsWay(PaymentHash::from_bytes(*id))),
@@ -45,6 +46,14 @@ impl Records {
     /// What was spent within 24 hours, and what is about to be.
     pub(super) fn spent_today(&self, now_ms: u64) -> Result<Msat, WalletError> {
         spent_since(&self.lock(), now_ms.saturating_sub(DAY_MS))
+    }
+
+    /// What a payee was to get of what is spent under this name.
+    pub(super) fn amount(&self, id: &[u8; 32]) -> Result<Option<Msat>, WalletError> {
+        let connection = self.lock();
+        let mut wanted = connection.prepare_cached("SELECT amount FROM spending WHERE id = ?1")?;
+        let amount: Option<Option<i64>> = wanted.query_row([id], |row| row.get(0)).optional()?;
+        Ok(amount.flatten().map(|amount| Msat(unsigned(amount))))
     }
 
     /// What was reserved is spent: so much, under this name from now on.
@@ -60,7 +69,7 @@ impl Records {
 
     /// What was reserved was not spent.
     pub(super) fn returned(&self, id: &[u8; 32]) -> Result<(), WalletError> {
-        self.change(|transaction| Ok(release(transaction, id)?))
+        self.change(|transaction| Ok(release(transaction, id).map(drop)?))
     }
 }
 
@@ -74,9 +83,8 @@ fn spent_since(connection: &Connection, since_ms: u64) -> Result<Msat, WalletErr
 }
 
 /// What was reserved under this name and not spent is free again.
-pub(super) fn release(transaction: &Transaction<'_>, id: &[u8; 32]) -> rusqlite::Result<()> {
-    transaction.execute("UPDATE spending SET state = 'returned' WHERE id = ?1 AND state = 'pending'", [id])?;
-    Ok(())
+pub(super) fn release(transaction: &Transaction<'_>, id: &[u8; 32]) -> rusqlite::Result<usize> {
+    transaction.execute("UPDATE spending SET state = 'returned' WHERE id = ?1 AND state = 'pending'", [id])
 }
 
 #[cfg(test)]
@@ -101,34 +109,37 @@ mod tests {
         let (dir, records) = records();
         let limits = SpendingLimits { per_payment: Some(Msat(600)), per_day: Some(Msat(1000)) };
         let start = 30 * DAY_MS;
-        records.reserve(&[1; 32], Msat(600), &limits, start).unwrap();
+        records.reserve(&[1; 32], (Msat(600), Msat(600)), &limits, start).unwrap();
         assert!(matches!(
-            records.reserve(&[2; 32], Msat(601), &limits, start),
+            records.reserve(&[2; 32], (Msat(601), Msat(601)), &limits, start),
             Err(WalletError::AbovePaymentLimit { .. })
         ));
         drop(records);
         let records = Records::open(&dir.path().join("wallet.db")).unwrap();
-        let refused = records.reserve(&[2; 32], Msat(401), &limits, start + HOUR_MS);
+        let refused = records.reserve(&[2; 32], (Msat(401), Msat(401)), &limits, start + HOUR_MS);
         assert!(matches!(refused, Err(WalletError::AboveDayLimit { spent: Msat(600), .. })), "{refused:?}");
-        records.reserve(&[2; 32], Msat(400), &limits, start + HOUR_MS).unwrap();
+        records.reserve(&[2; 32], (Msat(400), Msat(400)), &limits, start + HOUR_MS).unwrap();
         assert_eq!(records.spent_today(start + HOUR_MS).unwrap(), Msat(1000));
         // A day later the first no longer counts.
-        records.reserve(&[3; 32], Msat(600), &limits, start + DAY_MS).unwrap();
+        records.reserve(&[3; 32], (Msat(600), Msat(600)), &limits, start + DAY_MS).unwrap();
     }
 
     #[test]
     fn what_came_back_may_be_spent_again_and_what_is_pending_not_twice() {
         let (_dir, records) = records();
         let limits = SpendingLimits { per_payment: None, per_day: Some(Msat(100)) };
-        records.reserve(hash(1).as_bytes(), Msat(100), &limits, 1).unwrap();
-        assert!(matches!(records.reserve(hash(1).as_bytes(), Msat(0), &limits, 1), Err(WalletError::OnItsWay(_))));
+        records.reserve(hash(1).as_bytes(), (Msat(100), Msat(100)), &limits, 1).unwrap();
+        assert!(matches!(
+            records.reserve(hash(1).as_bytes(), (Msat(0), Msat(0)), &limits, 1),
+            Err(WalletError::OnItsWay(_))
+        ));
         let failed = WalletEvent::PaymentFailed { hash: hash(1), why: FailureReason::NoRoute };
-        records.take(&failed, false, 2).unwrap();
+        records.take(&failed, 2).unwrap();
         assert_eq!(records.spent_today(2).unwrap(), Msat::ZERO);
-        records.reserve(hash(1).as_bytes(), Msat(100), &limits, 3).unwrap();
-        records.take(&WalletEvent::PaymentSent { hash: hash(1), amount: Msat(2), fee: Msat(1) }, false, 4).unwrap();
+        records.reserve(hash(1).as_bytes(), (Msat(100), Msat(100)), &limits, 3).unwrap();
+        records.take(&WalletEvent::PaymentSent { hash: hash(1), amount: Msat(2), fee: Msat(1) }, 4).unwrap();
         // A failure told late changes nothing.
-        records.take(&failed, false, 5).unwrap();
+        records.take(&failed, 5).unwrap();
         assert_eq!(records.spent_today(5).unwrap(), Msat(100));
     }
 }

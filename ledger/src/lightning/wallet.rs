@@ -6,14 +6,18 @@ use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
 
 use consortium_protocol::identity::RootKey;
 use ldk_node::bitcoin::Network as BitcoinNetwork;
+use ldk_node::bitcoin::bip32::Xpriv;
 use ldk_node::bitcoin::secp256k1::SecretKey;
 use ldk_node::{Node, NodeError};
+use tokio::runtime::Handle;
 use tokio::sync::{broadcast, watch};
 use tokio::task::JoinHandle;
 use zeroize::Zeroizing;
 
+use super::coins::Coins;
 use super::error::{self, WalletError};
 use super::event::WalletEvent;
+use super::liquidity::Uses;
 use super::records::{Recorded, Records};
 use super::settings::WalletSettings;
 use super::watermark::Watermark;
@@ -30,10 +34,34 @@ const ASK_AGAIN: Duration = Duration::from_millis(500);
 /// Events that a listener may be behind; then it is told that it missed some, and reads them from the records.
 const EVENTS: usize = 512;
 
-/// A node's Lightning wallet. A clone is the same wallet.
+/// A node's Lightning wallet. A clone is the same wallet. It should be stopped; when the last clone goes without, it is
+/// stopped there and then, which blocks for [`STOP`] at most.
 #[derive(Clone)]
 pub struct Wallet {
     pub(super) inner: Arc<Inner>,
+    _last: Arc<Last>,
+}
+
+/// Goes with the last clone. ldk-node stops itself when it goes, but waits for ever if that is while its runtime ends.
+struct Last(Arc<Inner>);
+
+impl Drop for Last {
+    fn drop(&mut self) {
+        let stopped_before = self.0.stop.send_replace(true);
+        let Some(inner) = (!stopped_before).then(|| Arc::clone(&self.0)) else { return };
+        let (done, wait) = std::sync::mpsc::channel();
+        let runtime = Handle::try_current();
+        let stopping = std::thread::Builder::new().name("wallet-stop".to_owned()).spawn(move || {
+            let _entered = runtime.as_ref().map(Handle::enter);
+            // There is nobody left to tell.
+            let _stopped = inner.node.stop();
+            let _gone = done.send(inner);
+        });
+        if stopping.is_err() || wait.recv_timeout(STOP).is_err() {
+            // Leaked, because ldk-node would stop itself in its own drop.
+            std::mem::forget(Arc::clone(&self.0));
+        }
+    }
 }
 
 /// What its parts share.
@@ -44,7 +72,12 @@ pub(super) struct Inner {
     pub(super) watermark: Watermark,
     pub(super) events: broadcast::Sender<Recorded>,
     pub(super) secret: SecretKey,
+    pub(super) payouts: Xpriv,
     pub(super) backup_key: Zeroizing<[u8; 32]>,
+    pub(super) coins: Coins,
+    pub(super) uses: Mutex<Uses>,
+    /// ldk-node broke off.
+    pub(super) broken: watch::Sender<bool>,
     stop: watch::Sender<bool>,
     tasks: Mutex<Vec<JoinHandle<()>>>,
 }
@@ -78,16 +111,19 @@ impl Wallet {
         let bytes = seed::of(key);
         let backup_key = key.derive(seed::BACKUP);
         let network = node::bitcoin_network(settings.network);
-        let secret = seed::node_secret(&bytes, network)
-            .ok_or_else(|| WalletError::Invalid("this identity makes no Lightning key".to_owned()))?;
+        let keys = seed::node_secret(&bytes, network).zip(seed::payouts(&bytes, network));
+        let (secret, payouts) =
+            keys.ok_or_else(|| WalletError::Invalid("this identity makes no Lightning key".to_owned()))?;
         let directory = directory.to_owned();
-        let runtime = tokio::runtime::Handle::current();
+        let runtime = Handle::current();
         let starting = tokio::task::spawn_blocking(move || -> Result<_, WalletError> {
             let new = !node::has_state(&directory);
             node::make_private(&directory)?;
             let records = Records::open(&directory.join("wallet.db"))?;
             let watermark = Watermark::beside(&directory);
-            if !new && !watermark.allows(records.newest()?)? {
+            if new {
+                watermark.forget()?;
+            } else if !watermark.allows(records.newest()?)? {
                 return Err(WalletError::Stale(directory));
             }
             node::pick_ports(&mut settings.listen, &directory)?;
@@ -101,8 +137,23 @@ impl Wallet {
         let (node, settings, records, watermark) = started.map_err(|_| WalletError::Stopped)??;
         let (events, stop) = (broadcast::Sender::new(EVENTS), watch::Sender::new(false));
         let tasks = Mutex::default();
-        let inner = Arc::new(Inner { node, settings, records, watermark, events, secret, backup_key, stop, tasks });
-        let wallet = Self { inner };
+        let (coins, uses, broken) = (Coins::default(), Mutex::default(), watch::Sender::new(false));
+        let inner = Arc::new(Inner {
+            node,
+            settings,
+            records,
+            watermark,
+            events,
+            secret,
+            payouts,
+            backup_key,
+            coins,
+            uses,
+            broken,
+            stop,
+            tasks,
+        });
+        let wallet = Self { _last: Arc::new(Last(Arc::clone(&inner))), inner };
         wallet.watch_over();
         Ok(wallet)
     }
@@ -151,6 +202,22 @@ impl Wallet {
         self.inner.events.subscribe()
     }
 
+    /// Ends when the Lightning node has broken off, on a full disk for example: it does nothing any more, and whoever runs
+    /// it must be started again.
+    pub async fn broke_off(&self) {
+        let mut broken = self.inner.broken.subscribe();
+        // The sender is in the wallet itself.
+        let _closed = broken.wait_for(|broken| *broken).await;
+    }
+
+    /// A name of this wallet's records, drawn when they were begun: where it is another, places of events are others too.
+    ///
+    /// # Errors
+    /// When the records cannot be read.
+    pub async fn records_name(&self) -> Result<String, WalletError> {
+        self.ask("reading the records", LOCAL, |inner| Ok(hex::encode(inner.records.identity()?))).await
+    }
+
     /// What happened after a place in the records, the oldest first; at most `limit` events of the newest 100,000.
     ///
     /// # Errors
@@ -181,7 +248,7 @@ impl std::fmt::Debug for Wallet {
 
 /// Records a start or a stop, and notes it beside the directory.
 fn mark(records: &Records, watermark: &Watermark, event: &WalletEvent) -> Result<(), WalletError> {
-    records.take(event, false, now_ms())?;
+    records.note(event, now_ms())?;
     Ok(watermark.note(records.newest()?)?)
 }
 

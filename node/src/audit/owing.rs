@@ -166,9 +166,6 @@ impl Teller {
         if worker == self.swarm.me() {
             return storage.owe_settled(digest).await.map_err(|error| error.to_string());
         }
-        if worker == self.owing.standings.me() {
-            return storage.owe_settled(digest).await.map_err(|error| error.to_string());
-        }
         if !state.told {
             let order = state.owed.audit.order.clone();
             let Some(pay) = Acceptance::pay_of(order.payload(), receipt.payload()) else { return Ok(()) };

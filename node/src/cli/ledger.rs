@@ -23,6 +23,7 @@ use crate::keyfile;
 
 Examples:
   consortium-node ledger accounts
+  consortium-node ledger tabs
   consortium-node ledger statement own/earned --days 7
   consortium-node ledger statement key/3f2a9c01b7de --from 2026-11-01 --to 2026-12-01 --csv
   consortium-node ledger verify"
@@ -33,6 +34,8 @@ pub(super) enum LedgerCommand {
     /// List the accounts.
     Accounts(Asking),
     Statement(StatementArgs),
+    /// Show what this node and others owe each other for work, and how it is settled.
+    Tabs(Asking),
     /// Check every entry of the journal in the data directory, its chain, its tree and all sums; needs no node.
     Verify {
         /// Print JSON.
@@ -63,6 +66,7 @@ pub(super) async fn run(command: LedgerCommand, data_dir: &Path) -> Result<()> {
     match command {
         LedgerCommand::Head(asking) => head(asking, data_dir).await,
         LedgerCommand::Accounts(asking) => accounts(asking, data_dir).await,
+        LedgerCommand::Tabs(asking) => tabs(asking, data_dir).await,
         LedgerCommand::Statement(args) => statement::run(args, data_dir).await,
         LedgerCommand::Verify { json } => verify(json, data_dir),
     }
@@ -99,6 +103,11 @@ async fn accounts(asking: Asking, data_dir: &Path) -> Result<()> {
     let client = Client::find(asking.client, data_dir)?;
     let accounts: Vec<Value> = client.pages("ledger_accounts", json!({"limit": 200}), "accounts", usize::MAX).await?;
     show(accounts.into(), asking.json, |accounts: &Vec<AccountView>| render_accounts(accounts))
+}
+
+async fn tabs(asking: Asking, data_dir: &Path) -> Result<()> {
+    let tabs: Value = Client::find(asking.client, data_dir)?.rpc("tabs", json!({})).await?;
+    show(tabs, asking.json, super::tabs_table::render)
 }
 
 fn render_accounts(accounts: &[AccountView]) -> String {

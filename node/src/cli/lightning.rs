@@ -36,6 +36,20 @@ pub(super) struct LightningArgs {
     /// Public key of a peer trusted to get the closing of channels confirmed: they need no on-chain reserve; may be repeated.
     #[arg(long, env = "CONSORTIUM_LIGHTNING_TRUSTED_PEERS", value_delimiter = ',', value_name = "PUBKEY")]
     lightning_trusted_peers: Vec<String>,
+    /// What is kept on-chain for each channel, to get its closing confirmed. With 0 an empty wallet, as a newcomer's, can
+    /// accept a channel; it cannot raise the fee of a closing until it has something on-chain [default: 25000].
+    #[arg(long, env = "CONSORTIUM_LIGHTNING_RESERVE", value_name = "SAT")]
+    lightning_reserve: Option<u64>,
+    /// Have this provider of liquidity (LSPS2) open a channel when an invoice is paid that the wallet could not receive; it
+    /// is trusted with that payment until the channel is confirmed.
+    #[arg(long, env = "CONSORTIUM_LSP", value_name = "PUBKEY@HOST:PORT")]
+    lsp: Option<String>,
+    /// What that provider knows the wallet by. Others on the machine see command lines: better use the environment.
+    #[arg(long, env = "CONSORTIUM_LSP_TOKEN", hide_env_values = true, value_name = "TOKEN")]
+    lsp_token: Option<String>,
+    /// What that provider may keep of a payment for opening a channel, in sat [default: 5000].
+    #[arg(long, env = "CONSORTIUM_LSP_MAX_FEE", value_name = "SAT")]
+    lsp_max_fee: Option<u64>,
     /// What one payment may take, in sat, fees included [default: no limit; needed on mainnet].
     #[arg(long, env = "CONSORTIUM_LIGHTNING_MAX_PAYMENT", value_name = "SAT")]
     lightning_max_payment: Option<u64>,
@@ -60,6 +74,10 @@ impl LightningArgs {
             lightning_listen: (!self.lightning_listen.is_empty()).then_some(self.lightning_listen),
             lightning_alias: self.lightning_alias,
             lightning_trusted_peers: some(self.lightning_trusted_peers),
+            lightning_reserve: self.lightning_reserve,
+            lsp: self.lsp,
+            lsp_token: self.lsp_token,
+            lsp_max_fee: self.lsp_max_fee,
             lightning_max_payment: self.lightning_max_payment,
             lightning_max_per_day: self.lightning_max_per_day,
             lightning_accept_mainnet_risk: self.lightning_accept_mainnet_risk.then_some(true),

@@ -15,6 +15,7 @@ use clap::{Parser, Subcommand};
 mod audit;
 mod chat;
 mod client;
+mod earnings;
 pub mod identity;
 mod key;
 mod ledger;
@@ -28,9 +29,11 @@ mod sale;
 pub mod start;
 mod statement;
 mod status;
+mod tabs;
+mod tabs_table;
 mod terminal;
 pub mod train;
-mod units;
+pub(crate) mod units;
 #[cfg(feature = "lightning")]
 mod wallet;
 
@@ -68,6 +71,7 @@ enum Command {
     Audit(audit::AuditCommand),
     #[command(subcommand)]
     Ledger(ledger::LedgerCommand),
+    Earnings(earnings::EarningsArgs),
     #[cfg(feature = "lightning")]
     #[command(subcommand)]
     Wallet(Box<wallet::WalletCommand>),
@@ -102,6 +106,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             Command::Reputation(args) => reputation::run(args, &data_dir).await,
             Command::Audit(command) => return Box::pin(audit::run(command, &data_dir)).await,
             Command::Ledger(command) => ledger::run(command, &data_dir).await,
+            Command::Earnings(args) => earnings::run(args, &data_dir).await,
             #[cfg(feature = "lightning")]
             Command::Wallet(command) => Box::pin(wallet::run(*command, &data_dir)).await,
             Command::Chat(args) => Box::pin(chat::run(args, &data_dir)).await,
@@ -157,6 +162,7 @@ mod tests {
             "consortium-node key create --label x --credit 500",
             "consortium-node key credit 0123456789ab 500",
             "consortium-node ledger verify --json",
+            "consortium-node earnings --json --watts 62.5 --price-kwh 300 --hours 48",
             #[cfg(feature = "lightning")]
             "consortium-node wallet pay lnbcrt1 --amount 5 --max-fee 2 --wait 9 --yes --json",
             #[cfg(feature = "lightning")]

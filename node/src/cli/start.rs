@@ -13,6 +13,7 @@ use tracing_subscriber::EnvFilter;
 
 use super::lightning::LightningArgs;
 use super::sale::SaleArgs;
+use super::tabs::TabArgs;
 use crate::config::{Config, Settings};
 use crate::daemon;
 use crate::pipeline::Tamper;
@@ -91,6 +92,8 @@ pub struct StartArgs {
     lightning: LightningArgs,
     #[command(flatten)]
     sale: SaleArgs,
+    #[command(flatten)]
+    tabs: TabArgs,
     /// How logs are written to stderr; RUST_LOG chooses what is logged.
     #[arg(long, env = "CONSORTIUM_LOG_FORMAT", value_enum, default_value_t)]
     log_format: LogFormat,
@@ -149,6 +152,7 @@ pub async fn run_tampered(
         mdns: args.no_mdns.then_some(false),
         wallet: args.lightning.settings(),
         sale: args.sale.settings(),
+        tabs: args.tabs.settings(),
     };
     let config = flags.or(file).resolve(data_dir.to_owned())?;
     let stop = CancellationToken::new();

@@ -10,8 +10,9 @@ use serde_json::json;
 
 use super::client::{Client, ClientArgs};
 use super::terminal::{print, printable, short_peer};
-use super::units;
+use super::{tabs_table, units};
 use crate::status::NodeStatus;
+use crate::tabs::view::TabsView;
 
 /// Show how the running node and its cluster are doing.
 #[derive(Args, Debug)]
@@ -41,6 +42,9 @@ pub(super) async fn run(args: StatusArgs, data_dir: &Path) -> Result<()> {
     // The books are shown on the node's own machine alone.
     if let Ok(accounts) = client.pages("ledger_accounts", json!({"limit": 200}), "accounts", usize::MAX).await {
         text.push_str(&render_money(&accounts));
+    }
+    if let Ok(tabs) = client.rpc::<TabsView>("tabs", json!({})).await {
+        text.push_str(&tabs_table::summary(&tabs));
     }
     print(&text)?;
     Ok(())

@@ -20,7 +20,7 @@ pub(super) fn bytes(count: u64) -> String {
 }
 
 /// An amount of millisatoshi in sats, such as `1234.5 sat`.
-pub(super) fn sats(msat: i128) -> String {
+pub(crate) fn sats(msat: i128) -> String {
     let (whole, rest) = (msat.unsigned_abs() / 1000, msat.unsigned_abs() % 1000);
     let sign = if msat < 0 { "-" } else { "" };
     let rest = match rest {

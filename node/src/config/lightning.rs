@@ -5,11 +5,16 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 
 use consortium_ledger::lightning::chain_source::ChainSource;
-use consortium_ledger::lightning::settings::{Network, SettingsError, SpendingLimits, WalletSettings};
+use consortium_ledger::lightning::settings::{
+    LiquidityProvider, Network, SettingsError, SpendingLimits, WalletSettings,
+};
 use consortium_protocol::msat::Msat;
 use serde::Deserialize;
 
 use super::ConfigError;
+
+/// What a provider of liquidity may keep of a payment for opening a channel, unless something else is said.
+const LSP_MAX_FEE: Msat = Msat(5_000_000);
 
 /// Settings of the wallet as they may stand in the configuration file, the environment or flags: all optional. Their
 /// names are those of the flags.
@@ -32,6 +37,14 @@ pub struct LightningSettings {
     pub lightning_alias: Option<String>,
     /// See [`WalletSettings::trusted_peers`].
     pub lightning_trusted_peers: Option<Vec<String>>,
+    /// In sat; see [`WalletSettings::reserve_sat`].
+    pub lightning_reserve: Option<u64>,
+    /// See [`LiquidityProvider::peer`].
+    pub lsp: Option<String>,
+    /// See [`LiquidityProvider::token`].
+    pub lsp_token: Option<String>,
+    /// In sat; see [`LiquidityProvider::max_fee`].
+    pub lsp_max_fee: Option<u64>,
     /// In sat; see [`SpendingLimits::per_payment`].
     pub lightning_max_payment: Option<u64>,
     /// In sat; see [`SpendingLimits::per_day`].
@@ -64,6 +77,10 @@ impl LightningSettings {
             lightning_listen: self.lightning_listen.or(lower.lightning_listen),
             lightning_alias: self.lightning_alias.or(lower.lightning_alias),
             lightning_trusted_peers: self.lightning_trusted_peers.or(lower.lightning_trusted_peers),
+            lightning_reserve: self.lightning_reserve.or(lower.lightning_reserve),
+            lsp: self.lsp.or(lower.lsp),
+            lsp_token: self.lsp_token.or(lower.lsp_token),
+            lsp_max_fee: self.lsp_max_fee.or(lower.lsp_max_fee),
             lightning_max_payment: self.lightning_max_payment.or(lower.lightning_max_payment),
             lightning_max_per_day: self.lightning_max_per_day.or(lower.lightning_max_per_day),
             lightning_accept_mainnet_risk: self.lightning_accept_mainnet_risk.or(lower.lightning_accept_mainnet_risk),
@@ -97,9 +114,11 @@ impl LightningSettings {
         let settings = WalletSettings {
             network,
             chain: self.chain(network)?,
+            lsp: self.lsp()?,
             listen: self.lightning_listen.unwrap_or_default(),
             alias: self.lightning_alias,
             trusted_peers: self.lightning_trusted_peers.unwrap_or_default(),
+            reserve_sat: self.lightning_reserve,
             limits: SpendingLimits {
                 per_payment: sat("lightning-max-payment", self.lightning_max_payment)?,
                 per_day: sat("lightning-max-per-day", self.lightning_max_per_day)?,
@@ -108,6 +127,25 @@ impl LightningSettings {
         };
         settings.check()?;
         Ok(Some(settings))
+    }
+
+    fn lsp(&self) -> Result<Option<LiquidityProvider>, ConfigError> {
+        let bad = |reason: &str| ConfigError::Value {
+            name: "lsp",
+            value: self.lsp.clone().unwrap_or_default(),
+            reason: reason.to_owned(),
+        };
+        let Some(peer) = self.lsp.clone() else {
+            return match (&self.lsp_token, self.lsp_max_fee) {
+                (None, None) => Ok(None),
+                _ => Err(bad("is missing: there is a token or a fee, and nobody for it")),
+            };
+        };
+        if !peer.split_once('@').is_some_and(|(key, place)| key.len() == 66 && place.contains(':')) {
+            return Err(bad("write PUBKEY@HOST:PORT"));
+        }
+        let max_fee = sat("lsp-max-fee", self.lsp_max_fee)?.unwrap_or(LSP_MAX_FEE);
+        Ok(Some(LiquidityProvider { peer, token: self.lsp_token.clone(), max_fee }))
     }
 
     fn chain(&self, network: Network) -> Result<ChainSource, SettingsError> {
@@ -150,6 +188,8 @@ mod tests {
             ("esplora = 'https://x'", "--lightning"),
             ("lightning = 'regtest'", "--bitcoind"),
             ("lightning = 'regtest'\nesplora = 'https://x'\nelectrum = 'tcp://x:1'", "one place"),
+            ("lightning = 'signet'\nesplora = 'https://x'\nlsp = 'somebody'", "PUBKEY@HOST:PORT"),
+            ("lightning = 'signet'\nesplora = 'https://x'\nlsp-token = 't'", "nobody for it"),
             ("lightning = 'bitcoin'\nesplora = 'https://x'", "mainnet"),
             ("lightning = 'mainnet'\nesplora = 'https://x'", "--lightning-accept-mainnet-risk"),
             ("lightning = 'mainnet'\nesplora = 'https://x'\nlightning-accept-mainnet-risk = true", "limits"),
@@ -175,6 +215,13 @@ mod tests {
         let told = settings("lightning = 'regtest'\nbitcoind = 'http://u:hunter2@h:1'");
         assert!(!format!("{told:?}").contains("hunter2"));
         assert!(!format!("{:?}", told.resolve().unwrap()).contains("hunter2"));
+        let lsp = format!(
+            "lightning = 'regtest'\nbitcoind = 'http://u:p@h:1'\nlsp = '{}@h:1'\nlsp-token = 'hunter2'",
+            "02".repeat(33)
+        );
+        let resolved = settings(&lsp).resolve().unwrap().unwrap();
+        assert_eq!(resolved.lsp.as_ref().unwrap().token.as_deref(), Some("hunter2"));
+        assert!(!format!("{resolved:?}").contains("hunter2"));
         let error = settings("lightning = 'regtest'\nbitcoind = 'http://u:hunter2@h:x'").resolve().unwrap_err();
         assert!(!format!("{error:?} {error}").contains("hunter2"));
     }

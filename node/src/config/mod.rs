@@ -16,9 +16,11 @@ use crate::till::TillSettings;
 
 mod lightning;
 mod sale;
+mod tabs;
 
 pub use lightning::LightningSettings;
 pub use sale::SaleSettings;
+pub use tabs::{TabRules, TabSettings};
 
 /// What a node asks by default for one token through one layer.
 pub const PRICE: Msat = Msat(1);
@@ -68,6 +70,8 @@ pub struct Config {
     pub wallet: Option<WalletSettings>,
     /// What is sold for what the wallet receives.
     pub sale: TillSettings,
+    /// When what is owed for work is paid, and how much may be owed.
+    pub tabs: TabRules,
 }
 
 /// Settings as they may stand in the configuration file, the environment or flags: all optional.
@@ -110,6 +114,9 @@ pub struct Settings {
     /// See [`Config::sale`]; in the file, the table `[sale]`.
     #[serde(default)]
     pub sale: SaleSettings,
+    /// See [`Config::tabs`]; in the file, the table `[tabs]`.
+    #[serde(default)]
+    pub tabs: TabSettings,
 }
 
 /// Why settings do not make a configuration.
@@ -179,6 +186,7 @@ impl Settings {
             mdns: self.mdns.or(lower.mdns),
             wallet: self.wallet.or(lower.wallet),
             sale: self.sale.or(lower.sale),
+            tabs: self.tabs.or(lower.tabs),
         }
     }
 
@@ -229,6 +237,7 @@ impl Settings {
             mdns: self.mdns.unwrap_or(true),
             sale: self.sale.resolve(wallet.is_some())?,
             wallet,
+            tabs: self.tabs.resolve()?,
         })
     }
 }

@@ -289,6 +289,7 @@ impl From<JobError> for ApiError {
             Code::Overloaded => (StatusCode::TOO_MANY_REQUESTS, "requests", "rate_limit_exceeded", Some(2)),
             Code::Timeout => (StatusCode::GATEWAY_TIMEOUT, SERVER, "timeout", None),
             Code::WorkerLost => (StatusCode::BAD_GATEWAY, SERVER, "worker_lost", None),
+            Code::Unpaid => (StatusCode::SERVICE_UNAVAILABLE, SERVER, "tab_unpaid", Some(3)),
             Code::Internal => (StatusCode::INTERNAL_SERVER_ERROR, SERVER, "internal_error", None),
         };
         Self { status, kind, message: error.message, param: error.param, code: Some(code), retry_after, payment: None }

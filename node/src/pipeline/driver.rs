@@ -1,7 +1,7 @@
 //! A job on the master, from prompt to last token: drives the pure session machine over real chains.
 
-use std::collections::VecDeque;
-use std::sync::Arc;
+use std::collections::{BTreeMap, VecDeque};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use consortium_inference::session::{Input, JobSpec, Output, Session, SessionTiming};
@@ -36,6 +36,8 @@ const TICK: Duration = Duration::from_millis(250);
 /// Jobs driven at a time; more are refused rather than made to wait without end.
 const MAX_JOBS: usize = 64;
 const EVENTS: usize = 256;
+/// A payer that a worker refused is refused here for so long, without asking that worker.
+const UNPAID: Duration = Duration::from_secs(2);
 
 /// What a driver needs.
 pub struct DriverConfig {
@@ -57,13 +59,36 @@ pub struct DriverConfig {
 pub struct Driver {
     config: DriverConfig,
     room: Semaphore,
+    unpaid: Unpaid,
+}
+
+/// Payers whom a worker refused a moment ago: their jobs are not tried again and again meanwhile.
+#[derive(Default)]
+struct Unpaid {
+    refused: Mutex<BTreeMap<NodeId, (Instant, String)>>,
+}
+
+impl Unpaid {
+    fn note(&self, payer: NodeId, why: &str) {
+        let mut refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        refused.retain(|_, (at, _)| at.elapsed() < UNPAID);
+        refused.insert(payer, (Instant::now(), why.to_owned()));
+    }
+
+    fn check(&self, payer: &NodeId) -> Result<(), JobError> {
+        let refused = self.refused.lock().unwrap_or_else(PoisonError::into_inner);
+        match refused.get(payer).filter(|(at, _)| at.elapsed() < UNPAID) {
+            Some((_, why)) => Err(JobError::new(JobErrorCode::Unpaid, why.clone())),
+            None => Ok(()),
+        }
+    }
 }
 
 impl Driver {
     /// A driver of up to 64 jobs at a time.
     #[must_use]
     pub fn new(config: DriverConfig) -> Self {
-        Self { config, room: Semaphore::new(MAX_JOBS) }
+        Self { config, room: Semaphore::new(MAX_JOBS), unpaid: Unpaid::default() }
     }
 
     /// Runs one job of `payer` to its end. `leave` ends the answer where it is, and what was computed is accounted for;
@@ -91,6 +116,7 @@ impl Driver {
         let _room = self.room.try_acquire().map_err(|_| {
             JobError::new(JobErrorCode::Overloaded, format!("{MAX_JOBS} jobs are in progress; try again in a moment"))
         })?;
+        self.unpaid.check(&payer)?;
         let serving = self.find(&request.model)?;
         let tokens = {
             let (serving, prompt) = (Arc::clone(&serving), request.prompt.clone());
@@ -98,7 +124,7 @@ impl Driver {
             encoding.await.map_err(|error| JobError::new(JobErrorCode::Internal, error.to_string()))??
         };
         let reader = Reader { events, leave };
-        let mut job = Job::new(&self.config, &self.room, serving, payer, request, tokens, reader)?;
+        let mut job = Job::new(&self.config, (&self.room, &self.unpaid), serving, payer, request, tokens, reader)?;
         let pipeline = tokio::select! {
             pipeline = job.wait_for_pipeline(None) => pipeline?,
             () = reader.gone() => return Ok(()),
@@ -165,12 +191,13 @@ struct Job<'a> {
     full: bool,
     /// Jobs in progress on this driver.
     room: &'a Semaphore,
+    unpaid: &'a Unpaid,
 }
 
 impl<'a> Job<'a> {
     fn new(
         driver: &'a DriverConfig,
-        room: &'a Semaphore,
+        (room, unpaid): (&'a Semaphore, &'a Unpaid),
         serving: Arc<Serving>,
         payer: NodeId,
         request: JobRequest,
@@ -210,6 +237,7 @@ impl<'a> Job<'a> {
             at_fault: None,
             full: false,
             room,
+            unpaid,
             request,
         })
     }
@@ -261,7 +289,7 @@ impl<'a> Job<'a> {
             }
             input = tokio::select! {
                 event = self.chain_events.1.recv() => match event {
-                    Some(event) => self.translate(event),
+                    Some(event) => self.translate(event)?,
                     None => return Err(JobError::new(JobErrorCode::Internal, "the event queue closed".to_owned())),
                 },
                 () = self.reader.gone() => Input::Cancel,
@@ -293,8 +321,8 @@ impl<'a> Job<'a> {
         input(pipeline.route.clone())
     }
 
-    fn translate(&mut self, event: ChainEvent) -> Input {
-        match event {
+    fn translate(&mut self, event: ChainEvent) -> Result<Input, JobError> {
+        Ok(match event {
             ChainEvent::Opened { attempt } => Input::Opened { attempt },
             ChainEvent::Token { attempt, seq, pos, id } => {
                 if attempt == self.attempt.number {
@@ -314,6 +342,14 @@ impl<'a> Job<'a> {
                 self.full = true;
                 Input::Busy { attempt }
             }
+            // Another try would meet the same refusal.
+            ChainEvent::Failed { attempt, failure }
+                if failure.code == StageFailureCode::Unpaid && attempt == self.attempt.number =>
+            {
+                let why = format!("node {} does not work for this payer: {}", failure.node, failure.message);
+                self.unpaid.note(self.payer, &why);
+                return Err(JobError::new(JobErrorCode::Unpaid, why));
+            }
             ChainEvent::Failed { attempt, failure } => {
                 let on_route = self.route.iter().any(|hop| hop.node == failure.node);
                 let blameless = matches!(failure.code, StageFailureCode::PeerLost | StageFailureCode::Cancelled);
@@ -325,7 +361,7 @@ impl<'a> Job<'a> {
                 warn!(job = %self.request.job, %node, reason, "a chain broke");
                 Input::StageFailed { attempt, stage: 0, node, retryable: true }
             }
-        }
+        })
     }
 
     /// Feeds the machine and carries out what it says, until it waits for something.

@@ -5,8 +5,13 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use consortium_inference::audit::compare;
+use consortium_ledger::accounts::Owner;
+use consortium_ledger::cells::Cells;
+use consortium_ledger::ledger::Ledger;
+use consortium_ledger::metering::{JobRecord, StageWork, Terms};
 use consortium_protocol::cluster::{ClusterId, ClusterName};
 use consortium_protocol::envelope::Signed;
+use consortium_protocol::hash::Hash;
 use consortium_protocol::identity::RootKey;
 use consortium_protocol::msat::Msat;
 use consortium_protocol::wire;
@@ -26,9 +31,12 @@ use crate::audit::opening::Opened;
 use crate::audit::proof::Proof;
 use crate::audit::spool::Place;
 use crate::cluster::ClusterView;
+use crate::config::TabRules;
 use crate::library::Library;
 use crate::shards::Shards;
+use crate::storage::Storage;
 use crate::swarm::{SwarmConfig, SwarmHandle, TransportKind, spawn};
+use crate::tabs::Credit;
 
 const TERM: u64 = 3;
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -47,6 +55,7 @@ struct Pair {
     shards: Shards,
     inbox: TokenInbox,
     spool: Spool,
+    ledger: Ledger,
     _spool_dir: tempfile::TempDir,
 }
 
@@ -90,6 +99,9 @@ async fn pair(seed: u8) -> Pair {
     tokio::spawn(inbox.clone().serve(master.me(), tokens));
     let spool_dir = tempfile::tempdir().unwrap();
     let spool = Spool::open(spool_dir.path()).unwrap();
+    let ledger = Ledger::open(&spool_dir.path().join("ledger.db"), worker.me()).unwrap();
+    let storage = Storage::open(&spool_dir.path().join("node.db")).unwrap();
+    let rules = TabRules { credit_limit: Msat(10_000), ..TabRules::default() };
     let serving = Worker {
         cluster: cluster(),
         swarm: worker.clone(),
@@ -98,10 +110,11 @@ async fn pair(seed: u8) -> Pair {
         key: Arc::new(worker_key),
         spool: spool.clone(),
         asking: crate::prices::Asking::fixed(Msat(2)),
+        credit: Credit::new(ledger.clone(), storage, rules, true),
         tamper: None,
     };
     tokio::spawn(serving.serve(stages));
-    Pair { key, master, worker, model, range, shards, inbox, spool, _spool_dir: spool_dir }
+    Pair { key, master, worker, model, range, shards, inbox, spool, ledger, _spool_dir: spool_dir }
 }
 
 impl Pair {
@@ -354,4 +367,30 @@ async fn layers_that_do_not_fit_or_are_not_there_are_refused() {
     assert_eq!(refused(&large, &model, LayerRange { first: 0, last: 999 }).await, RefusalCode::BadModel);
     let unknown = ModelRef { digest: consortium_protocol::hash::Hash::of(b"another"), ..model };
     assert_eq!(refused(&large, &unknown, files.all_layers()).await, RefusalCode::UnknownModel);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_that_is_not_paid_stops_until_it_is() {
+    let pair = pair(70).await;
+    let payer = Owner::Peer(pair.master.me());
+    // A newcomer may owe a tenth of the limit.
+    let owe = |job: u8, positions: u32| {
+        let work = StageWork {
+            stage: 0,
+            worker: pair.worker.me(),
+            cells: Cells { layers: LayerRange { first: 0, last: 0 }, start: 0, stop: positions },
+            price: Msat(1),
+            receipt: Hash::of(&[job]),
+            drawn: false,
+        };
+        let record = JobRecord { job: JobId([job; 16]), attempt: 1, payer: payer.clone(), fee: 0, stages: vec![work] };
+        pair.ledger.record_job(&record, &Terms { tail: 0, ..Terms::default() }, 1).unwrap();
+    };
+    owe(1, 1000);
+    assert_eq!(pair.tokens(2, &[5, 6, 7], 1).await.len(), 1);
+    owe(3, 1);
+    let open = Signed::sign(&pair.key, SessionOpen { job: JobId([4; 16]), ..pair.open() });
+    assert_eq!(pair.provoke_open(&open).await, StageFailureCode::Unpaid);
+    pair.ledger.deposit(&payer, Msat(1), Hash::of(b"paid"), 2).unwrap();
+    assert_eq!(pair.tokens(5, &[5, 6, 7], 1).await.len(), 1);
 }

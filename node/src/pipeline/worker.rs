@@ -23,6 +23,7 @@ use crate::cluster::ClusterView;
 use crate::prices::Asking;
 use crate::shards::{ActiveSession, Shards};
 use crate::swarm::{ByteStream, Incoming, SwarmHandle};
+use crate::tabs::Credit;
 
 /// Time for a peer to say what a stream it opened is for.
 const OPENING: Duration = Duration::from_secs(10);
@@ -50,6 +51,8 @@ pub struct Worker {
     pub spool: Spool,
     /// What a token through a layer is done for.
     pub asking: Asking,
+    /// How much a payer may owe.
+    pub credit: Credit,
     /// None, except in experiments.
     pub tamper: Option<Arc<dyn Tamper>>,
 }
@@ -120,6 +123,7 @@ impl Worker {
             let message = format!("a token through a layer costs {} msat here", self.asking.now().0);
             return Err(refuse(stage, StageFailureCode::Underpaid, message));
         }
+        self.credit.check(open.payer).await.map_err(|why| refuse(stage, StageFailureCode::Unpaid, why))?;
         let hop = open.route[stage];
         let shard = self.shards.find(&open.model, hop.range).ok_or_else(|| {
             refuse(stage, StageFailureCode::NotLoaded, format!("layers {} are not loaded here", hop.range))

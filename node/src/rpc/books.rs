@@ -1,5 +1,7 @@
 //! `ledger_*`: the journal's signed heads, its proofs, and on this machine its accounts.
 
+use std::sync::Arc;
+
 use consortium_ledger::accounts::MAX_PAGE;
 use consortium_ledger::statement::MAX_LINES;
 use consortium_protocol::envelope::Signed;
@@ -7,10 +9,10 @@ use consortium_protocol::merkle;
 use consortium_protocol::wire::ledger::TreeHead;
 use serde_json::{Value, json};
 
-use super::Sources;
 use super::fault::Fault;
 use super::methods::{self, Asked};
 use super::params::{self, Accounts, Nothing, Place, Sizes, Statement};
+use super::{Context, Sources};
 
 fn view(head: &Signed<TreeHead>) -> Value {
     let said = head.payload();
@@ -86,4 +88,10 @@ pub(super) fn statement(sources: &Sources, asked: Asked, wanted: Statement) -> R
     let (from, to) = (from_ms.unwrap_or(0), to_ms.unwrap_or(i64::MAX as u64));
     let limit = params::page(limit, MAX_LINES)?;
     methods::json(sources.ledger.statement(&owner, from, to, after, limit)?)
+}
+
+/// What nodes owe this one and it owes them, and how it is settled.
+pub(super) async fn tabs(context: Arc<Context>, _: Nothing) -> Result<Value, Fault> {
+    let tabs = context.tabs.clone().ok_or_else(|| Fault::NotFound("this node keeps no tabs".to_owned()))?;
+    methods::json(tabs.view().await.map_err(|error| Fault::Tabs(format!("{error:#}")))?)
 }

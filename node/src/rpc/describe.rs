@@ -230,6 +230,46 @@ const METHODS: &[Method] = &[
         result: &["issuer", "owner", "from_ms", "to_ms", "opening", "lines", "closing", "next"],
     },
     Method {
+        name: "earnings",
+        summary: "What the node earned up to now by kind of work, in all and an hour, against the electricity of its \
+                  machine; `power` says whether that was `given` or `measured` (for a second, the processor alone), and is \
+                  null with `break_even` where it is not known. On the node's own machine alone.",
+        params: &[
+            may("hours", Kind::Number, "of how many hours, from 1 on; 24 if absent"),
+            may("milliwatts", Kind::Number, "what the machine takes"),
+            may("kwh_msat", Kind::Number, "what a kilowatt-hour costs"),
+        ],
+        result: &[
+            "ledger",
+            "from_ms",
+            "to_ms",
+            "incomes",
+            "msat",
+            "msat_per_hour",
+            "layer_tokens",
+            "waiting_msat",
+            "spent_msat",
+            "power",
+            "break_even",
+        ],
+    },
+    Method {
+        name: "tabs",
+        summary: "What this node and others owe each other for work, how far they may go, what was settled over \
+                  Lightning, and why something is not; on the node's own machine alone.",
+        params: &[],
+        result: &[
+            "lightning",
+            "settle_at",
+            "settle_after_s",
+            "settle_min",
+            "credit_limit",
+            "channel_budget_sat",
+            "channels_opened_sat",
+            "tabs",
+        ],
+    },
+    Method {
         name: "node_status",
         summary: "How this node is doing.",
         params: &[],

@@ -52,6 +52,9 @@ pub(super) enum Fault {
     /// The node's database failed.
     #[error(transparent)]
     Storage(#[from] StorageError),
+    /// What is owed cannot be read.
+    #[error("{0}")]
+    Tabs(String),
     /// An answer that cannot be put into JSON.
     #[error(transparent)]
     Json(#[from] serde_json::Error),
@@ -76,7 +79,7 @@ impl From<Fault> for ErrorObjectOwned {
                 tracing::error!(error = %fault, "an RPC call failed");
                 return internal("the wallet failed; the node's log says why");
             }
-            Fault::Ledger(_) | Fault::Storage(_) | Fault::Json(_) => {
+            Fault::Ledger(_) | Fault::Storage(_) | Fault::Tabs(_) | Fault::Json(_) => {
                 tracing::error!(error = %fault, "an RPC call failed");
                 return internal("the node could not read what was asked for; its log says why");
             }

@@ -9,7 +9,7 @@ use serde::de::DeserializeOwned;
 use serde_json::Value;
 
 use super::fault::Fault;
-use super::{Context, Sources, audits, books, describe, nodes, outside, params, reputation};
+use super::{Context, Sources, audits, books, describe, earnings, nodes, outside, params, reputation};
 
 /// What matters about who asks.
 #[derive(Clone, Copy, Debug, Default)]
@@ -57,7 +57,9 @@ pub(super) fn module(context: Context) -> RpcModule<Context> {
     reads(m, "ledger_statement", books::statement);
     reads(m, "node_status", nodes::node_status);
     reads(m, "cluster_status", nodes::cluster_status);
+    locally(m, "tabs", books::tabs);
     locally(m, "job_receipts", audits::job_receipts);
+    locally(m, "earnings", earnings::earnings);
     locally(m, "audit_order", outside::order);
     locally(m, "audit_opening", outside::opening);
     locally(m, "audit_submit", outside::submit);

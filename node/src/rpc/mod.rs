@@ -13,7 +13,7 @@
 //!
 //! # Who may ask
 //! Whoever the API's guard lets through: every program on the node's own machine, and from elsewhere whoever has an API
-//! key. What names accounts (`ledger_accounts`, `ledger_statement`, and an entry of the journal by its place), and what
+//! key. What names accounts (`ledger_accounts`, `ledger_statement`, `tabs`, and an entry of the journal by its place), and what
 //! is about the node's jobs (`job_receipts`, `audit_order`, `audit_opening`, `audit_submit`), is answered on the node's own
 //! machine alone: a key pays for work, and opens neither others' books nor what they asked. Whoever is to audit from
 //! elsewhere is let in by the node's owner, by a tunnel for example. What the wallet has is told there alone, too, and
@@ -41,11 +41,13 @@ use crate::audit::proof::Proofs;
 use crate::operator::OperatorToken;
 use crate::status::NodeStatus;
 use crate::storage::Storage;
+use crate::tabs::Tabs;
 
 mod audits;
 mod books;
 pub mod call;
 mod describe;
+mod earnings;
 mod fault;
 pub mod limit;
 mod methods;
@@ -86,15 +88,18 @@ pub struct Sources {
 struct Context {
     sources: Sources,
     room: Arc<Semaphore>,
+    tabs: Option<Tabs>,
     #[cfg(feature = "lightning")]
     wallet: Option<Wallet>,
 }
 
 /// What only the operator may use.
-#[derive(Clone, Debug, Default)]
+#[derive(Clone, Default)]
 pub struct Operated {
     /// How the operator is known; none, and nobody is.
     pub token: Option<OperatorToken>,
+    /// What is owed between nodes, and how it is settled; none where nothing is.
+    pub tabs: Option<Tabs>,
     /// The wallet; none where the node runs without.
     #[cfg(feature = "lightning")]
     pub wallet: Option<Wallet>,
@@ -146,6 +151,7 @@ impl Rpc {
         let context = Context {
             sources,
             room: Arc::new(Semaphore::new(ROOM)),
+            tabs: operated.tabs,
             #[cfg(feature = "lightning")]
             wallet: operated.wallet,
         };

@@ -47,6 +47,8 @@ struct SendOnchain {
     sat: Option<u64>,
     #[serde(default)]
     all: bool,
+    #[serde(default)]
+    fee_rate: Option<u64>,
 }
 
 /// An invoice to be made.
@@ -120,9 +122,13 @@ enum For {
 
 /// Adds the methods.
 pub(super) fn register(module: &mut RpcModule<Context>) {
-    add(module, "wallet_status", For::Machine, async |wallet: Wallet, _: Nothing| shown(wallet.status().await?));
+    add(module, "wallet_status", For::Machine, async |wallet: Wallet, _: Nothing| {
+        let mut status = shown(wallet.status().await?)?;
+        status["hints"] = shown(wallet.hints().await?)?;
+        Ok(status)
+    });
     add(module, "wallet_channels", For::Machine, async |wallet: Wallet, _: Nothing| {
-        shown(json!({"channels": wallet.channels().await?}))
+        shown(json!({"channels": wallet.channels().await?, "hints": wallet.hints().await?}))
     });
     add(module, "wallet_history", For::Machine, async |wallet: Wallet, wanted: History| {
         let limit = params::page(wanted.limit, MAX_PAGE)?;
@@ -142,7 +148,7 @@ pub(super) fn register(module: &mut RpcModule<Context>) {
             (None, true) => OnchainAmount::All,
             _ => return Err(Fault::Params("give either sat, or all".to_owned())),
         };
-        shown(json!({"txid": wallet.send_onchain(&wanted.address, amount).await?}))
+        shown(json!({"txid": wallet.send_onchain(&wanted.address, amount, wanted.fee_rate).await?}))
     });
     add(module, "wallet_pay", For::Operator, async |wallet: Wallet, wanted: Pay| {
         let within = wanted.wait_s.map_or(OUTCOME, |seconds| Duration::from_secs(seconds.min(MAX_WAIT_S).into()));
@@ -168,6 +174,9 @@ pub(super) fn register(module: &mut RpcModule<Context>) {
     add(module, "wallet_connect", For::Operator, async |wallet: Wallet, wanted: Connect| {
         wallet.connect(&wanted.peer).await?;
         shown(json!({"connected": wanted.peer}))
+    });
+    add(module, "wallet_sweep", For::Operator, async |wallet: Wallet, _: Nothing| {
+        shown(json!({"swept": wallet.recover().await?}))
     });
     add(module, "wallet_backup", For::Operator, async |wallet: Wallet, _: Nothing| {
         shown(json!({"backup": hex::encode(wallet.backup().await?)}))

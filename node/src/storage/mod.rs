@@ -15,6 +15,9 @@ use consortium_protocol::wire::pipeline::{self, SessionOpen};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 mod owed;
+#[cfg(feature = "lightning")]
+pub mod payees;
+pub mod tabs;
 
 pub use owed::{Owed, OwedState};
 
@@ -35,6 +38,7 @@ const MIGRATIONS: &[&str] = &[
      CREATE TABLE acceptances (receipt BLOB PRIMARY KEY CHECK (length(receipt) = 32), at_ms INTEGER NOT NULL,
                                signed BLOB NOT NULL) STRICT, WITHOUT ROWID;
      CREATE INDEX acceptances_age ON acceptances (at_ms);",
+    tabs::SCHEMA,
 ];
 /// Largest stored promise: a certificate of 64 votes fits many times over.
 const MAX_PROMISES: usize = 4 << 20;

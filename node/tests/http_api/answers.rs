@@ -113,6 +113,7 @@ async fn failures_before_the_answer() {
         (Code::Overloaded, 429, "requests", "rate_limit_exceeded", true),
         (Code::Timeout, 504, "server_error", "timeout", false),
         (Code::WorkerLost, 502, "server_error", "worker_lost", false),
+        (Code::Unpaid, 503, "server_error", "tab_unpaid", true),
         (Code::Internal, 500, "server_error", "internal_error", false),
     ] {
         for stream in [false, true] {

@@ -225,6 +225,7 @@ async fn accounts_are_for_this_machine() {
         ("ledger_accounts", json!({})),
         ("ledger_statement", json!({"owner": owner})),
         ("ledger_proof", json!({"seq": 0})),
+        ("tabs", json!({})),
         ("job_receipts", json!({"job": "00".repeat(16)})),
         ("audit_order", json!({"job": "00".repeat(16)})),
         ("audit_opening", json!({"job": "00".repeat(16), "stage": 0})),

@@ -154,6 +154,8 @@ async fn the_description_is_that_of_the_methods() {
         ("ledger_consistency", json!([1, 1])),
         ("ledger_accounts", json!({})),
         ("ledger_statement", json!(["own/outside"])),
+        ("tabs", json!({})),
+        ("earnings", json!({"hours": 2, "milliwatts": 65_000, "kwh_msat": 300_000})),
         ("node_status", json!({})),
         ("cluster_status", json!({})),
         ("rpc.discover", json!({})),

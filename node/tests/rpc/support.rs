@@ -10,8 +10,10 @@ use consortium_ledger::batches::BatchPolicy;
 use consortium_ledger::ledger::Ledger;
 use consortium_ledger::reputation::AuditPolicy;
 use consortium_node::audit::proof::Proofs;
+use consortium_node::audit::standings::Standings;
 use consortium_node::billing::Billing;
 use consortium_node::clock::wall_ms;
+use consortium_node::config::TabRules;
 use consortium_node::gateway::Gateway;
 use consortium_node::http::{HttpApp, serve};
 use consortium_node::library::Library;
@@ -19,6 +21,7 @@ use consortium_node::operator::OperatorToken;
 use consortium_node::rpc::{Operated, Rpc, Sources};
 use consortium_node::status::NodeStatus;
 use consortium_node::storage::Storage;
+use consortium_node::tabs::{TabParts, Tabs};
 use consortium_protocol::Msat;
 use consortium_protocol::cluster::ClusterId;
 use consortium_protocol::envelope::Signed;
@@ -96,7 +99,17 @@ impl Node {
             status: reader.clone(),
         };
         let token = Some(OperatorToken::create(dir.path()).unwrap());
-        let rpc = Rpc::operated(sources, Operated { token, ..Operated::default() });
+        let key_of_tabs = Arc::new(other(1));
+        let standings = Standings::open(ledger.clone(), Arc::clone(&key_of_tabs), AuditPolicy::default(), 0).unwrap();
+        let tabs = Tabs::new(TabParts {
+            key: key_of_tabs,
+            storage: storage.clone(),
+            standings,
+            rules: TabRules::default(),
+            #[cfg(feature = "lightning")]
+            wallet: None,
+        });
+        let rpc = Rpc::operated(sources, Operated { token, tabs: Some(tabs), ..Operated::default() });
         let (gateway, _jobs) = Gateway::channel(1);
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();

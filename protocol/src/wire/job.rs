@@ -321,4 +321,6 @@ pub enum JobErrorCode {
     WorkerLost,
     /// A fault of the cluster.
     Internal,
+    /// A worker stopped working for the payer until it is paid.
+    Unpaid,
 }

@@ -21,6 +21,7 @@ pub mod ledger;
 pub mod pay;
 pub mod pipeline;
 pub mod rpc;
+pub mod tab;
 
 /// Requests and replies ([`rpc`]).
 pub const RPC: &str = "/consortium/rpc/1";

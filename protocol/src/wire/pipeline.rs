@@ -175,6 +175,8 @@ pub enum StageFailureCode {
     Cancelled,
     /// A fault of the stage.
     Internal,
+    /// The payer owes the node more than it is trusted with.
+    Unpaid,
 }
 
 /// One message on a stage's stream.

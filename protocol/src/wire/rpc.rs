@@ -6,6 +6,7 @@ use super::audit::{AuditOrder, Verdict};
 use super::election::{Certificate, ElectionMessage};
 use super::heartbeat::{LayerRange, Lease, ModelRef};
 use super::pay::Acceptance;
+use super::tab::{ChannelAgreed, ChannelBegun, ChannelOffer, Tab, TabAnswer};
 use super::{MAX_TEXT, Message, bounded_text, check_text};
 use crate::cluster::ClusterId;
 use crate::envelope::{Invalid, Payload, Signed};
@@ -33,6 +34,12 @@ pub enum Request {
     Accepted(Box<Signed<Acceptance>>),
     /// A payer goes by this verdict on work of the receiver; answered by [`Response::Ack`] once it is booked.
     Judged(Box<Signed<Verdict>>),
+    /// A payer would settle; answered by [`Response::Tab`].
+    Settle(Box<Signed<Tab>>),
+    /// A payer would open a channel; answered by [`Response::Channel`].
+    Channel(Box<Signed<ChannelOffer>>),
+    /// A payer opens the channel that was agreed on; answered by [`Response::Ack`] once its cost is booked.
+    ChannelBegun(Box<Signed<ChannelBegun>>),
 }
 
 impl Message for Request {
@@ -43,7 +50,14 @@ impl Message for Request {
             Self::Election(message) => message.check(),
             Self::Audit(order) => order.check(),
             // Checked with their signatures.
-            Self::Assign(_) | Self::Release(_) | Self::Certificate | Self::Accepted(_) | Self::Judged(_) => Ok(()),
+            Self::Assign(_)
+            | Self::Release(_)
+            | Self::Certificate
+            | Self::Accepted(_)
+            | Self::Judged(_)
+            | Self::Settle(_)
+            | Self::Channel(_)
+            | Self::ChannelBegun(_) => Ok(()),
         }
     }
 }
@@ -64,6 +78,10 @@ pub enum Response {
     Certificate(Option<Certificate>),
     /// The request was not carried out.
     Refused(Refusal),
+    /// What the worker makes of a tab.
+    Tab(Box<Signed<TabAnswer>>),
+    /// The worker agrees to a channel.
+    Channel(Box<Signed<ChannelAgreed>>),
 }
 
 impl Message for Response {
@@ -73,7 +91,8 @@ impl Message for Response {
         match self {
             Self::Refused(refusal) => check_text(&refusal.message, MAX_TEXT, "message"),
             Self::Loaded { lease, .. } => lease.range.check(),
-            Self::Ack | Self::Certificate(_) => Ok(()),
+            // Those with signatures are checked with them.
+            Self::Ack | Self::Certificate(_) | Self::Tab(_) | Self::Channel(_) => Ok(()),
         }
     }
 }
@@ -115,6 +134,8 @@ pub enum RefusalCode {
     Disputed,
     /// A fault of the receiver.
     Internal,
+    /// The receiver has no Lightning wallet.
+    NoLightning,
 }
 
 /// The master's order to load layers of a model.

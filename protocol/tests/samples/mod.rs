@@ -20,6 +20,7 @@ use consortium_protocol::wire::ledger::{Equivocation, EquivocationSeen, Rebuttal
 use consortium_protocol::wire::pay::Acceptance;
 use consortium_protocol::wire::pipeline::{Dtype, Frame, Hop, SessionOpen, StageFailure, StageFailureCode, StepHeader};
 use consortium_protocol::wire::rpc::{Assign, Refusal, RefusalCode, Release, Request, Response};
+use consortium_protocol::wire::tab::{ChannelAgreed, ChannelBegun, ChannelOffer, LightningId, Tab, TabAnswer, TabSays};
 use consortium_protocol::{ClusterId, Hash, Msat, NodeId, RootKey, Signed};
 
 /// The `n`th key.
@@ -134,6 +135,9 @@ pub(crate) fn requests() -> Vec<(&'static str, Request)> {
             ("audit", Request::Audit(Box::new(audit_order()))),
             ("accepted", Request::Accepted(Box::new(Signed::sign(&key(1), acceptance())))),
             ("judged", Request::Judged(Box::new(Signed::sign(&key(4), verdict())))),
+            ("settle", Request::Settle(Box::new(Signed::sign(&key(1), tab())))),
+            ("channel", Request::Channel(Box::new(Signed::sign(&key(1), channel_offer())))),
+            ("channel-begun", Request::ChannelBegun(Box::new(Signed::sign(&key(1), channel_begun())))),
         ])
         .collect()
 }
@@ -146,6 +150,8 @@ pub(crate) fn responses() -> Vec<(&'static str, Response)> {
         ("none", Response::Certificate(None)),
         ("some", Response::Certificate(Some(certificate()))),
         ("refused", Response::Refused(Refusal::new(RefusalCode::StaleTerm, "term 2 is over"))),
+        ("tab", Response::Tab(Box::new(Signed::sign(&key(2), tab_answer())))),
+        ("channel", Response::Channel(Box::new(Signed::sign(&key(2), channel_agreed())))),
     ]
 }
 
@@ -330,4 +336,43 @@ pub(crate) fn frames() -> Vec<(&'static str, Frame)> {
         ("seal", Frame::Receipts(Vec::new())),
         ("receipts", Frame::Receipts(receipts())),
     ]
+}
+
+pub(crate) fn tab() -> Tab {
+    let (payer, worker) = (key(1).node_id(), key(2).node_id());
+    Tab { payer, worker, seq: 7, accepted: Msat(1_250_000), paid: Msat(50_001) }
+}
+
+fn lightning() -> LightningId {
+    "02eec7245d6b7d2ccb30380bfbe2a3648cd7a942653f5aa340edcea1f283686619".parse().unwrap()
+}
+
+pub(crate) fn tab_answer() -> TabAnswer {
+    let says = TabSays::Invoice {
+        lightning: lightning(),
+        amount: Msat(1_199_999),
+        invoice: "lnbcrt11999990p1".into(),
+        receivable: Msat(5_000_000),
+    };
+    TabAnswer { tab: Hash::of(b"tab"), says }
+}
+
+pub(crate) fn channel_offer() -> ChannelOffer {
+    ChannelOffer {
+        payer: key(1).node_id(),
+        worker: key(2).node_id(),
+        at_ms: 1_700_000_000_000,
+        size_sat: 100_000,
+        cost: Msat(300_000),
+        lightning: lightning(),
+        addresses: vec!["203.0.113.7:9735".into()],
+    }
+}
+
+pub(crate) fn channel_agreed() -> ChannelAgreed {
+    ChannelAgreed { offer: Hash::of(b"offer"), lightning: lightning() }
+}
+
+pub(crate) fn channel_begun() -> ChannelBegun {
+    ChannelBegun { offer: Hash::of(b"offer") }
 }

@@ -1,10 +1,10 @@
 //! What can be asked of a chain.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::Arc;
 
 use bitcoin::block::Header;
-use bitcoin::{Block, BlockHash, OutPoint, Script, Transaction, TxOut, Txid, Work};
+use bitcoin::{Block, BlockHash, OutPoint, Script, ScriptBuf, Transaction, TxOut, Txid, Work};
 
 use super::assemble;
 use super::mempool::Entry;
@@ -126,6 +126,12 @@ impl Chain {
         });
         let outpoints = confirmed.map(|(outpoint, _)| *outpoint).chain(waiting);
         outpoints.filter_map(|outpoint| self.unspent(&outpoint, true)).collect()
+    }
+
+    /// The outputs in blocks for these scripts that no block spends.
+    pub fn confirmed_of(&self, scripts: &BTreeSet<ScriptBuf>) -> Vec<Unspent> {
+        let coins = self.branch.coins().iter().filter(|(_, coin)| scripts.contains(&coin.output.script_pubkey));
+        coins.filter_map(|(outpoint, _)| self.unspent(outpoint, false)).collect()
     }
 
     /// The transactions that wait.

@@ -56,9 +56,13 @@ fn look(nodes: &[NodeRecord]) -> Result<Findings> {
 /// The findings in words.
 pub(crate) fn render(findings: &Findings) -> String {
     let mut lines = vec![format!(
-        "{} entries in all journals; {} pairs of nodes owe each other {} msat",
-        findings.entries, findings.pairs, findings.owed
+        "{} entries in all journals; {} pairs of nodes owe each other {} msat, and have paid each other {} msat",
+        findings.entries, findings.pairs, findings.owed, findings.settled
     )];
+    lines.extend(findings.unsettled.iter().map(|mismatch| {
+        let consortium_simnet::books::Mismatch { payer, worker, paid, got } = mismatch;
+        format!("{payer} says that it paid {paid} msat to {worker}, which says that it got {got} msat")
+    }));
     lines.extend(findings.inexact.iter().map(|name| format!("{name}: its own books do not add up")));
     if !findings.disagreements.is_empty() {
         let header = ["", "", "says that it owes, msat", "is owed, it says, msat"].map(str::to_owned);

@@ -12,6 +12,7 @@ mod detach;
 mod exec;
 mod l402;
 mod logs;
+mod memory;
 mod next;
 mod orders;
 mod run_command;

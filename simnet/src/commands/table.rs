@@ -1,6 +1,9 @@
 //! Tables for people.
 
+use consortium_node::tabs::view::{TabView, TabsView};
+
 use crate::swarm::record::NodeRecord;
+use crate::swarm::settlement::sats;
 use crate::swarm::wallets::WalletRecord;
 
 /// Columns of a table of nodes.
@@ -40,6 +43,34 @@ pub(crate) fn wallets(records: &[NodeRecord], wallets: &[Option<WalletRecord>]) 
     aligned(&rows)
 }
 
+/// The tabs of a swarm as a table, one line for each node, amounts in sat; then why something is not settled.
+pub(crate) fn tabs(records: &[NodeRecord], tabs: &[Option<TabsView>]) -> String {
+    let header = ["tabs", "owes", "is owed", "later", "paid", "got", "last payment", "at its cap"];
+    let mut rows = vec![header.map(str::to_owned)];
+    let mut troubles = String::new();
+    for (node, view) in records.iter().zip(tabs) {
+        let Some(view) = view else { continue };
+        let sum = |of: fn(&TabView) -> u64| sats(view.tabs.iter().map(of).sum());
+        let last = view.tabs.iter().filter_map(|tab| tab.paid_to.last).max_by_key(|last| last.at_ms);
+        rows.push([
+            node.name.clone(),
+            sum(|tab| tab.owed_to.0),
+            sum(|tab| tab.owed_by.0),
+            sum(|tab| u64::try_from(tab.waits_by).unwrap_or(0)),
+            sum(|tab| tab.paid_to.total.0),
+            sum(|tab| tab.paid_by.total.0),
+            last.map_or_else(|| "-".to_owned(), |last| format!("{} in {} ms", sats(last.amount.0), last.took_ms)),
+            view.tabs.iter().filter(|tab| tab.stopped).count().to_string(),
+        ]);
+        for (tab, why) in view.tabs.iter().filter_map(|tab| Some((tab, tab.trouble.as_ref()?))) {
+            let peer = tab.peer.to_string();
+            let named = records.iter().find(|record| record.peer_id == peer).map_or(&peer, |record| &record.name);
+            troubles += &format!("\n{} and {named}: {why}", node.name);
+        }
+    }
+    aligned(&rows) + &troubles
+}
+
 /// Rows with every column as wide as its widest cell, two blanks between, none at the end of a line.
 pub(crate) fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
     let widths: [usize; N] =
@@ -52,7 +83,7 @@ pub(crate) fn aligned<const N: usize>(rows: &[[String; N]]) -> String {
 }
 
 /// `12.5 MiB`.
-fn mebibytes(bytes: u64) -> String {
+pub(crate) fn mebibytes(bytes: u64) -> String {
     format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
 }
 

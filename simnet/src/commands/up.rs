@@ -84,6 +84,7 @@ async fn plan(dir: &SwarmDir, lock: &DirLock, arguments: &cli::Up, steps: &Steps
         let mut plan =
             Plan::new(dir, nodes, arguments.seed.unwrap_or(1), &model, &binary)?.with_cheats(&arguments.cheat)?;
         plan = if arguments.l402 { plan.with_seller()? } else { plan };
+        plan = plan.with_newcomers(arguments.newcomers.unwrap_or(0))?;
         dir.clear(lock)?;
         plan.chain = chain(dir, arguments)?;
         return Ok(plan);
@@ -96,6 +97,7 @@ async fn plan(dir: &SwarmDir, lock: &DirLock, arguments: &cli::Up, steps: &Steps
     let model = model.as_ref().unwrap_or(&before.model);
     let mut plan = Plan::new(dir, before.nodes(), before.seed, model, &binary)?;
     plan.cheats = before.cheats;
+    plan.newcomers = before.newcomers;
     plan.chain = before.chain;
     plan.seller = before.seller;
     Ok(plan)

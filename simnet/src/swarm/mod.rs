@@ -2,7 +2,7 @@
 //!
 //! [`supervisor::Swarm`] starts the nodes, waits until they serve, carries out orders and stops them. Everything else
 //! here is a part of it: where a swarm lives ([`directory`]), what it was meant to be ([`plan`]), how much its nodes
-//! may hold ([`model`], [`capacity`]), what money it uses ([`chain`], [`wallets`]), which binary they run ([`binary`]), one of them ([`process`]), how they are asked
+//! may hold ([`model`], [`capacity`]), what money it uses ([`chain`], [`wallets`], [`settlement`]), which binary they run ([`binary`]), one of them ([`process`]), how they are asked
 //! ([`client`]), when they are ready ([`ready`]), what is written down of them ([`record`]), and how other commands
 //! reach the supervisor ([`control`]).
 
@@ -18,6 +18,7 @@ pub(crate) mod plan;
 pub(crate) mod process;
 pub(crate) mod ready;
 pub(crate) mod record;
+pub(crate) mod settlement;
 pub(crate) mod steps;
 pub(crate) mod supervisor;
 pub(crate) mod wallets;

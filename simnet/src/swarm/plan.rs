@@ -40,6 +40,9 @@ pub(crate) struct Plan {
     /// How dishonest nodes cheat, by their number from 1.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub(crate) cheats: BTreeMap<usize, String>,
+    /// How many nodes, the last ones, begin with nothing in their wallets.
+    #[serde(default)]
+    pub(crate) newcomers: usize,
     /// The chain of its wallets.
     #[serde(default)]
     pub(crate) chain: ChainPlan,
@@ -71,6 +74,7 @@ impl Plan {
             model,
             binary: binary.to_owned(),
             cheats: BTreeMap::new(),
+            newcomers: 0,
             chain: ChainPlan::Off,
             seller: None,
         })
@@ -102,6 +106,23 @@ impl Plan {
             }
         }
         Ok(self)
+    }
+
+    /// The same plan, the last `newcomers` nodes of which begin with nothing.
+    ///
+    /// # Errors
+    /// When nobody would be left to pay them.
+    pub(crate) fn with_newcomers(mut self, newcomers: usize) -> Result<Self> {
+        if newcomers > 0 && newcomers >= self.nodes() {
+            bail!("--newcomers {newcomers}: of {} nodes, one at least has to have money", self.nodes());
+        }
+        self.newcomers = newcomers;
+        Ok(self)
+    }
+
+    /// Whether the node at this place, from 0, begins with nothing.
+    pub(crate) fn is_newcomer(&self, index: usize) -> bool {
+        index + self.newcomers >= self.nodes()
     }
 
     /// Reads the plan of an earlier swarm.

@@ -82,6 +82,8 @@ pub(crate) struct NodeProcess {
     cheat: Option<String>,
     /// Its API asks for payment.
     sells: bool,
+    /// Its wallet begins with nothing.
+    newcomer: bool,
     child: Option<Child>,
     state: State,
     /// The last that the node said of itself.
@@ -90,7 +92,7 @@ pub(crate) struct NodeProcess {
 
 impl NodeProcess {
     /// A node that has not been started.
-    pub(crate) fn new(dir: &SwarmDir, name: String, memory_bytes: u64, cheat: Option<String>) -> Self {
+    pub(crate) fn new(dir: &SwarmDir, name: String, memory_bytes: u64, cheat: Option<String>, newcomer: bool) -> Self {
         Self {
             data_dir: dir.data_dir(&name),
             log: dir.node_log(&name),
@@ -98,6 +100,7 @@ impl NodeProcess {
             memory_bytes,
             cheat,
             sells: false,
+            newcomer,
             child: None,
             state: State::Planned,
             status: None,
@@ -129,6 +132,11 @@ impl NodeProcess {
         self.cheat.as_deref()
     }
 
+    /// Whether its wallet begins with nothing.
+    pub(crate) fn is_newcomer(&self) -> bool {
+        self.newcomer
+    }
+
     /// Its data directory.
     pub(crate) fn data_dir(&self) -> &Path {
         &self.data_dir
@@ -147,6 +155,11 @@ impl NodeProcess {
     /// The last that it said of itself, in this life or the one before.
     pub(crate) fn status(&self) -> Option<&NodeStatus> {
         self.status.as_ref()
+    }
+
+    /// Whether this is its PeerId.
+    pub(crate) fn is_called(&self, peer_id: &str) -> bool {
+        self.status.as_ref().is_some_and(|status| status.peer_id == peer_id)
     }
 
     /// Its process, while there is one.
@@ -204,7 +217,7 @@ impl NodeProcess {
             .arg("--no-mdns")
             .args(listen.iter().flat_map(|address| ["--listen", address]))
             .args(launch.bootstrap.iter().flat_map(|address| ["--bootstrap", address]))
-            .args(launch.chain.iter().flat_map(|chain| wallet_arguments(chain, &self.name)))
+            .args(launch.chain.iter().flat_map(|chain| wallet_arguments(chain, (!self.newcomer).then_some(&self.name))))
             .args(self.sells.then_some("--l402"))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
@@ -378,13 +391,35 @@ impl NodeProcess {
     }
 }
 
-/// What gives a node a wallet on the swarm's chain. Port 0 is one that the wallet picks, and keeps for its next life.
-fn wallet_arguments(chain: &ChainRecord, name: &str) -> Vec<OsString> {
-    let mut arguments: Vec<OsString> =
-        ["--lightning", "regtest", "--lightning-listen", "127.0.0.1:0", "--lightning-alias", name, "--bitcoind"]
-            .map(OsString::from)
-            .into();
+/// Prices and tabs such that a short answer is worth whole sats, and is paid for while somebody looks.
+const SMALL_CHANGE: [&str; 14] = [
+    "--price",
+    "100",
+    "--settle-at",
+    "20",
+    "--settle-after",
+    "1",
+    "--settle-min",
+    "1",
+    "--credit-limit",
+    "100000",
+    "--channel-budget",
+    "1000000",
+    "--channel-cost",
+    "5",
+];
+
+/// What gives a node a wallet on the swarm's chain. One with a name can be reached by others, and port 0 is one that it
+/// picks, and keeps for its next life; one without has nothing, and so nothing to keep in reserve.
+fn wallet_arguments(chain: &ChainRecord, name: Option<&String>) -> Vec<OsString> {
+    let mut arguments: Vec<OsString> = ["--lightning", "regtest", "--bitcoind"].map(OsString::from).into();
     arguments.extend([chain.url.clone().into(), "--bitcoind-cookie".into(), chain.cookie_file.clone().into()]);
+    match name {
+        Some(name) => arguments
+            .extend(["--lightning-listen", "127.0.0.1:0", "--lightning-alias", name.as_str()].map(OsString::from)),
+        None => arguments.extend(["--lightning-reserve", "0"].map(OsString::from)),
+    }
+    arguments.extend(SMALL_CHANGE.map(OsString::from));
     arguments
 }
 

@@ -15,6 +15,7 @@ use super::plan::Plan;
 use super::process::{GRACE, Launch, NodeProcess, State, node_command};
 use super::ready::{MILESTONES, Milestone, Progress, master, progress};
 use super::record::{Access, NodeRecord};
+use super::settlement::{self, Paid, sats};
 use super::steps::Steps;
 use super::wallets::{Endowment, Owner};
 
@@ -65,7 +66,8 @@ impl Swarm {
             .map(|(index, memory)| {
                 let number = index + 1;
                 let cheat = plan.cheats.get(&number).cloned();
-                let node = NodeProcess::new(&dir, format!("node-{number}"), *memory, cheat);
+                let name = format!("node-{number}");
+                let node = NodeProcess::new(&dir, name, *memory, cheat, plan.is_newcomer(index));
                 if plan.seller == Some(number) { node.selling() } else { node }
             })
             .collect();
@@ -95,7 +97,11 @@ impl Swarm {
             steps.say(&endowed.done().await?);
         }
         let access = self.access()?;
+        let paid_before = settlement::paid(&self.client, &access.gateway).await;
         self.first_completion(&access, steps, deadline).await?;
+        if self.chain.is_some() && self.nodes.len() > 1 {
+            self.first_payment(&access, paid_before, steps, deadline).await?;
+        }
         // The master may have changed meanwhile.
         self.ask_all().await;
         self.record()?;
@@ -117,7 +123,8 @@ impl Swarm {
     /// Begins to give the wallets money and channels, if there are any, while the swarm comes up.
     fn endow(&self, deadline: Instant) -> Option<Endowment> {
         let chain = self.chain.as_ref()?.record.clone();
-        let owners = self.nodes.iter().map(|node| Owner::new(node.name(), node.data_dir())).collect();
+        let rich = self.nodes.iter().filter(|node| !node.is_newcomer());
+        let owners = rich.map(|node| Owner::new(node.name(), node.data_dir())).collect();
         Some(Endowment::begin(owners, chain, self.client.clone(), deadline))
     }
 
@@ -248,6 +255,31 @@ impl Swarm {
                 let gateway = self.nodes.iter().find(|node| node.api_base().as_ref() == Some(&access.gateway));
                 let log = gateway.map(|node| node.tail(10)).unwrap_or_default();
                 return Err(error.context(format!("no completion goes through the swarm\n{log}")));
+            }
+            tokio::time::sleep(POLL).await;
+        }
+    }
+
+    /// Waits until the gateway has paid for the first completion.
+    async fn first_payment(&self, access: &Access, before: Paid, steps: &Steps, deadline: Instant) -> Result<()> {
+        let asked = Instant::now();
+        loop {
+            let paid = settlement::paid(&self.client, &access.gateway).await;
+            if let Some((worker, last)) = paid.since(&before) {
+                let named = |peer: &str| self.nodes.iter().find(|node| node.is_called(peer)).map(NodeProcess::name);
+                let payer = self.nodes.iter().find(|node| node.api_base().as_ref() == Some(&access.gateway));
+                steps.say(&format!(
+                    "{} paid {} sat to {} over Lightning in {} ms, {:.1} s after the completion",
+                    payer.map_or("the gateway", NodeProcess::name),
+                    sats(last.amount_msat),
+                    named(worker).unwrap_or(worker),
+                    last.took_ms,
+                    asked.elapsed().as_secs_f64()
+                ));
+                return Ok(());
+            }
+            if Instant::now() >= deadline {
+                bail!("nobody was paid for the first completion{}", paid.trouble());
             }
             tokio::time::sleep(POLL).await;
         }

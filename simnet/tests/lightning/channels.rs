@@ -7,7 +7,7 @@ use consortium_node::ledger::lightning::onchain::OnchainAmount;
 use consortium_node::ledger::lightning::{Wallet, WalletError};
 use consortium_protocol::Msat;
 
-use super::support::{Town, event, order, pay, place, until};
+use super::support::{Town, event, find, order, pay, place, until};
 
 const CHANNEL: u64 = 400_000;
 const PUSH: Msat = Msat(150_000_000);
@@ -37,6 +37,7 @@ async fn money_goes_through_a_channel_and_comes_out_of_it() {
     // Bob's side of the channel, less what he must keep in it: a hundredth.
     let now_his = Msat(PUSH.0 + 21_000_500 - CHANNEL * 10);
     until("bob can spend it", || async { bob.balances().await.unwrap().spendable == now_his }).await;
+    until("alice has heard so", || async { alice.balances().await.unwrap().receivable == now_his }).await;
     let history = alice.history(None, 50).await.unwrap().payments;
     let payment = history.iter().find(|payment| payment.id == invoice.hash.to_string()).unwrap();
     assert_eq!((payment.direction, payment.state, payment.fee), (Direction::Out, State::Done, Some(Msat::ZERO)));
@@ -69,7 +70,7 @@ async fn money_goes_through_a_channel_and_comes_out_of_it() {
         .await;
     assert_eq!(bob.balances().await.unwrap().spendable, Msat::ZERO);
     let back = alice.new_address().await.unwrap();
-    let txid = bob.send_onchain(&back, OnchainAmount::All).await.unwrap();
+    let txid = bob.send_onchain(&back, OnchainAmount::All, None).await.unwrap();
     town.call("getmempoolentry", serde_json::json!([txid])).await;
     stop(&[&alice, &bob]).await;
 }
@@ -108,6 +109,68 @@ async fn a_payment_finds_its_way_over_two_hops_and_says_why_not() {
     let spent = alice.status().await.unwrap().spent_today;
     assert!(spent > PUSH && spent < Msat(PUSH.0 + 9_200_000), "{spent}");
     stop(&[&alice, &bob, &carol]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_is_spent_at_once_spends_no_coin_twice() {
+    let town = Town::new();
+    let (alice, bob, carol) = (town.wallet("alice").await, town.wallet("bob").await, town.wallet("carol").await);
+    // One coin, so that two transactions made blindly would take the same.
+    town.fund(&[&alice]).await;
+    let open =
+        |to: String| alice.open_channel(OpenOrder { peer: to, size_sat: 200_000, push: Msat::ZERO, announced: false });
+    let address = bob.new_address().await.unwrap();
+    let (to_bob, to_carol, sent) = tokio::join!(
+        open(place(&bob).await),
+        open(place(&carol).await),
+        alice.send_onchain(&address, OnchainAmount::Sat(100_000), None)
+    );
+    let sent = sent.unwrap();
+    let mut made = vec![sent.clone()];
+    for channel in [to_bob.unwrap(), to_carol.unwrap()] {
+        let funding = find(&alice, &channel).await.funding.unwrap();
+        made.push(funding.split(':').next().unwrap().to_owned());
+    }
+    for txid in &made {
+        town.call("getmempoolentry", serde_json::json!([txid])).await;
+    }
+    town.mine(6).await;
+    until("both channels can be used", || async {
+        alice.channels().await.unwrap().iter().filter(|channel| channel.state == ChannelState::Usable).count() == 2
+    })
+    .await;
+    until("bob has the money", || async { bob.balances().await.unwrap().spendable_sat == 100_000 }).await;
+    let history = alice.history(None, 50).await.unwrap().payments;
+    assert!(made.iter().all(|txid| history.iter().any(|payment| payment.id == *txid)), "{history:?}");
+    stop(&[&alice, &bob, &carol]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_wallet_that_is_dropped_stops() {
+    let town = Town::new();
+    let (alice, bob) = (town.wallet("alice").await, town.wallet("bob").await);
+    town.fund(&[&alice]).await;
+    let before = alice.balances().await.unwrap();
+    drop((alice, bob));
+    // Neither its port nor its database is held any more.
+    let alice = town.wallet("alice").await;
+    assert_eq!(alice.balances().await.unwrap(), before);
+    stop(&[&alice]).await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[should_panic(expected = "as asked")]
+async fn a_test_that_fails_with_wallets_running_ends() {
+    let town = Town::new();
+    let (alice, bob) = (town.wallet("alice").await, town.wallet("bob").await);
+    let waiting = alice.clone();
+    tokio::spawn(async move { waiting.events().recv().await });
+    let kept = bob.clone();
+    tokio::spawn(async move {
+        std::future::pending::<Wallet>().await;
+        drop(kept)
+    });
+    panic!("as asked");
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]

@@ -100,20 +100,23 @@ async fn a_hold_that_is_over_is_told_and_cannot_be_settled() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn what_is_held_can_be_passed_on_under_the_same_hash() {
+async fn a_hash_is_used_once_and_in_one_direction() {
     let town = Town::new();
     let (alice, bob) = two(&town).await;
-    let carol = town.wallet("carol").await;
-    town.fund(&[&carol]).await;
-    town.channel(&bob, &carol, 500_000, Msat::ZERO).await;
     let preimage = Preimage::random().unwrap();
     let (paying, _) = held(&alice, &bob, preimage.hash(), 500).await;
-    let (passing_on, _) = held(&bob, &carol, preimage.hash(), 144).await;
-    carol.settle(preimage.clone()).await.unwrap();
-    assert_eq!(passing_on.await.unwrap().unwrap(), Msat(AMOUNT));
-    // Bob learned the preimage by paying.
-    bob.settle(preimage).await.unwrap();
+    // Bob would pay Alice's invoice on the hash, and then be too late for what he holds.
+    let refused = |result| matches!(result, Err(WalletError::Invalid(_)));
+    assert!(
+        alice.hold_invoice(order(AMOUNT), preimage.hash(), 144).await.is_err_and(|error| refused(Err::<(), _>(error)))
+    );
+    let carol = town.wallet("carol").await;
+    let same = carol.hold_invoice(order(AMOUNT), preimage.hash(), 144).await.unwrap();
+    assert!(refused(bob.pay(pay(same.invoice)).await.map(drop)));
+    bob.settle(preimage.clone()).await.unwrap();
     assert_eq!(paying.await.unwrap().unwrap(), Msat(AMOUNT));
+    // Its preimage is known along the way.
+    assert!(refused(bob.hold_invoice(order(AMOUNT), preimage.hash(), 144).await.map(drop)));
     for wallet in [alice, bob, carol] {
         wallet.stop().await.unwrap();
     }

@@ -18,11 +18,14 @@ async fn a_wallet_spends_no_more_than_it_may() {
     town.channel(&alice, &bob, 300_000, Msat::ZERO).await;
     let to = bob.new_address().await.unwrap();
     assert!(matches!(
-        alice.send_onchain(&to, OnchainAmount::Sat(60_001)).await,
+        alice.send_onchain(&to, OnchainAmount::Sat(60_001), None).await,
         Err(WalletError::AbovePaymentLimit { .. })
     ));
-    assert!(matches!(alice.send_onchain(&to, OnchainAmount::All).await, Err(WalletError::AbovePaymentLimit { .. })));
-    alice.send_onchain(&to, OnchainAmount::Sat(60_000)).await.unwrap();
+    assert!(matches!(
+        alice.send_onchain(&to, OnchainAmount::All, None).await,
+        Err(WalletError::AbovePaymentLimit { .. })
+    ));
+    alice.send_onchain(&to, OnchainAmount::Sat(60_000), None).await.unwrap();
     assert_eq!(alice.status().await.unwrap().spent_today, Msat(60_000_000));
 
     alice.stop().await.unwrap();
@@ -32,7 +35,7 @@ async fn a_wallet_spends_no_more_than_it_may() {
     assert!(matches!(refused, Err(WalletError::AboveDayLimit { spent: Msat(60_000_000), .. })), "{refused:?}");
     assert!(
         matches!(
-            alice.send_onchain("bc1qar0srrr7xfkvy5l643lydnw9re59gtzzwf5mdq", OnchainAmount::Sat(1000)).await,
+            alice.send_onchain("bc1qar0srrr7xfkvy5l643lydnw9re59gtzzwf5mdq", OnchainAmount::Sat(1000), None).await,
             Err(WalletError::Invalid(_))
         ),
         "an address of mainnet"

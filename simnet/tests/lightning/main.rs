@@ -5,5 +5,8 @@ mod books;
 mod channels;
 mod holds;
 mod limits;
+mod liquidity;
+mod partners;
 mod secrets;
 mod support;
+mod tabs;

@@ -1,6 +1,7 @@
 //! What must stay secret does, and what a key gives back.
 
 use std::os::unix::fs::PermissionsExt as _;
+use std::path::Path;
 
 use consortium_node::ledger::lightning::{Wallet, WalletError, backup};
 use consortium_protocol::Msat;
@@ -50,7 +51,7 @@ async fn another_key_is_refused_in_words() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
-async fn after_a_loss_the_peers_of_a_backup_close_the_channels() {
+async fn after_a_loss_the_peers_of_a_backup_close_the_channels_and_their_payouts_are_found() {
     let town = Town::new();
     let (alice, bob) = (town.wallet("alice").await, town.wallet("bob").await);
     town.fund(&[&alice, &bob]).await;
@@ -77,7 +78,19 @@ async fn after_a_loss_the_peers_of_a_backup_close_the_channels() {
         };
         assert!(reached.await, "{peer:?}");
     }
+    assert_eq!(alice.recover().await.unwrap(), None, "nothing is closed yet");
     until("bob closes the channel", || async { bob.channels().await.unwrap().is_empty() }).await;
+    let closing = || async { town.call("getmempoolinfo", serde_json::json!([])).await["size"].as_u64() > Some(0) };
+    until("the closing is broadcast", closing).await;
+    town.mine(1).await;
+    let found = alice.recover().await.unwrap().unwrap();
+    assert_eq!(found.payouts, 1);
+    // Her part of 150,000, less the anchors and fees of the closing and of the sweep.
+    assert!((140_000..150_000).contains(&found.sat), "{found:?}");
+    assert_eq!(alice.recover().await.unwrap(), None, "what is on its way is not sent again");
+    town.mine(6).await;
+    until("alice has it", || async { alice.balances().await.unwrap().spendable_sat == found.sat }).await;
+    assert_eq!(alice.recover().await.unwrap(), None);
     alice.stop().await.unwrap();
     bob.stop().await.unwrap();
 }
@@ -89,11 +102,19 @@ async fn an_old_copy_of_the_wallet_is_not_started() {
     alice.stop().await.unwrap();
     drop(alice);
     let (here, copy) = (town.directory("alice"), town.directory("copy"));
-    std::fs::create_dir(&copy).unwrap();
-    for entry in std::fs::read_dir(&here).unwrap() {
-        let path = entry.unwrap().path();
-        std::fs::copy(&path, copy.join(path.file_name().unwrap())).unwrap();
-    }
+    let put = |from: &Path, to: &Path| {
+        std::fs::create_dir(to).unwrap();
+        for entry in std::fs::read_dir(from).unwrap() {
+            let path = entry.unwrap().path();
+            std::fs::copy(&path, to.join(path.file_name().unwrap())).unwrap();
+        }
+    };
+    put(&here, &copy);
+    // On a machine where it never ran there is no note, and it is not believed.
+    let elsewhere = town.directory("elsewhere");
+    put(&here, &elsewhere);
+    let old = Wallet::start(town.settings("alice"), &elsewhere, &key("alice")).await;
+    assert!(matches!(old, Err(WalletError::Stale(_))), "{old:?}");
     let alice = town.wallet("alice").await;
     alice.stop().await.unwrap();
     drop(alice);

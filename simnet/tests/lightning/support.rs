@@ -56,6 +56,14 @@ impl Town {
         self.dir.path().join(name)
     }
 
+    /// Where bitcoind's stand-in listens, and whom it answers: host, port, user, password.
+    pub(crate) fn bitcoind(&self) -> (String, u16, String, String) {
+        let url = self.server.url();
+        let (host, port) = url.strip_prefix("http://").unwrap().split_once(':').unwrap();
+        let Credentials { user, password, .. } = self.credentials.clone();
+        (host.to_owned(), port.trim_end_matches('/').parse().unwrap(), user, password)
+    }
+
     pub(crate) fn password(&self) -> &str {
         &self.credentials.password
     }
@@ -70,6 +78,8 @@ impl Town {
             listen: vec!["127.0.0.1:0".parse().unwrap()],
             alias: Some(name.to_owned()),
             trusted_peers: Vec::new(),
+            reserve_sat: None,
+            lsp: None,
             limits: SpendingLimits::default(),
             mainnet_accepted: false,
         }

@@ -11,5 +11,7 @@ mod exec;
 mod l402;
 mod orders;
 mod refusals;
+mod secrets;
 mod support;
 mod survives;
+mod tabs;

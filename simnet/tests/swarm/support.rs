@@ -78,7 +78,7 @@ pub(crate) fn bare(dir: &Path, arguments: &[&str]) -> Command {
 }
 
 /// The node's binary: found, and built if need be, by the first swarm of this test run.
-fn node_binary() -> &'static Path {
+pub(crate) fn node_binary() -> &'static Path {
     BINARY.get_or_init(|| {
         let temp = tempfile::tempdir().unwrap();
         let say = r#"printf %s "$CONSORTIUM_NODE_BINARY""#;

@@ -3,15 +3,20 @@
 use std::fs::OpenOptions;
 use std::io::{Read as _, Write as _};
 use std::path::Path;
+use std::time::Duration;
 
 use anyhow::{Context as _, Result, bail, ensure};
 use consortium_ledger::lightning::backup::{self, BackupPeer, MAX_BACKUP};
+use consortium_ledger::lightning::recover::Recovered;
 use serde_json::{Value, json};
 
 use super::super::client::{Asking, Client};
 use super::super::terminal::{print, printable, remark};
 use super::{QUICK, WITH_PEER};
 use crate::keyfile;
+
+/// Time for a bitcoind to look through all outputs.
+const SCAN: Duration = Duration::from_secs(330);
 
 /// Has the node make a backup, and writes it.
 pub(super) async fn write(file: &Path, asking: Asking, data_dir: &Path) -> Result<()> {
@@ -68,10 +73,34 @@ pub(super) async fn restore(file: &Path, asking: Asking, data_dir: &Path) -> Res
     }
     remark(&format!(
         "{reached} of {} peers are reached; they close the {} channels that this wallet no longer knows. Leave the node \
-         running",
+         running; when the closings are confirmed, in an hour or two, fetch their money with `wallet sweep`",
         backup.peers.len(),
         backup.channels.len()
     ));
+    Ok(())
+}
+
+/// Fetches what peers paid out.
+pub(super) async fn sweep(asking: Asking, data_dir: &Path) -> Result<()> {
+    let client = Client::find(asking.client, data_dir)?;
+    let answer: Value = client.order("wallet_sweep", json!({}), SCAN).await?;
+    if asking.json {
+        print(&format!("{}\n", serde_json::to_string_pretty(&answer["swept"])?))?;
+        return Ok(());
+    }
+    let text = match serde_json::from_value::<Option<Recovered>>(answer["swept"].clone())? {
+        None => {
+            "nothing was found: no peer has closed a lost channel yet, or its closing is not confirmed\n".to_owned()
+        }
+        Some(found) => format!(
+            "{} sat from {} closed channels are on their way to the on-chain wallet, less {} sat of fees ({})\n",
+            found.sat,
+            found.payouts,
+            found.fee_sat,
+            printable(&found.txid)
+        ),
+    };
+    print(&text)?;
     Ok(())
 }
 

@@ -27,6 +27,8 @@ use confirm::confirmed;
 const QUICK: Duration = Duration::from_secs(30);
 /// Time to reach a peer and agree with it.
 const WITH_PEER: Duration = Duration::from_secs(75);
+/// Time for what is spent on-chain: those before it, a peer, and the chain.
+const ONCHAIN: Duration = Duration::from_secs(180);
 /// Payments of the history that are shown at most.
 const MAX_HISTORY: usize = 10_000;
 
@@ -54,6 +56,9 @@ pub(super) enum WalletCommand {
         /// So many sat, or `all`.
         #[arg(value_name = "SAT|all")]
         amount: SatOrAll,
+        /// At this fee, in sat for a virtual byte; needed on mainnet [default: what the chain source estimates].
+        #[arg(long, value_name = "SAT")]
+        fee_rate: Option<u64>,
         #[command(flatten)]
         order: Order,
     },
@@ -129,6 +134,9 @@ pub(super) enum WalletCommand {
         #[command(flatten)]
         asking: Asking,
     },
+    /// After `restore`: look for what the peers paid out when they closed the lost channels, and send it to the on-chain
+    /// wallet. Needs a bitcoind, and takes it minutes.
+    Sweep(Asking),
     /// After a loss of the data directory: connect to the peers of a backup, so that they close the lost channels.
     Restore {
         /// The backup.
@@ -155,8 +163,10 @@ pub(super) struct Order {
 pub(super) async fn run(command: WalletCommand, data_dir: &Path) -> Result<()> {
     match command {
         WalletCommand::Status(asking) => status(asking, data_dir).await,
-        WalletCommand::Address(asking) => simple(asking, data_dir, "wallet_address", json!({}), "address").await,
-        WalletCommand::Send { address, amount, order } => send(&address, amount, order, data_dir).await,
+        WalletCommand::Address(asking) => simple(asking, data_dir, QUICK, "wallet_address", json!({}), "address").await,
+        WalletCommand::Send { address, amount, fee_rate, order } => {
+            send(&address, amount, fee_rate, order, data_dir).await
+        }
         WalletCommand::Invoice { sat, description, expiry, asking } => {
             let params = json!({"msat": sat, "description": description, "expiry_s": expiry});
             make_invoice(params, asking, data_dir).await
@@ -172,19 +182,24 @@ pub(super) async fn run(command: WalletCommand, data_dir: &Path) -> Result<()> {
         WalletCommand::Close { channel, force, order } => close(&channel, force, order, data_dir).await,
         WalletCommand::History { limit, asking } => past(limit, asking, data_dir).await,
         WalletCommand::Backup { file, asking } => backup::write(&file, asking, data_dir).await,
+        WalletCommand::Sweep(asking) => backup::sweep(asking, data_dir).await,
         WalletCommand::Restore { file, asking } => backup::restore(&file, asking, data_dir).await,
     }
 }
 
 async fn status(asking: Asking, data_dir: &Path) -> Result<()> {
     let status: Value = Client::find(asking.client, data_dir)?.rpc("wallet_status", json!({})).await?;
-    shown(&status, asking.json, || Ok(show::status(&serde_json::from_value(status.clone())?)))
+    shown(&status, asking.json, || {
+        Ok(show::status(&serde_json::from_value(status.clone())?) + &show::hints(&status["hints"]))
+    })
 }
 
 async fn channels(asking: Asking, data_dir: &Path) -> Result<()> {
     let listed: Value = Client::find(asking.client, data_dir)?.rpc("wallet_channels", json!({})).await?;
     let channels = &listed["channels"];
-    shown(channels, asking.json, || Ok(show::channels(&Vec::<ChannelView>::deserialize(channels)?)))
+    shown(channels, asking.json, || {
+        Ok(show::channels(&Vec::<ChannelView>::deserialize(channels)?) + &show::hints(&listed["hints"]))
+    })
 }
 
 async fn past(limit: usize, asking: Asking, data_dir: &Path) -> Result<()> {
@@ -197,7 +212,7 @@ async fn past(limit: usize, asking: Asking, data_dir: &Path) -> Result<()> {
 }
 
 async fn make_invoice(params: Value, asking: Asking, data_dir: &Path) -> Result<()> {
-    let made: Value = Client::find(asking.client, data_dir)?.order("wallet_invoice", params, QUICK).await?;
+    let made: Value = Client::find(asking.client, data_dir)?.order("wallet_invoice", params, WITH_PEER).await?;
     if let Some(warning) = made["warning"].as_str() {
         remark(&printable(warning));
     }
@@ -220,7 +235,7 @@ async fn open(channel: Channel, order: Order, data_dir: &Path) -> Result<()> {
     }
     let params = json!({"peer": peer, "sat": sat, "push_msat": push, "announced": announced});
     let client = Client::find(order.asking.client, data_dir)?;
-    let opened: Value = client.order("wallet_open", params, WITH_PEER).await?;
+    let opened: Value = client.order("wallet_open", params, ONCHAIN).await?;
     shown(&opened, order.asking.json, || Ok(line(&opened["channel"])))
 }
 
@@ -229,12 +244,19 @@ async fn close(channel: &str, force: bool, order: Order, data_dir: &Path) -> Res
     if !confirmed(&format!("Close the channel {} {how}?", printable(channel)), order.yes)? {
         return Ok(());
     }
-    simple(order.asking, data_dir, "wallet_close", json!({"channel": channel, "force": force}), "closing").await
+    simple(order.asking, data_dir, QUICK, "wallet_close", json!({"channel": channel, "force": force}), "closing").await
 }
 
 /// An order whose answer is one field.
-async fn simple(asking: Asking, data_dir: &Path, method: &str, params: Value, field: &str) -> Result<()> {
-    let answer: Value = Client::find(asking.client, data_dir)?.order(method, params, QUICK).await?;
+async fn simple(
+    asking: Asking,
+    data_dir: &Path,
+    within: Duration,
+    method: &str,
+    params: Value,
+    field: &str,
+) -> Result<()> {
+    let answer: Value = Client::find(asking.client, data_dir)?.order(method, params, within).await?;
     shown(&answer, asking.json, || Ok(line(&answer[field])))
 }
 
@@ -248,15 +270,15 @@ fn shown(value: &Value, as_json: bool, render: impl FnOnce() -> Result<String>) 
     Ok(())
 }
 
-async fn send(address: &str, amount: SatOrAll, order: Order, data_dir: &Path) -> Result<()> {
+async fn send(address: &str, amount: SatOrAll, fee_rate: Option<u64>, order: Order, data_dir: &Path) -> Result<()> {
     if !confirmed(&format!("Send {amount} on-chain to {}?", printable(address)), order.yes)? {
         return Ok(());
     }
     let params = match amount {
-        SatOrAll::Sat(sat) => json!({"address": address, "sat": sat}),
-        SatOrAll::All => json!({"address": address, "all": true}),
+        SatOrAll::Sat(sat) => json!({"address": address, "sat": sat, "fee_rate": fee_rate}),
+        SatOrAll::All => json!({"address": address, "all": true, "fee_rate": fee_rate}),
     };
-    simple(order.asking, data_dir, "wallet_send", params, "txid").await
+    simple(order.asking, data_dir, ONCHAIN, "wallet_send", params, "txid").await
 }
 
 /// What `pay` was told.

@@ -9,6 +9,7 @@ use consortium_ledger::lightning::history::{Direction, Kind, Payment, State};
 use consortium_ledger::lightning::pay::PaidView;
 use consortium_ledger::lightning::status::WalletStatus;
 use consortium_protocol::msat::Msat;
+use serde_json::Value;
 
 use super::super::terminal::{Align, printable, table};
 use super::super::units;
@@ -94,6 +95,12 @@ pub(super) fn channels(channels: &[ChannelView]) -> String {
     table(&header, &channels.iter().map(row).collect::<Vec<_>>())
 }
 
+/// What could be done, a sentence a line.
+pub(super) fn hints(hints: &Value) -> String {
+    let told = hints.as_array().into_iter().flatten().filter_map(Value::as_str);
+    told.map(|hint| format!("hint         {}\n", printable(hint).replace('\n', " "))).collect()
+}
+
 /// A table of payments.
 pub(super) fn history(payments: &[Payment]) -> String {
     if payments.is_empty() {
@@ -140,6 +147,12 @@ mod tests {
     use super::*;
     use consortium_ledger::lightning::balance::Balances;
     use consortium_ledger::lightning::hash::PaymentHash;
+
+    #[test]
+    fn hints_are_shown_one_a_line() {
+        assert_eq!(hints(&serde_json::json!(["do this", "or\nthat"])), "hint         do this\nhint         or that\n");
+        assert_eq!(hints(&Value::Null), "");
+    }
 
     #[test]
     fn what_is_held_is_shown_with_its_deadline() {

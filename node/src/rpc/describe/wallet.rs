@@ -9,13 +9,13 @@ pub(super) const METHODS: &[Method] = &[
         name: "wallet_status",
         summary: "What the wallet has and how it is doing; on the node's own machine alone.",
         params: &[],
-        result: &["network", "node_id", "chain", "height", "peers", "channels", "usable_channels", "balances"],
+        result: &["network", "node_id", "chain", "height", "peers", "channels", "usable_channels", "balances", "hints"],
     },
     Method {
         name: "wallet_channels",
         summary: "The channels, the largest first; on the node's own machine alone.",
         params: &[],
-        result: &["channels"],
+        result: &["channels", "hints"],
     },
     Method {
         name: "wallet_history",
@@ -41,6 +41,11 @@ pub(super) const METHODS: &[Method] = &[
             must("address", Kind::Text, "of the wallet's network"),
             may("sat", Kind::Number, "how much, the fee on top"),
             may("all", Kind::Truth, "all that is free to be spent, the fee taken from it"),
+            may(
+                "fee_rate",
+                Kind::Number,
+                "sat for a virtual byte; needed on mainnet, else the chain source's estimate",
+            ),
         ],
         result: &["txid"],
     },
@@ -86,6 +91,14 @@ pub(super) const METHODS: &[Method] = &[
         summary: "Connects to a Lightning peer and remembers it; for the operator.",
         params: &[must("peer", Kind::Text, "PUBKEY@HOST:PORT")],
         result: &["connected"],
+    },
+    Method {
+        name: "wallet_sweep",
+        summary: "Looks for what peers paid out when they closed channels that this wallet has lost, and sends it to the \
+                  on-chain wallet; `swept` is null where nothing is found. Needs a bitcoind, and takes it minutes; for \
+                  the operator.",
+        params: &[],
+        result: &["swept"],
     },
     Method {
         name: "wallet_backup",

@@ -50,7 +50,7 @@ impl Mempool {
             fee: transaction::check_amounts(&transaction, &spent, place)?,
             vsize: transaction.vsize() as u64,
             sigops_cost: transaction::sigops_cost(&transaction, &spent),
-            time: now,
+            time: now.max(self.newest.saturating_add(1)),
             height: branch.height(),
             transaction: Arc::new(transaction),
         };

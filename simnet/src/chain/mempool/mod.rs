@@ -29,7 +29,8 @@ pub struct Entry {
     pub vsize: u64,
     /// Signature operations, in units of cost.
     pub sigops_cost: u64,
-    /// When it came, in Unix seconds.
+    /// When it came, in Unix seconds; later than all that came before. Wallets that remember the newest one they have
+    /// seen (ldk-node does) would miss a second one of the same second.
     pub time: u64,
     /// Height of the chain when it came.
     pub height: u32,
@@ -108,6 +109,8 @@ pub(super) struct Mempool {
     /// Who spends an outpoint.
     spenders: BTreeMap<OutPoint, Txid>,
     vsize: u64,
+    /// The time of the newest entry there ever was.
+    newest: u64,
 }
 
 impl Mempool {
@@ -170,6 +173,7 @@ impl Mempool {
     fn insert(&mut self, txid: Txid, entry: Entry) {
         self.spenders.extend(entry.transaction.input.iter().map(|input| (input.previous_output, txid)));
         self.vsize += entry.vsize;
+        self.newest = self.newest.max(entry.time);
         self.entries.insert(txid, entry);
     }
 

@@ -74,6 +74,7 @@ const METHODS: &[Method] = &[
     method("listunspent", &["minconf"], 0, wallet::unspent),
     method("ping", &[], 0, network::ping),
     method("reconsiderblock", &["blockhash"], 1, mining::reconsider),
+    method("scantxoutset", &["action", "scanobjects"], 1, transactions::scan),
     method("sendmany", &["dummy", "amounts"], 2, wallet::send_many),
     method("sendrawtransaction", &["hexstring", "maxfeerate", "maxburnamount"], 1, transactions::send),
     method("sendtoaddress", &["address", "amount"], 2, wallet::send),

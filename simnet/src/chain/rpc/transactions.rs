@@ -1,20 +1,25 @@
 //! Calls about transactions, those in blocks and those that wait.
 
 use bitcoin::consensus::encode::{deserialize_hex, serialize_hex};
-use bitcoin::{Amount, OutPoint, Transaction, Txid};
+use std::collections::BTreeSet;
+
+use bitcoin::{Amount, OutPoint, ScriptBuf, Transaction, Txid};
 use serde_json::{Map, Value, json};
 
 use super::error::{DESERIALIZATION, INVALID_PARAMETER, NOT_FOUND, RpcError, VERIFY};
 use super::params::{self, Params};
 use super::{blocks, json};
 use crate::chain::params::{MAX_MEMPOOL_VSIZE, RELAY_FEE_PER_KVB, fee_at};
-use crate::chain::{Chain, Entry, MempoolError, Regtest};
+use crate::chain::{Chain, Entry, MempoolError, Regtest, Unspent};
 
 /// Most that a transaction may pay unless the call says otherwise: satoshis a thousand virtual bytes.
 const MAX_FEE_RATE: Amount = Amount::from_sat(10_000_000);
 
 /// Most transactions of one `testmempoolaccept`.
 const MAX_TESTED: usize = 25;
+
+/// Most scripts of one `scantxoutset`.
+const MAX_SCANNED: usize = 10_000;
 
 pub(super) fn raw(regtest: &mut Regtest, params: &Params, _: u64) -> Result<Value, RpcError> {
     let chain = &regtest.chain;
@@ -60,6 +65,43 @@ pub(super) fn output(regtest: &mut Regtest, params: &Params, _: u64) -> Result<V
         "value": json::btc(unspent.output.value),
         "scriptPubKey": json::script(&unspent.output.script_pubkey),
         "coinbase": unspent.coinbase,
+    }))
+}
+
+/// Looks for unspent outputs of scripts, each given as `raw(HEX)` or `{"desc": "raw(HEX)"}`.
+pub(super) fn scan(regtest: &mut Regtest, params: &Params, _: u64) -> Result<Value, RpcError> {
+    if params.text(0)? != "start" {
+        return Err(RpcError::new(INVALID_PARAMETER, "Invalid action: only \"start\" is known here"));
+    }
+    let wanted = params.get(1).and_then(Value::as_array).map_or(&[][..], Vec::as_slice);
+    if wanted.is_empty() || wanted.len() > MAX_SCANNED {
+        return Err(RpcError::new(INVALID_PARAMETER, "scanobjects argument is required for the start action"));
+    }
+    let script = |wanted: &Value| {
+        let text = wanted.as_str().or_else(|| wanted["desc"].as_str())?;
+        ScriptBuf::from_hex(text.strip_prefix("raw(")?.strip_suffix(')')?).ok()
+    };
+    let scripts: Option<BTreeSet<ScriptBuf>> = wanted.iter().map(script).collect();
+    let scripts = scripts.ok_or_else(|| RpcError::new(NOT_FOUND, "Only raw(HEX) descriptors are known here"))?;
+    let chain = &regtest.chain;
+    let found = chain.confirmed_of(&scripts);
+    let total = found.iter().map(|unspent| unspent.output.value).sum::<Amount>();
+    let shown = |unspent: &Unspent| {
+        json!({
+            "txid": unspent.outpoint.txid.to_string(),
+            "vout": unspent.outpoint.vout,
+            "scriptPubKey": unspent.output.script_pubkey.to_hex_string(),
+            "amount": json::btc(unspent.output.value),
+            "coinbase": unspent.coinbase,
+            "height": unspent.height,
+        })
+    };
+    Ok(json!({
+        "success": true,
+        "height": chain.height(),
+        "bestblock": chain.tip().to_string(),
+        "unspents": found.iter().map(shown).collect::<Vec<_>>(),
+        "total_amount": json::btc(total),
     }))
 }
 
