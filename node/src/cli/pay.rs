@@ -328,6 +328,7 @@ mod tests {
         store("b").save(None).unwrap();
         assert!(store("b").load().unwrap().is_none() && store("a").load().unwrap().is_some());
         std::fs::write(dir.path().join(FILE), "{").unwrap();
-        assert!(store("a").load().unwrap_err().to_string().contains("damaged"));
+        let damaged = store("a").load().err().unwrap();
+        assert!(damaged.to_string().contains("damaged"));
     }
 }
