@@ -14,7 +14,7 @@
 //! spending      what was spent, and the limits
 //! watermark     an old copy of the directory is not started
 //! reconnect     peers with channels are connected at once, not once a minute
-//! balance status history channels onchain invoice pay hold backup    what can be asked of it
+//! balance status history channels onchain invoice pay hold locked backup    what can be asked of it
 //! log           what ldk-node says, without what may carry secrets
 //! ```
 //!
@@ -67,6 +67,8 @@ pub mod history;
 pub mod hold;
 #[cfg(feature = "lightning")]
 pub mod invoice;
+#[cfg(feature = "lightning")]
+pub mod locked;
 #[cfg(feature = "lightning")]
 mod log;
 #[cfg(feature = "lightning")]
