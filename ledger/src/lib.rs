@@ -60,6 +60,7 @@ pub mod api_keys;
 pub mod batches;
 pub mod cells;
 pub mod claims;
+pub mod escrow;
 pub mod heads;
 pub mod journal;
 pub mod ledger;
