@@ -8,9 +8,9 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
-use consortium_protocol::wire::escrow::EscrowId;
-use consortium_protocol::{Hash, NodeId, cbor};
-use rusqlite::{Connection, OptionalExtension as _, TransactionBehavior, params};
+use consortium_protocol::wire::escrow::{EscrowId, EscrowTerms, HashLock};
+use consortium_protocol::{Hash, NodeId, Signed, cbor};
+use rusqlite::{Connection, OptionalExtension as _, Transaction, TransactionBehavior, params};
 
 use super::event::{Event, MAX_EVENT};
 use super::state::Escrow;
@@ -33,6 +33,11 @@ const MIGRATIONS: &[&str] = &["
     CREATE TABLE digest (
         terms   BLOB    PRIMARY KEY NOT NULL CHECK (length(terms) = 32),
         escrow  BLOB    NOT NULL UNIQUE CHECK (length(escrow) = 16)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE lock (
+        hash    BLOB    PRIMARY KEY NOT NULL CHECK (length(hash) = 32),
+        escrow  BLOB    NOT NULL CHECK (length(escrow) = 16),
+        tranche INTEGER NOT NULL
     ) STRICT, WITHOUT ROWID;
     CREATE TABLE finished (
         escrow  BLOB    PRIMARY KEY NOT NULL CHECK (length(escrow) = 16)
@@ -57,7 +62,7 @@ pub enum LogError {
     #[error("the log of escrows is damaged at escrow {0}")]
     Damaged(EscrowId),
     /// An escrow of that name is there.
-    #[error("there is an escrow {0} already, with other terms")]
+    #[error("there is an escrow {0} already, or one with a hash of it, with other terms")]
     Taken(EscrowId),
 }
 
@@ -93,13 +98,7 @@ impl Log {
         let mut new = 0;
         for event in events {
             if let Event::Opened { terms, .. } = event {
-                let digest = terms.digest();
-                let sql = "INSERT OR IGNORE INTO digest VALUES (?1, ?2)";
-                transaction.execute(sql, params![digest.as_bytes(), escrow.0])?;
-                let known = "SELECT 1 FROM digest WHERE terms = ?1 AND escrow = ?2";
-                if !transaction.prepare(known)?.exists(params![digest.as_bytes(), escrow.0])? {
-                    return Err(LogError::Taken(escrow));
-                }
+                note_terms(&transaction, escrow, terms)?;
             }
             new += transaction.execute(
                 "INSERT INTO event (escrow, name, at_ms, body) VALUES (?1, ?2, ?3, ?4) ON CONFLICT DO NOTHING",
@@ -145,6 +144,17 @@ impl Log {
         let connection = self.lock();
         let mut wanted = connection.prepare_cached("SELECT escrow FROM digest WHERE terms = ?1")?;
         Ok(wanted.query_row([terms.as_bytes()], |row| row.get(0).map(EscrowId)).optional()?)
+    }
+
+    /// The escrow and the tranche with this hash.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn by_lock(&self, lock: &HashLock) -> Result<Option<(EscrowId, u8)>, LogError> {
+        let connection = self.lock();
+        let mut wanted = connection.prepare_cached("SELECT escrow, tranche FROM lock WHERE hash = ?1")?;
+        let found = wanted.query_row([lock.as_bytes()], |row| Ok((EscrowId(row.get(0)?), row.get(1)?)));
+        Ok(found.optional()?)
     }
 
     /// Escrows in which something is still to be done.
@@ -195,6 +205,22 @@ impl Log {
     }
 }
 
+/// Notes where an escrow is found by the digest of its terms, and by its hashes. Nothing may have two meanings.
+fn note_terms(transaction: &Transaction<'_>, escrow: EscrowId, terms: &Signed<EscrowTerms>) -> Result<(), LogError> {
+    let digest = terms.digest();
+    let sql = "INSERT OR IGNORE INTO digest VALUES (?1, ?2)";
+    transaction.execute(sql, params![digest.as_bytes(), escrow.0])?;
+    let known = "SELECT 1 FROM digest WHERE terms = ?1 AND escrow = ?2";
+    let mut fits = transaction.prepare(known)?.exists(params![digest.as_bytes(), escrow.0])?;
+    for (tranche, lock) in (0..=u8::MAX).zip(&terms.payload().locks) {
+        let sql = "INSERT OR IGNORE INTO lock VALUES (?1, ?2, ?3)";
+        transaction.execute(sql, params![lock.as_bytes(), escrow.0, tranche])?;
+        let known = "SELECT 1 FROM lock WHERE hash = ?1 AND escrow = ?2 AND tranche = ?3";
+        fits &= transaction.prepare(known)?.exists(params![lock.as_bytes(), escrow.0, tranche])?;
+    }
+    if fits { Ok(()) } else { Err(LogError::Taken(escrow)) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -231,6 +257,7 @@ mod tests {
         let log = Log::open(&path, me).unwrap();
         assert_eq!(log.unfinished().unwrap(), BTreeMap::from([(id, escrow)]));
         assert_eq!(log.find(&terms.digest()).unwrap(), Some(id));
+        assert_eq!(log.by_lock(&terms.payload().locks[1]).unwrap(), Some((id, 1)));
         log.finish(id).unwrap();
         assert!(log.unfinished().unwrap().is_empty());
         let bytes = std::fs::read(&path).unwrap();
@@ -267,6 +294,4 @@ mod tests {
         Connection::open(&path).unwrap().pragma_update(None, "user_version", 99).unwrap();
         assert!(matches!(Log::open(&path, me), Err(LogError::Open(OpenError::Newer { found: 99, .. }))));
     }
-
-    use consortium_protocol::Signed;
 }

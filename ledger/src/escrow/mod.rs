@@ -1,6 +1,8 @@
 //! Escrow over hold invoices.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
+#[cfg(feature = "lightning")]
+pub mod driver;
 pub mod event;
 pub mod limits;
 pub mod log;
