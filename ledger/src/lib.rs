@@ -18,6 +18,7 @@
 //! reservations what a job may cost, put aside before it starts
 //! reconcile   whether everything adds up
 //! lightning/  the embedded Lightning wallet
+//! escrow/     bonds, rewards and tranches over hold invoices: a log of its own, `escrow.db`
 //! statement   what an account was charged and credited over a time
 //! tree        the Merkle tree over the journal (private)
 //! batches     own signed tree heads, proofs of entries and of growth

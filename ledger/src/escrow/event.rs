@@ -30,7 +30,7 @@ pub enum Event {
     Sent {
         /// Which tranche.
         tranche: u8,
-        /// The height from which on it can be back.
+        /// The height from which on the payee's node sends it back by itself.
         deadline: u32,
     },
     /// The payee has a tranche's payment, and cannot take it yet.

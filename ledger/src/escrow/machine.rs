@@ -39,7 +39,7 @@ pub enum Input {
     Sent {
         /// Which tranche.
         tranche: u8,
-        /// The height from which on it can be back.
+        /// The height from which on the payee's node sends it back by itself.
         deadline: u32,
     },
     /// The wallet holds a tranche's payment.

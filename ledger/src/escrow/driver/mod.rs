@@ -370,6 +370,7 @@ impl Inner {
             if escrow.is_final() && actions.is_empty() {
                 self.on_log(move |log| log.finish(id)).await?;
                 open.escrows.remove(&id);
+                open.sent.retain(|(escrow, _), _| *escrow != id);
                 return Ok(());
             }
             let told = |action: &Action| matches!(action, Action::Tell { .. });

@@ -11,6 +11,7 @@ use super::{EscrowError, Inner, Open, Post};
 use crate::escrow::limits::DUST;
 use crate::escrow::machine::{Action, Input, Word};
 use crate::escrow::state::{Escrow, Role, State};
+use crate::lightning::hold::KEPT_BLOCKS;
 use crate::lightning::invoice::{InvoiceOrder, MAX_EXPIRY};
 use crate::lightning::locked::Outgoing;
 use crate::lightning::pay::{OUTCOME, PayOrder, Way};
@@ -59,7 +60,9 @@ impl Inner {
     async fn pay(&self, open: &mut Open, escrow: &Escrow, tranche: u8) -> Result<Option<Input>, EscrowError> {
         let Some((order, way)) = order_of(escrow, tranche) else { return Ok(None) };
         let invoice = order.invoice.clone();
-        let deadline = self.wallet.height().saturating_add(u32::from(escrow.terms().payload().delta));
+        // From then on the payee's node sends it back by itself.
+        let window = escrow.terms().payload().delta.saturating_sub(KEPT_BLOCKS);
+        let deadline = self.wallet.height().saturating_add(u32::from(window));
         match self.wallet.send(order, way).await {
             Ok(_) | Err(WalletError::OnItsWay(_) | WalletError::AlreadyPaid(_)) => {
                 open.sent.insert((escrow.terms().payload().id, tranche), Some(Instant::now()));

@@ -1,0 +1,318 @@
+//! The crash matrix: a party is killed before and after each of its steps, and started again.
+//!
+//! The party is a process of its own (this test program, with a job in its environment) that kills itself with SIGKILL at
+//! a step; the others live in the test's process and go on meanwhile. A first run without a crash tells the steps. After
+//! each cell every party's side has ended as it was judged, and every wallet has what it must have, to the millisatoshi.
+
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::process::{ExitStatus, Stdio};
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant};
+
+use consortium_node::ledger::escrow::driver::{Observer, Step};
+use consortium_node::ledger::escrow::limits::Consent;
+use consortium_node::ledger::escrow::{Action, State};
+use consortium_protocol::wire::escrow::{EscrowId, EscrowKind};
+use consortium_protocol::{Hash, Msat};
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
+use serde_json::{Value, json};
+use tokio::process::Command;
+
+use super::money::{holding, holdings};
+use super::party::{NAMES, Party, Three, UNIT, finding, id, name_of};
+use super::support::{Town, settings_at, until};
+
+/// The job of a child is in this variable.
+const JOB: &str = "CONSORTIUM_ESCROW_CHILD";
+/// A child has ended, one way or the other, after this time.
+const CHILD: Duration = Duration::from_secs(150);
+
+/// How an escrow is meant to end.
+#[derive(Clone, Copy)]
+struct Scenario {
+    name: &'static str,
+    kind: EscrowKind,
+    tranches: u8,
+    earned: u32,
+}
+
+const SCENARIOS: [Scenario; 5] = [
+    Scenario { name: "bond given back", kind: EscrowKind::Bond, tranches: 1, earned: 0 },
+    Scenario { name: "bond taken", kind: EscrowKind::Bond, tranches: 1, earned: 1 },
+    Scenario { name: "reward earned", kind: EscrowKind::Reward, tranches: 1, earned: 1 },
+    Scenario { name: "reward missed", kind: EscrowKind::Reward, tranches: 1, earned: 0 },
+    Scenario { name: "tranches, 2 of 3", kind: EscrowKind::Tranches, tranches: 2, earned: 0b10 },
+];
+
+impl Scenario {
+    fn parties(self) -> &'static [&'static str] {
+        if self.kind == EscrowKind::Bond { &NAMES[1..] } else { &NAMES }
+    }
+
+    fn ends(self) -> Vec<State> {
+        let earned = |tranche: u8| self.earned >> tranche & 1 == 1;
+        (0..self.tranches).map(|tranche| if earned(tranche) { State::Settled } else { State::Cancelled }).collect()
+    }
+
+    /// What each party has more or less in the end.
+    fn changes(self) -> [i64; 3] {
+        let moved = i64::try_from(UNIT.0).unwrap() * i64::from(self.earned);
+        if self.kind == EscrowKind::Bond { [0, -moved, moved] } else { [-moved, moved, 0] }
+    }
+}
+
+/// A step in a few words.
+fn label(step: &Step) -> String {
+    let words = |action: &Action| match action {
+        Action::Tell { to, word } => {
+            let word = format!("{word:?}");
+            format!("telling the {}: {}", name_of(*to), word.split(' ').next().unwrap())
+        }
+        other => format!("{other:?}").replace(" { tranche: ", " ").replace(" }", ""),
+    };
+    let label = match step {
+        Step::Persist(names) => format!("before noting {}", names.join(", ")),
+        Step::Persisted(names) => format!("after noting {}", names.join(", ")),
+        Step::Do(action) => format!("before {}", words(action)),
+        Step::Done(action) => format!("after {}", words(action)),
+    };
+    NAMES.iter().fold(label, |label, name| label.replace(&id(name).to_string(), &format!("the {name}")))
+}
+
+/// The escrow of a cell, once somebody knows its name.
+fn named(town: &Path, cell: &str) -> Option<EscrowId> {
+    std::fs::read_to_string(town.join(format!("cell-{cell}"))).ok()?.parse().ok()
+}
+
+/// What the validator does: it offers once, and judges once all is held.
+async fn validate(party: &Party, town: &Path, cell: &str, scenario: Scenario) -> EscrowId {
+    let subject = Hash::of(cell.as_bytes());
+    let begun = party.escrows.unfinished().await;
+    let begun = begun.iter().find(|(_, escrow)| escrow.terms().payload().subject == subject).map(|(id, _)| *id);
+    let id = match begun.or_else(|| named(town, cell)) {
+        Some(id) => id,
+        None => {
+            let offer = super::party::offer(scenario.kind, scenario.tranches, UNIT);
+            let offer = consortium_node::ledger::escrow::driver::Offer { subject, ..offer };
+            party.escrows.offer(offer, Consent::default()).await.unwrap().payload().id
+        }
+    };
+    std::fs::write(town.join("cell.new"), id.to_string()).unwrap();
+    std::fs::rename(town.join("cell.new"), town.join(format!("cell-{cell}"))).unwrap();
+    let judged = async || party.escrows.escrow(id).await.unwrap().verdict().is_some();
+    if !judged().await {
+        party.wait_held(id).await;
+    }
+    let (finding, evidence) = (finding(scenario.kind, scenario.earned), Hash::of(b"evidence"));
+    party.escrows.judge(id, finding, scenario.earned, evidence).await.unwrap();
+    id
+}
+
+/// Waits until a party has nothing more to do in a cell's escrow, and gives how it ended.
+async fn ended(party: &Party, town: &Path, cell: &str) -> Vec<State> {
+    until("the escrow has a name", || async { named(town, cell).is_some() }).await;
+    let id = named(town, cell).unwrap();
+    until("this side has nothing more to do", || async {
+        let open = party.escrows.unfinished().await.iter().any(|(open, _)| *open == id);
+        !open && !party.states(id).await.is_empty()
+    })
+    .await;
+    party.states(id).await
+}
+
+/// The process that is killed; without a job it is not asked for.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "a part of the crash matrix, which starts it"]
+async fn child() {
+    let Ok(job) = std::env::var(JOB) else { return };
+    let job: Value = serde_json::from_str(&job).unwrap();
+    let text = |name: &str| job[name].as_str().unwrap().to_owned();
+    let (town, role, cell) = (PathBuf::from(text("town")), text("role"), text("cell"));
+    let scenario = SCENARIOS[usize::try_from(job["scenario"].as_u64().unwrap()).unwrap()];
+    let party = Party::start(settings_at(&text("chain"), &role), &town, &role, Some(observer(&job))).await;
+    if role == "validator" {
+        validate(&party, &town, &cell, scenario).await;
+    }
+    assert_eq!(ended(&party, &town, &cell).await, scenario.ends());
+    let wanted = Msat(job["holding"].as_u64().unwrap());
+    let party_ref = &party;
+    until(&format!("this wallet has {wanted}"), || async { holding(&party_ref.wallet).await == wanted }).await;
+    party.stop().await;
+}
+
+/// Notes the steps, and dies at one.
+fn observer(job: &Value) -> Observer {
+    let dies_at = job["dies_at"].as_str().map(str::to_owned);
+    let steps = job["steps"].as_str().map(PathBuf::from);
+    let taken = Mutex::new(Vec::new());
+    Arc::new(move |_, step| {
+        let label = label(step);
+        if dies_at.as_ref() == Some(&label) {
+            kill(Pid::this(), Signal::SIGKILL).unwrap();
+        }
+        if let Some(steps) = &steps {
+            let mut taken = taken.lock().unwrap();
+            if !taken.contains(&label) {
+                taken.push(label);
+                std::fs::write(steps, serde_json::to_vec(&*taken).unwrap()).unwrap();
+            }
+        }
+    })
+}
+
+/// Parties in this process, all but one.
+struct Matrix {
+    town: Town,
+    place: PathBuf,
+    parties: BTreeMap<&'static str, Party>,
+    holdings: Vec<Msat>,
+    cells: usize,
+}
+
+impl Matrix {
+    async fn new() -> Self {
+        let three = Three::new().await;
+        let holdings = holdings(&three.wallets()).await;
+        let Three { town, sponsor, worker, validator } = three;
+        let place = town.directory("");
+        let parties = BTreeMap::from([("sponsor", sponsor), ("worker", worker), ("validator", validator)]);
+        Self { town, place, parties, holdings, cells: 0 }
+    }
+
+    /// Runs an escrow with a role in a process that dies at a step, if that is given, and is started again. Gives the
+    /// steps it took if it did not die.
+    async fn cell(&mut self, number: usize, role: &'static str, dies_at: Option<&str>) -> Option<Vec<String>> {
+        let scenario = SCENARIOS[number];
+        self.cells += 1;
+        let cell = self.cells.to_string();
+        for (holding, change) in self.holdings.iter_mut().zip(scenario.changes()) {
+            holding.0 = holding.0.checked_add_signed(change).unwrap();
+        }
+        let place = NAMES.iter().position(|name| *name == role).unwrap();
+        let steps = self.place.join(format!("steps-{cell}"));
+        let mut job = json!({
+            "town": self.place, "chain": self.town.chain_url(), "role": role, "scenario": number, "cell": cell,
+            "holding": self.holdings[place].0, "steps": steps, "dies_at": dies_at,
+        });
+        let here = scenario.parties().iter().filter(|name| **name != role);
+        let here: Vec<(&str, &Party)> = here.map(|name| (*name, &self.parties[name])).collect();
+        let others = async {
+            if role != "validator" {
+                validate(&self.parties["validator"], &self.place, &cell, scenario).await;
+            }
+            for (name, party) in &here {
+                assert_eq!(ended(party, &self.place, &cell).await, scenario.ends(), "the {name}");
+            }
+        };
+        let child = async {
+            let first = run(&self.place, &job).await;
+            if first.success() {
+                return false;
+            }
+            assert!(dies_at.is_some() && killed(first), "the {role} failed: {}", output(&self.place));
+            job["dies_at"] = Value::Null;
+            assert!(run(&self.place, &job).await.success(), "the {role} failed: {}", output(&self.place));
+            true
+        };
+        let (died, ()) = tokio::join!(child, others);
+        for (name, party) in &self.parties {
+            let wanted = self.holdings[NAMES.iter().position(|other| other == name).unwrap()];
+            until(&format!("the {name} has {wanted}"), || async { holding(&party.wallet).await == wanted }).await;
+        }
+        (!died).then(|| serde_json::from_slice(&std::fs::read(&steps).unwrap()).unwrap())
+    }
+
+    /// Every step of a role in a scenario.
+    async fn row(&mut self, number: usize, role: &'static str) -> (usize, usize) {
+        let begun = Instant::now();
+        let steps = self.cell(number, role, None).await.unwrap();
+        let mut died = 0;
+        for step in &steps {
+            let result = if self.cell(number, role, Some(step)).await.is_none() { "killed" } else { "not reached" };
+            died += usize::from(result == "killed");
+            println!("{:18} {role:10} {step:42} {result}, ended right", SCENARIOS[number].name);
+        }
+        println!("{:18} {role:10} {died} of {} in {:.0?}", SCENARIOS[number].name, steps.len(), begun.elapsed());
+        (steps.len(), died)
+    }
+
+    /// Takes a role out of this process, for as long as another plays it.
+    async fn without(&mut self, role: &'static str) {
+        self.parties.remove(role).unwrap().stop().await;
+    }
+
+    async fn with(&mut self, role: &'static str) {
+        let party = Party::start(self.town.settings(role), &self.place, role, None).await;
+        self.parties.insert(role, party);
+    }
+
+    async fn stop(self) {
+        for party in self.parties.into_values() {
+            party.stop().await;
+        }
+    }
+}
+
+fn killed(status: ExitStatus) -> bool {
+    use std::os::unix::process::ExitStatusExt as _;
+    status.signal() == Some(9)
+}
+
+fn output(town: &Path) -> String {
+    std::fs::read_to_string(town.join("child.log")).unwrap_or_default()
+}
+
+async fn run(town: &Path, job: &Value) -> ExitStatus {
+    let log = std::fs::File::create(town.join("child.log")).unwrap();
+    let mut child = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "crash::child", "--ignored", "--nocapture"])
+        .env(JOB, job.to_string())
+        .stdout(Stdio::from(log.try_clone().unwrap()))
+        .stderr(Stdio::from(log))
+        .kill_on_drop(true)
+        .spawn()
+        .unwrap();
+    tokio::time::timeout(CHILD, child.wait()).await.unwrap_or_else(|_| panic!("{}", output(town))).unwrap()
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_party_that_is_killed_goes_on_where_it_was() {
+    let mut matrix = Matrix::new().await;
+    for (role, steps) in [
+        ("worker", ["after noting settling 0", "after Settle 0"]),
+        ("sponsor", ["after Pay 0", "after noting sent 0"]),
+        ("validator", ["after noting judged, settling 0", "before telling the worker: Release"]),
+    ] {
+        matrix.without(role).await;
+        for step in steps {
+            println!("{role} killed {step}");
+            drop(matrix.cell(2, role, Some(step)).await);
+        }
+        matrix.with(role).await;
+    }
+    matrix.stop().await;
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "half an hour"]
+async fn matrix() {
+    let mut matrix = Matrix::new().await;
+    let (mut steps, mut died) = (0, 0);
+    for role in NAMES {
+        matrix.without(role).await;
+        for number in 0..SCENARIOS.len() {
+            if SCENARIOS[number].parties().contains(&role) {
+                let (row, row_died) = matrix.row(number, role).await;
+                steps += row;
+                died += row_died;
+            }
+        }
+        matrix.with(role).await;
+    }
+    println!("{died} of {steps} steps reached and killed at; all ended right, money conserved to the millisatoshi");
+    // A few steps are only taken when something was late.
+    assert!(died * 10 >= steps * 9, "{died} of {steps}");
+    matrix.stop().await;
+}
