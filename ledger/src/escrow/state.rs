@@ -4,12 +4,12 @@ use std::collections::BTreeSet;
 
 use consortium_protocol::wire::escrow::{EscrowKind, EscrowTerms, EscrowVerdict};
 use consortium_protocol::{Msat, NodeId, Signed};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::event::Event;
 
 /// Who a party is.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum Role {
     /// Pays for work.
@@ -36,7 +36,7 @@ impl Role {
 }
 
 /// How a tranche is doing, as this party sees it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
 pub enum State {
     /// Nothing is locked.

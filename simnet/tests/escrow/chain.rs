@@ -133,6 +133,7 @@ async fn a_worker_that_vanishes_and_returns_is_paid() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+#[ignore = "hundreds of blocks"]
 async fn from_a_worker_that_is_gone_for_good_the_money_comes_back_on_chain() {
     let three = Three::new().await;
     let before = holdings(&three.wallets()).await;
