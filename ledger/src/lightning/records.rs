@@ -162,6 +162,11 @@ impl Records {
         Ok(note.optional()?)
     }
 
+    pub(super) fn forget_invoice(&self, hash: &PaymentHash) -> Result<(), WalletError> {
+        self.lock().execute("DELETE FROM invoice WHERE hash = ?1", [hash.as_bytes()])?;
+        Ok(())
+    }
+
     /// Notes an event of this program's own, and what follows from it; none if nothing does.
     pub(super) fn note(&self, event: &WalletEvent, now_ms: u64) -> Result<Option<Recorded>, WalletError> {
         self.change(|transaction| record(transaction, event, now_ms))

@@ -7,8 +7,8 @@ use std::time::{Duration, Instant};
 use anyhow::{Context as _, anyhow, bail};
 use consortium_ledger::accounts::Owner;
 use consortium_ledger::lightning::event::FailureReason;
-use consortium_ledger::lightning::history::State;
 use consortium_ledger::lightning::invoice;
+use consortium_ledger::lightning::lookup::Fate;
 use consortium_ledger::lightning::pay::PayOrder;
 use consortium_ledger::lightning::{PaymentHash, Wallet, WalletError, WalletEvent};
 use consortium_ledger::payments::Direction;
@@ -207,12 +207,14 @@ impl Payer {
         }
         let hash = PaymentHash::from_bytes(*settlement.hash.as_bytes());
         let now_s = wall_ms() / 1000;
-        match self.wallet.outgoing(hash).await? {
-            Some(State::Failed) => self.end(&settlement, false).await,
-            Some(_) => bail!("a payment of {} is on its way", sats(settlement.amount)),
-            None if now_s < settlement.expires_s => self.pay(&settlement).await,
-            None if now_s > settlement.expires_s.saturating_add(FORGOTTEN_S) => self.end(&settlement, false).await,
-            None => bail!("whether {} were paid is not known yet", sats(settlement.amount)),
+        match self.wallet.fate(hash).await? {
+            Fate::Failed => self.end(&settlement, false).await,
+            Fate::OnItsWay | Fate::Sent => bail!("a payment of {} is on its way", sats(settlement.amount)),
+            Fate::Unsent if now_s < settlement.expires_s => self.pay(&settlement).await,
+            Fate::Unsent if now_s > settlement.expires_s.saturating_add(FORGOTTEN_S) => {
+                self.end(&settlement, false).await
+            }
+            Fate::Unsent => bail!("whether {} were paid is not known yet", sats(settlement.amount)),
         }
     }
 
