@@ -35,7 +35,7 @@ const MAX_SECRET_TEXT: usize = 64;
 pub struct KeyId(String);
 
 impl KeyId {
-    fn of(digest: &blake3::Hash) -> Self {
+    pub(crate) fn of(digest: &blake3::Hash) -> Self {
         Self(digest.to_hex()[..2 * ID_BYTES].to_owned())
     }
 
@@ -140,8 +140,11 @@ impl ApiKeys {
         // Ids are 48 bits, so two keys may share one, however unlikely; the second then is drawn again.
         let (id, secret, digest) = loop {
             let (id, secret, digest) = draw()?;
-            let taken: bool =
-                transaction.query_row("SELECT count(*) FROM api_key WHERE id = ?1", [id.as_str()], |row| row.get(0))?;
+            let taken: bool = transaction.query_row(
+                "SELECT EXISTS (SELECT 1 FROM api_key WHERE id = ?1) OR EXISTS (SELECT 1 FROM l402_token WHERE account = ?1)",
+                [id.as_str()],
+                |row| row.get(0),
+            )?;
             if !taken {
                 break (id, secret, digest);
             }

@@ -64,6 +64,14 @@ pub enum LedgerError {
         /// What was to be taken.
         wanted: Msat,
     },
+    /// A macaroon's budget has less left than is to be spent.
+    #[error("the credential's budget has {left} left, {wanted} are wanted")]
+    BudgetSpent {
+        /// What is left of it.
+        left: Msat,
+        /// What was to be spent.
+        wanted: Msat,
+    },
     /// A reference that stands for something else already.
     #[error("the reference {0} was used for something else")]
     Reused(Hash),
@@ -96,6 +104,9 @@ pub enum LedgerError {
     /// As many nodes are known as the ledger keeps.
     #[error("the ledger knows {0} nodes already")]
     Full(u32),
+    /// As many refunds are being paid as there may be.
+    #[error("{0} refunds are being paid already")]
+    Busy(u32),
 }
 
 impl Ledger {

@@ -17,6 +17,7 @@
 //! metering    pay for work: charged, held for an audit, delayed, returned
 //! reservations what a job may cost, put aside before it starts
 //! payments    whose account a Lightning payment is for; what moved, booked once
+//! l402/       credentials bought over Lightning: macaroons, and the accounts they spend
 //! tabs        what two nodes owe each other now: what is settled over Lightning
 //! reconcile   whether everything adds up
 //! lightning/  the embedded Lightning wallet
@@ -53,10 +54,8 @@
 //! - Tree heads, equivocations and rebuttals: [`consortium_protocol::wire::ledger`].
 //! - Scores, trust, bans and evidence roots: [`reputation`], with the formula in Python.
 //!
-//! # To come
-//!
-//! L402. The [`lightning`] wallet itself is behind the feature
-//! of that name, which the node turns on; everything but settlement works with it off.
+//! The [`lightning`] wallet is behind the feature of that name, which the node turns on; everything but settlement works
+//! with it off.
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 pub mod accounts;
@@ -68,6 +67,7 @@ pub mod earnings;
 pub mod escrow;
 pub mod heads;
 pub mod journal;
+pub mod l402;
 pub mod ledger;
 pub mod lightning;
 pub mod metering;

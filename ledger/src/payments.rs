@@ -164,6 +164,30 @@ fn postings(moved: &Moved, owner: &Owner) -> Result<Postings, LedgerError> {
     Ok(Postings::from([(account, -amount), (routing, -fee), (outside(), out)]))
 }
 
+/// As [`Ledger::expect_payment`], as a part of a larger change.
+pub(crate) fn expect(
+    tx: &Transaction<'_>,
+    direction: Direction,
+    hash: Hash,
+    owner: &Owner,
+    amount: Msat,
+    note: &str,
+    now_ms: u64,
+) -> Result<(), LedgerError> {
+    match find(tx, direction, &hash)? {
+        None => insert(tx, direction, &hash, owner, signed(amount)?, note, now_ms),
+        Some(known) if (&known.owner, known.amount) == (owner, amount) => Ok(()),
+        Some(_) => Err(LedgerError::Reused(hash)),
+    }
+}
+
+/// Forgets a payment that was expected and will not come.
+pub(crate) fn forget(tx: &Transaction<'_>, direction: Direction, hash: &Hash) -> Result<(), LedgerError> {
+    tx.prepare_cached("DELETE FROM payment WHERE direction = ?1 AND hash = ?2 AND seq IS NULL")?
+        .execute(params![direction.as_str(), hash.as_bytes()])?;
+    Ok(())
+}
+
 impl Ledger {
     /// Says for whose account a payment will be. To be called before its invoice is handed out, or it is paid; may be
     /// called again.
@@ -180,12 +204,7 @@ impl Ledger {
         note: &str,
         now_ms: u64,
     ) -> Result<(), LedgerError> {
-        let msat = signed(amount)?;
-        self.write(|tx| match find(tx, direction, &hash)? {
-            None => insert(tx, direction, &hash, owner, msat, note, now_ms),
-            Some(known) if (&known.owner, known.amount) == (owner, amount) => Ok(()),
-            Some(_) => Err(LedgerError::Reused(hash)),
-        })
+        self.write(|tx| expect(tx, direction, hash, owner, amount, note, now_ms))
     }
 
     /// Books a payment that has moved, once.

@@ -21,6 +21,8 @@ use rusqlite::{OptionalExtension as _, Row, Transaction, params};
 use crate::accounts::{Account, Book, Owner, Part, take};
 use crate::claims;
 use crate::journal::{self, Kind, Posted, Postings};
+use crate::l402::budgets;
+use crate::l402::terms::Budget;
 use crate::ledger::{Ledger, LedgerError, signed, text_at};
 
 /// A reservation that stands.
@@ -82,6 +84,22 @@ impl Ledger {
     /// [`LedgerError::Insufficient`]; [`LedgerError::Reused`] when something else was reserved for the job, or was
     /// released again; [`LedgerError::Overflow`], [`LedgerError::Database`].
     pub fn reserve(&self, owner: &Owner, job: JobId, amount: Msat, now_ms: u64) -> Result<Posted, LedgerError> {
+        self.reserve_within(owner, &[], job, amount, now_ms)
+    }
+
+    /// As [`Ledger::reserve`], for a key whose credential has budgets: what is reserved counts against all of them, and
+    /// what is given back does not any more.
+    ///
+    /// # Errors
+    /// Those of [`Ledger::reserve`], and [`LedgerError::BudgetSpent`].
+    pub fn reserve_within(
+        &self,
+        owner: &Owner,
+        limits: &[Budget],
+        job: JobId,
+        amount: Msat,
+        now_ms: u64,
+    ) -> Result<Posted, LedgerError> {
         if amount == Msat::ZERO {
             return Ok(Posted::Nothing);
         }
@@ -91,6 +109,9 @@ impl Ledger {
             let postings = journal::transfer(free, Account::new(owner.clone(), Part::Bonded), msat);
             if let Some(posted) = journal::posted(tx, Kind::Reserved, &reference, &postings)? {
                 return find(tx, job)?.map(|_| posted).ok_or(LedgerError::Reused(reference));
+            }
+            if let Owner::Key(account) = owner {
+                budgets::charge(tx, account, limits, job, amount)?;
             }
             take(tx, owner, amount)?;
             let seq = journal::append(tx, &self.owner(), Kind::Reserved, reference, now_ms, postings)?;
@@ -145,7 +166,9 @@ impl Ledger {
 
     fn release(&self, tx: &Transaction<'_>, open: &Open, now_ms: u64) -> Result<Posted, LedgerError> {
         tx.prepare_cached("DELETE FROM reservation WHERE job = ?1")?.execute([open.job.0])?;
-        self.give_back(tx, open, Msat::ZERO, now_ms)
+        let posted = self.give_back(tx, open, Msat::ZERO, now_ms)?;
+        budgets::close(tx, open.job)?;
+        Ok(posted)
     }
 
     fn give_back(&self, tx: &Transaction<'_>, open: &Open, left: Msat, now_ms: u64) -> Result<Posted, LedgerError> {
@@ -153,6 +176,7 @@ impl Ledger {
         if back == Msat::ZERO {
             return Ok(Posted::Nothing);
         }
+        budgets::give_back(tx, open.job, back)?;
         let account = |part| Account::new(open.owner.clone(), part);
         let postings = journal::transfer(account(Part::Bonded), account(Part::Free), signed(back)?);
         let reference = release_of(open.job, left);

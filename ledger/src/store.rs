@@ -176,6 +176,47 @@ const MIGRATIONS: &[&str] = &[
     "
     CREATE INDEX claim_of_pair ON claim (payer, worker, state, due_ms, tail, pay) WHERE state IN ('held', 'tail', 'paid');
     ",
+    "
+    CREATE TABLE l402_token (
+        account    TEXT    PRIMARY KEY NOT NULL,
+        token      BLOB    NOT NULL UNIQUE CHECK (length(token) = 32),
+        secret     BLOB    NOT NULL CHECK (length(secret) = 32),
+        created_s  INTEGER NOT NULL,
+        expires_s  INTEGER NOT NULL,
+        paid_s     INTEGER,
+        revoked_s  INTEGER
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE l402_invoice (
+        hash       BLOB    PRIMARY KEY NOT NULL CHECK (length(hash) = 32),
+        account    TEXT    NOT NULL,
+        caller     TEXT    NOT NULL,
+        expires_s  INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX l402_invoice_end ON l402_invoice (expires_s, caller);
+    CREATE INDEX l402_invoice_of_account ON l402_invoice (account);
+    CREATE TABLE l402_budget (
+        name       BLOB    PRIMARY KEY NOT NULL CHECK (length(name) = 32),
+        account    TEXT    NOT NULL,
+        msat       INTEGER NOT NULL CHECK (msat >= 0)
+    ) STRICT, WITHOUT ROWID;
+    CREATE TABLE l402_budget_of_job (
+        job        BLOB    NOT NULL CHECK (length(job) = 16),
+        name       BLOB    NOT NULL REFERENCES l402_budget (name) ON DELETE CASCADE,
+        PRIMARY KEY (job, name)
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX l402_budget_in_use ON l402_budget_of_job (name);
+    CREATE TABLE l402_refund (
+        hash       BLOB    PRIMARY KEY NOT NULL CHECK (length(hash) = 32),
+        account    TEXT    NOT NULL,
+        invoice    TEXT    NOT NULL,
+        msat       INTEGER NOT NULL CHECK (msat > 0),
+        fee        INTEGER NOT NULL CHECK (fee >= 0),
+        attempt    INTEGER NOT NULL CHECK (attempt > 0),
+        state      TEXT    NOT NULL CHECK (state IN ('open', 'paid', 'failed')),
+        at_s       INTEGER NOT NULL
+    ) STRICT, WITHOUT ROWID;
+    CREATE INDEX l402_refund_open ON l402_refund (account) WHERE state = 'open';
+    ",
 ];
 
 /// Why the ledger could not be opened.

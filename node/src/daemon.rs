@@ -90,7 +90,7 @@ pub async fn run_tampered(
     let ledger = Ledger::open(&config.data_dir.join("ledger.db"), me)?;
     let standings = Standings::open(ledger, Arc::clone(&key), config.audits, config.fee)?;
     let asking = Asking::new(config.prices, config.full_load)?;
-    let require_key = require_key(config.api_addr, &keys)?;
+    let require_key = require_key(config.api_addr, &keys, config.sale.open_to_all)?;
     let listener = TcpListener::bind(config.api_addr)
         .await
         .with_context(|| format!("cannot listen on {} for the API; choose another with --api-addr", config.api_addr))?;
@@ -225,6 +225,10 @@ pub async fn run_tampered(
     ));
     let status = observer.spawn(stop.clone());
     let billing = Billing::new(standings.ledger().clone(), config.fee, &serving, status.clone());
+    #[cfg(feature = "lightning")]
+    let till = wallet::till(wallet.as_ref(), standings.ledger(), config.sale, &stop);
+    #[cfg(not(feature = "lightning"))]
+    let till = None;
     let sources = Sources {
         ledger: standings.ledger().clone(),
         policy: config.audits,
@@ -262,7 +266,7 @@ pub async fn run_tampered(
         view,
     };
     let membership = tokio::spawn(cluster_task.run(events, stop.clone()));
-    let app = HttpApp { gateway, billing, status, rpc, keys, require_key };
+    let app = HttpApp { gateway, billing, status, rpc, keys, require_key, till };
     let api = tokio::spawn(http::serve(listener, app, stop.clone()));
 
     api_file.write(&config.data_dir).context("cannot write api.json into the data directory")?;
@@ -295,15 +299,15 @@ pub async fn run_tampered(
     Ok(())
 }
 
-/// Beyond loopback everyone on the network could use the node: there must be a key to ask for.
-fn require_key(address: SocketAddr, keys: &ApiKeys) -> anyhow::Result<bool> {
+/// Beyond loopback everyone on the network could use the node: there must be a key to ask for, or everyone must pay.
+fn require_key(address: SocketAddr, keys: &ApiKeys, sells: bool) -> anyhow::Result<bool> {
     if address.ip().is_loopback() {
         return Ok(false);
     }
-    if keys.list()?.iter().all(|key| key.revoked) {
+    if !sells && keys.list()?.iter().all(|key| key.revoked) {
         bail!(
             "refusing to serve the API on {address}, beyond this machine, without an API key: make one first with \
-             `consortium-node key create`, or listen on 127.0.0.1"
+             `consortium-node key create`, sell to everybody with --l402, or listen on 127.0.0.1"
         );
     }
     Ok(true)

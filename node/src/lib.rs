@@ -12,7 +12,8 @@
 //! - [`gateway`] and [`dispatch`]: take jobs from HTTP and see them through, on this node or by the master over the
 //!   swarm, across the loss of either workers or master;
 //! - [`audit`]: commits stages to their work, draws and does audits, and keeps what is known of the others;
-//! - [`prices`] and [`billing`]: what work costs, and who pays for it;
+//! - [`prices`] and [`billing`]: what work costs, and who pays for it; [`till`]: where customers of the API pay over
+//!   Lightning;
 //! - [`http`]: the OpenAI-compatible API; [`rpc`]: what others check this node by; [`cli`]: the commands; [`daemon`] puts all of it together.
 //!
 //! - `wallet`: the Lightning wallet of [`consortium_ledger::lightning`], where the node has one; `bookkeeper` books what it
@@ -28,6 +29,7 @@ pub mod audit;
 pub mod billing;
 #[cfg(feature = "lightning")]
 pub mod bookkeeper;
+mod buckets;
 pub mod calendar;
 pub mod cli;
 pub mod clock;
@@ -56,5 +58,6 @@ pub mod status;
 pub mod storage;
 pub mod swarm;
 pub mod tabs;
+pub mod till;
 #[cfg(feature = "lightning")]
 pub mod wallet;

@@ -1,13 +1,17 @@
 //! The node's Lightning wallet: from the node's settings to a running [`Wallet`].
 
 use std::path::Path;
+use std::sync::Arc;
 
 use anyhow::Context as _;
+use consortium_ledger::Ledger;
 use consortium_ledger::lightning::Wallet;
 use consortium_ledger::lightning::settings::WalletSettings;
 use consortium_protocol::identity::RootKey;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
+
+use crate::till::{Till, TillSettings};
 
 /// Where the wallet is kept, within the data directory.
 pub const DIRECTORY: &str = "lightning";
@@ -24,6 +28,21 @@ pub async fn start(settings: Option<WalletSettings>, data_dir: &Path, key: &Root
     let wallet = starting.await.with_context(|| format!("cannot start the wallet on {network} with {chain}"))?;
     info!(%network, chain, node = wallet.node_id(), height = wallet.height(), "the Lightning wallet is started");
     Ok(Some(wallet))
+}
+
+/// The till over the wallet, if there is one.
+#[must_use]
+pub fn till(
+    wallet: Option<&Wallet>,
+    ledger: &Ledger,
+    settings: TillSettings,
+    stop: &CancellationToken,
+) -> Option<Till> {
+    let wallet = wallet?.clone();
+    if settings.open_to_all {
+        info!(bundle = %settings.bundle, max_credit = %settings.max_credit, "completions are sold over Lightning");
+    }
+    Some(Till::open(ledger.clone(), Arc::new(wallet), settings, stop.clone()))
 }
 
 /// Ends the node when its wallet has broken off: what was promised over Lightning can only be kept by a new start.

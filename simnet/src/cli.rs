@@ -82,6 +82,15 @@ pub(crate) enum Command {
         #[arg(long)]
         empty: bool,
     },
+    /// Measure how long it takes to buy credit of the node that sells (`up --l402`), and to be served for it.
+    L402 {
+        /// How often it is bought.
+        #[arg(long, default_value_t = 50, value_parser = clap::value_parser!(u32).range(1..=1000))]
+        rounds: u32,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// End the swarm; its data and logs stay for `up --resume` and `logs`.
     Down,
     /// Compare the speed of a pipeline over several nodes with that of one.
@@ -138,8 +147,11 @@ pub(crate) struct Up {
     #[arg(long, value_delimiter = ',', value_name = "NODE=CHEAT[@SHARE],...", conflicts_with = "resume")]
     pub(crate) cheat: Vec<Assignment>,
     /// No chain and no wallets.
-    #[arg(long, conflicts_with_all = ["bitcoind", "resume"])]
+    #[arg(long, conflicts_with_all = ["bitcoind", "resume", "l402"])]
     pub(crate) no_lightning: bool,
+    /// The last node sells: its API asks for payment (CONSORTIUM_PAID_BASE). Takes 3 nodes or more.
+    #[arg(long, conflicts_with = "resume")]
+    pub(crate) l402: bool,
     /// The last K nodes have a wallet, but no coins, no channels and no address where it can be reached: they earn all
     /// the same.
     #[arg(long, value_name = "K", conflicts_with_all = ["no_lightning", "resume"])]

@@ -1,6 +1,7 @@
 //! What a job costs and who pays: prices before it starts, credit put aside while it runs.
 //!
-//! A job that comes in with an API key is charged to the key's account in the ledger, any other to the node's own. What
+//! A job that comes in with an API key, or with a credential that was bought, is charged to its account in the ledger, the
+//! operator's to the node's own; whoever would have to pay and has nothing yet hears what it costs ([`Payer`]). What
 //! a job of a key can cost at most ([`Offer`]: the prompt and the longest answer, at what the nodes of the pipeline ask
 //! now, and this node's fee) is reserved before it starts. From then on [`JobAccount`] goes with the job, to where its
 //! work is booked ([`crate::audit`]); wherever it is dropped, what is left of the reservation is free again. What a
@@ -12,8 +13,9 @@ mod account;
 use std::sync::Arc;
 use std::time::Duration;
 
-use consortium_ledger::accounts::{AccountView, Owner};
+use consortium_ledger::accounts::{AccountView, Book, Owner};
 use consortium_ledger::api_keys::KeyId;
+use consortium_ledger::l402::terms::Budget;
 use consortium_ledger::ledger::{Ledger, LedgerError};
 use consortium_ledger::price::{Quote, Rate};
 use consortium_ledger::statement::Statement;
@@ -29,6 +31,7 @@ use crate::clock::wall_ms;
 use crate::config::MAX_PRICE;
 use crate::serving::Serving;
 use crate::status::NodeStatus;
+use crate::till;
 
 /// Time for a pipeline to stand whose price can be told.
 const PRICE: Duration = Duration::from_secs(15);
@@ -65,6 +68,30 @@ pub struct Offer {
     pub quote: Quote,
 }
 
+/// Who asks for a job.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub enum Payer {
+    /// The node's operator.
+    Own,
+    /// The holder of an API key or of a token.
+    Key {
+        /// Whose account is charged.
+        key: KeyId,
+        /// What the credential may spend besides.
+        budgets: Vec<Budget>,
+    },
+    /// Somebody who has no account, at a node that sells.
+    Nobody,
+}
+
+impl Payer {
+    /// Whether this node's own layers are paid for, and its fee.
+    #[must_use]
+    pub fn is_charged(&self) -> bool {
+        *self != Self::Own
+    }
+}
+
 /// Why a job cannot be charged to a key.
 #[derive(Debug, thiserror::Error)]
 pub enum BillingError {
@@ -77,6 +104,14 @@ pub enum BillingError {
         free: i64,
         /// What is put aside for other jobs of the key, in msat.
         reserved: i64,
+    },
+    /// The credential may not spend so much, whatever is on the account.
+    #[error("the job may cost {}, and the credential may spend {left} yet", offer.quote.total)]
+    BudgetSpent {
+        /// What it may cost.
+        offer: Box<Offer>,
+        /// What the credential may spend yet.
+        left: Msat,
     },
     /// What the job would have failed with anyway.
     #[error(transparent)]
@@ -97,28 +132,32 @@ impl Billing {
         Self { ledger, fee, serving: serving.into(), status }
     }
 
-    /// What one token of a model costs a key now, or this node itself, which is not paid by itself; none while no
-    /// pipeline stands.
+    /// What one token of a model costs now; this node is not paid by itself. None while no pipeline stands.
     #[must_use]
-    pub fn rate(&self, model: &str, key: Option<&KeyId>) -> Option<Rate> {
-        rate_of(&self.status.borrow(), model, key.is_some(), self.fee)
+    pub fn rate(&self, model: &str, payer: &Payer) -> Option<Rate> {
+        rate_of(&self.status.borrow(), model, payer.is_charged(), self.fee)
     }
 
     /// Opens the account of a job: puts aside what it can cost, if it is a key's. With the account comes the bill.
     ///
     /// # Errors
     /// [`BillingError`]; nothing is put aside then.
-    pub async fn open(&self, key: Option<&KeyId>, request: &JobRequest) -> Result<(JobAccount, Bill), BillingError> {
-        let Some(key) = key else {
-            return Ok((JobAccount::own(), Bill { rate: self.rate(&request.model, None), reserved: None }));
+    pub async fn open(&self, payer: &Payer, request: &JobRequest) -> Result<(JobAccount, Bill), BillingError> {
+        let (owner, budgets) = match payer {
+            Payer::Own => {
+                let rate = self.rate(&request.model, payer);
+                return Ok((JobAccount::own(), Bill { rate, reserved: None }));
+            }
+            Payer::Key { key, budgets } => (Owner::Key(key.clone()), budgets.clone()),
+            // What costs nothing is charged to nobody, and the promise holds that it costs nothing.
+            Payer::Nobody => (Owner::Own(Book::Spent), Vec::new()),
         };
         self.wait_for_price().await?;
-        let owner = Owner::Key(key.clone());
         let free_of_charge = |rate| {
             let bill = Bill { rate: Some(rate), reserved: None };
             Ok((JobAccount::of_key(owner.clone(), Promise::new(rate, u64::MAX), None), bill))
         };
-        match self.rate(&request.model, Some(key)) {
+        match self.rate(&request.model, payer) {
             None if self.status.borrow().models.iter().any(|model| model.name == request.model) => {
                 return Err(not_ready(&self.status.borrow()).into());
             }
@@ -127,25 +166,28 @@ impl Billing {
             Some(rate) if rate.per_position == Msat::ZERO => return free_of_charge(rate),
             Some(_) => {}
         }
-        let offer = self.offer(Some(key), request).await?;
-        let reservation = self.reserve(&owner, request, offer).await?;
+        let offer = self.offer(payer, request).await?;
+        if *payer == Payer::Nobody {
+            return Err(BillingError::Insufficient { offer: Box::new(offer), free: 0, reserved: 0 });
+        }
+        let reservation = self.reserve(&owner, budgets, request, offer).await?;
         let promise = Promise::new(offer.rate, offer.quote.positions);
         let reserved = Some((promise.clone(), self.ledger.clone(), request.job));
         let bill = Bill { rate: Some(offer.rate), reserved };
         Ok((JobAccount::of_key(owner, promise, Some(reservation)), bill))
     }
 
-    /// What a job costs at most, to a key or to this node itself.
+    /// What a job costs at most.
     ///
     /// # Errors
     /// [`BillingError::Job`] when there is no such model, no pipeline, or no such prompt; [`BillingError::Ledger`] when
     /// the price cannot be counted.
-    pub async fn offer(&self, key: Option<&KeyId>, request: &JobRequest) -> Result<Offer, BillingError> {
+    pub async fn offer(&self, payer: &Payer, request: &JobRequest) -> Result<Offer, BillingError> {
         let (rate, context) = {
             let status = self.status.borrow();
             let model = status.models.iter().find(|model| model.name == request.model);
             let model = model.ok_or_else(|| not_found(&request.model))?;
-            let rate = rate_of(&status, &model.name, key.is_some(), self.fee).ok_or_else(|| not_ready(&status))?;
+            let rate = rate_of(&status, &model.name, payer.is_charged(), self.fee).ok_or_else(|| not_ready(&status))?;
             (rate, u64::from(model.context))
         };
         let (prompt_tokens, counted) = self.prompt_tokens(request).await?;
@@ -163,6 +205,24 @@ impl Billing {
     pub async fn account(&self, key: &KeyId) -> Result<AccountView, BillingError> {
         let owner = Owner::Key(key.clone());
         self.read(move |ledger| ledger.account(&owner)).await
+    }
+
+    /// What of a key's credit can be paid out to an invoice.
+    ///
+    /// # Errors
+    /// [`BillingError::Ledger`].
+    pub async fn refundable(&self, key: &KeyId) -> Result<Msat, BillingError> {
+        let key = key.clone();
+        self.read(move |ledger| ledger.refundable(&key).map(till::largest)).await
+    }
+
+    /// What may be spent yet under all of these budgets; none where there is none.
+    ///
+    /// # Errors
+    /// [`BillingError::Ledger`].
+    pub async fn budget_left(&self, budgets: &[Budget]) -> Result<Option<Msat>, BillingError> {
+        let budgets = budgets.to_vec();
+        self.read(move |ledger| ledger.l402_budget_left(&budgets)).await
     }
 
     /// A page of a key's statement: see [`Ledger::statement`].
@@ -199,16 +259,26 @@ impl Billing {
         Ok((counting.await.map_err(|_| BillingError::Closed)??, true))
     }
 
-    async fn reserve(&self, owner: &Owner, request: &JobRequest, offer: Offer) -> Result<Reservation, BillingError> {
+    async fn reserve(
+        &self,
+        owner: &Owner,
+        budgets: Vec<Budget>,
+        request: &JobRequest,
+        offer: Offer,
+    ) -> Result<Reservation, BillingError> {
         let (owner, job, amount) = (owner.clone(), request.job, offer.quote.total);
-        let reserved = self.read(move |ledger| match ledger.reserve(&owner, job, amount, wall_ms()) {
+        let offer = Box::new(offer);
+        let reserved = self.read(move |ledger| match ledger.reserve_within(&owner, &budgets, job, amount, wall_ms()) {
             // Made here, so that it is given back though nobody waits for it any more.
             Ok(_) => Ok(Ok(Reservation { ledger: ledger.clone(), job })),
-            Err(LedgerError::Insufficient { free, .. }) => Ok(Err((free, ledger.account(&owner)?.balance.bonded))),
+            Err(LedgerError::Insufficient { free, .. }) => {
+                let reserved = ledger.account(&owner)?.balance.bonded;
+                Ok(Err(BillingError::Insufficient { offer, free, reserved }))
+            }
+            Err(LedgerError::BudgetSpent { left, .. }) => Ok(Err(BillingError::BudgetSpent { offer, left })),
             Err(error) => Err(error),
         });
-        let insufficient = |(free, reserved)| BillingError::Insufficient { offer: Box::new(offer), free, reserved };
-        reserved.await?.map_err(insufficient)
+        reserved.await?
     }
 
     async fn read<T: Send + 'static>(

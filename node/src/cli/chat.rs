@@ -10,7 +10,11 @@ use serde::Deserialize;
 use serde_json::{Value, json};
 use tokio::sync::mpsc;
 
+#[cfg(feature = "lightning")]
+use super::client::CredentialRefused;
 use super::client::{Client, ClientArgs, Events};
+#[cfg(feature = "lightning")]
+use super::pay::{PayArgs, PaymentRequired, Purse};
 use super::terminal::{print, printable, remark};
 use super::units;
 
@@ -30,7 +34,8 @@ The answer goes to stdout; counts and speed to stderr.
 Examples:
   consortium-node chat
   consortium-node chat \"Why is the sky blue?\" --max-tokens 200
-  consortium-node chat --system \"Answer in French.\" --temperature 0 < questions.txt")]
+  consortium-node chat --system \"Answer in French.\" --temperature 0 < questions.txt
+  consortium-node chat --url http://gateway.example/v1 --pay --max-sats 2000")]
 pub(super) struct ChatArgs {
     /// What to say; without it, a conversation begins.
     message: Option<String>,
@@ -49,6 +54,9 @@ pub(super) struct ChatArgs {
     /// Seed of the random draws: the same seed, prompt and model give the same answer [default: a new one each time].
     #[arg(long, value_name = "N")]
     seed: Option<u64>,
+    #[cfg(feature = "lightning")]
+    #[command(flatten)]
+    pay: PayArgs,
     #[command(flatten)]
     client: ClientArgs,
 }
@@ -58,7 +66,8 @@ pub(super) struct ChatArgs {
 /// # Errors
 /// When no node answers, an answer fails, or a single one is stopped.
 pub(super) async fn run(args: ChatArgs, data_dir: &Path) -> Result<()> {
-    let client = Client::find(args.client, data_dir)?;
+    #[cfg_attr(not(feature = "lightning"), expect(unused_mut, reason = "nothing is paid"))]
+    let mut client = Client::find(args.client, data_dir)?;
     let model = choose(&client, args.model).await?;
     let system: Vec<Value> = args.system.iter().map(|text| json!({"role": "system", "content": text})).collect();
     let mut request = json!({"model": model, "stream": true, "stream_options": {"include_usage": true}});
@@ -71,7 +80,18 @@ pub(super) async fn run(args: ChatArgs, data_dir: &Path) -> Result<()> {
     if let Some(seed) = args.seed {
         request["seed"] = json!(seed);
     }
-    let mut conversation = Conversation { client, request, beginning: system.len(), messages: system };
+    #[cfg(feature = "lightning")]
+    let purse = args.pay.purse(&mut client, data_dir).await?;
+    let mut conversation = Conversation {
+        client,
+        request,
+        beginning: system.len(),
+        messages: system,
+        #[cfg(feature = "lightning")]
+        purse,
+        #[cfg(feature = "lightning")]
+        max_tokens: args.max_tokens,
+    };
     match args.message {
         Some(message) => match conversation.say(&message).await? {
             Ending::Complete => Ok(()),
@@ -147,6 +167,12 @@ struct Conversation {
     /// How many messages stand before the conversation proper.
     beginning: usize,
     messages: Vec<Value>,
+    /// What pays, where something may be paid.
+    #[cfg(feature = "lightning")]
+    purse: Option<Purse>,
+    /// Longest answer that is wanted.
+    #[cfg(feature = "lightning")]
+    max_tokens: Option<u32>,
 }
 
 /// How an answer ended.
@@ -167,7 +193,7 @@ impl Conversation {
         self.request["messages"] = json!(self.messages);
         let mut answer = Answer::new();
         let result = tokio::select! {
-            result = answer.receive(&self.client, &self.request) => result,
+            result = self.ask(&mut answer) => result,
             signal = tokio::signal::ctrl_c() => signal.context("cannot listen for Ctrl-C").map(|()| Ending::Stopped),
         };
         if !answer.text.is_empty() && !answer.text.ends_with('\n') {
@@ -176,11 +202,62 @@ impl Conversation {
         match &result {
             Err(_) => drop(self.messages.pop()),
             Ok(ending) => {
-                answer.report(*ending);
+                answer.report(*ending, self.credit().await);
                 self.messages.push(json!({"role": "assistant", "content": answer.text}));
             }
         }
         result
+    }
+
+    #[cfg(not(feature = "lightning"))]
+    async fn ask(&mut self, answer: &mut Answer) -> Result<Ending> {
+        answer.receive(&self.client, &self.request).await
+    }
+
+    #[cfg(not(feature = "lightning"))]
+    async fn credit(&self) -> Option<i64> {
+        None
+    }
+
+    /// Asks, and pays where that is asked for and allowed: once for a message.
+    #[cfg(feature = "lightning")]
+    async fn ask(&mut self, answer: &mut Answer) -> Result<Ending> {
+        let Some(purse) = &mut self.purse else {
+            let result = answer.receive(&self.client, &self.request).await;
+            return result.map_err(|error| match error.is::<PaymentRequired>() {
+                true => error.context("with --pay the wallet of this machine's node pays for it"),
+                false => error,
+            });
+        };
+        let (mut paid, mut forgotten) = (false, false);
+        loop {
+            let within = purse.keep_within(&self.client, &mut self.request, self.max_tokens).await;
+            let result = match within {
+                Ok(()) => answer.receive(&self.client, &self.request).await,
+                Err(error) => Err(error),
+            };
+            let Err(error) = result else { return result };
+            match error.downcast_ref::<PaymentRequired>() {
+                Some(asked) if !paid => {
+                    paid = true;
+                    self.client.use_credential(Some(purse.pay(&asked.challenge).await?));
+                }
+                None if error.is::<CredentialRefused>() && !forgotten && !paid => {
+                    forgotten = true;
+                    remark(&format!("[{error}]"));
+                    purse.forget()?;
+                    self.client.use_credential(None);
+                }
+                _ => return Err(error),
+            }
+        }
+    }
+
+    /// Credit that is left where it is paid from, in msat.
+    #[cfg(feature = "lightning")]
+    async fn credit(&self) -> Option<i64> {
+        self.purse.as_ref()?;
+        Purse::credit(&self.client).await
     }
 
     fn reset(&mut self) {
@@ -272,7 +349,7 @@ impl Answer {
         Ok(more)
     }
 
-    fn report(&self, ending: Ending) {
+    fn report(&self, ending: Ending, credit: Option<i64>) {
         let waited = self.times.map_or_else(|| self.asked.elapsed(), |(first, _)| first - self.asked);
         let mut parts = Vec::new();
         if let Some(usage) = self.usage {
@@ -282,6 +359,7 @@ impl Answer {
                 parts.push(format!("cost {}", units::sats(usage.cost_msat.into())));
             }
         }
+        parts.extend(credit.map(|credit| format!("{} of credit left", units::sats(credit.into()))));
         parts.push(format!("first text after {:.1} s", waited.as_secs_f64()));
         match (ending, self.finish.as_deref()) {
             (Ending::Stopped, _) => parts.push("stopped".to_owned()),

@@ -6,11 +6,16 @@ use std::time::Duration;
 
 use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use clap::Args;
+#[cfg(feature = "lightning")]
+use consortium_ledger::l402::Challenge;
+use reqwest::header::AUTHORIZATION;
 use reqwest::{Response, StatusCode};
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::Value;
 
+#[cfg(feature = "lightning")]
+use super::pay::PaymentRequired;
 use super::terminal::printable;
 use crate::data_dir::ApiFile;
 use crate::operator::{self, OperatorToken};
@@ -30,10 +35,10 @@ const MAX_LINE: usize = 1024 * 1024;
 const HOW_TO_START: &str = "start one with `consortium-node start`";
 
 /// Which node to talk to, and with which key.
-#[derive(Args, Debug)]
+#[derive(Args, Debug, Default)]
 pub(super) struct ClientArgs {
     /// Base URL of the API, or the URL of its RPC [default: those of the node running on the data directory].
-    #[arg(long, visible_alias = "rpc", env = "CONSORTIUM_API_BASE", value_name = "URL")]
+    #[arg(long, visible_aliases = ["rpc", "url"], env = "CONSORTIUM_API_BASE", value_name = "URL")]
     api_base: Option<String>,
     /// API key, where the node asks for one; made with `consortium-node key create`.
     #[arg(long, env = "CONSORTIUM_API_KEY", hide_env_values = true, value_name = "KEY")]
@@ -56,6 +61,8 @@ pub(super) struct Client {
     http: reqwest::Client,
     api_base: String,
     api_key: Option<String>,
+    /// What was bought: the value of an `Authorization` header.
+    credential: Option<String>,
     /// The token of the operator, where this is one.
     operator: Option<String>,
     /// The process that wrote down where the API is; none where the caller said it.
@@ -78,6 +85,11 @@ struct Failure {
 struct FailureBody {
     message: String,
 }
+
+/// A credential that was bought does not work any more.
+#[derive(Debug, thiserror::Error)]
+#[error("{0}")]
+pub(super) struct CredentialRefused(String);
 
 /// An answer of JSON-RPC.
 #[derive(Deserialize)]
@@ -116,7 +128,31 @@ impl Client {
             .context("cannot set up an HTTP client")?;
         let api_base = api_base.trim_end_matches('/');
         let api_base = api_base.strip_suffix("/rpc").map_or_else(|| api_base.to_owned(), |root| format!("{root}/v1"));
-        Ok(Self { http, api_base, api_key: args.api_key, operator, pid })
+        Ok(Self { http, api_base, api_key: args.api_key, credential: None, operator, pid })
+    }
+
+    /// The base URL of its API.
+    #[cfg(feature = "lightning")]
+    pub(super) fn base(&self) -> &str {
+        &self.api_base
+    }
+
+    /// Uses a credential that was bought from now on, or none.
+    #[cfg(feature = "lightning")]
+    pub(super) fn use_credential(&mut self, credential: Option<String>) {
+        self.credential = credential;
+    }
+
+    /// Posts to a path of the API, such as `/quote`.
+    ///
+    /// # Errors
+    /// As [`Client::document`].
+    #[cfg(feature = "lightning")]
+    pub(super) async fn post<T: DeserializeOwned>(&self, path: &str, body: &Value) -> Result<T> {
+        let url = format!("{}{path}", self.api_base);
+        let mut response = self.send(self.http.post(&url).timeout(DOCUMENT).json(body)).await?;
+        let bytes = read_bounded(&mut response).await?;
+        serde_json::from_slice(&bytes).with_context(|| format!("the answer from {url} makes no sense"))
     }
 
     /// What the paths of documents begin with.
@@ -165,11 +201,15 @@ impl Client {
     #[cfg_attr(not(feature = "lightning"), expect(dead_code, reason = "only the wallet takes orders"))]
     pub(super) async fn order<T: DeserializeOwned>(&self, method: &str, params: Value, within: Duration) -> Result<T> {
         let call = self.http.post(format!("{}/rpc", self.root())).timeout(within);
-        let call = match &self.operator {
+        self.answer(self.as_operator(call), method, params).await
+    }
+
+    /// With the operator's token, where this is one: the operator of a node that sells is not asked to pay.
+    fn as_operator(&self, call: reqwest::RequestBuilder) -> reqwest::RequestBuilder {
+        match &self.operator {
             Some(token) => call.header(operator::HEADER, token),
             None => call,
-        };
-        self.answer(call, method, params).await
+        }
     }
 
     async fn answer<T: DeserializeOwned>(
@@ -222,21 +262,22 @@ impl Client {
     /// When there is no answer, or a refusal.
     pub(super) async fn chat(&self, body: &Value) -> Result<Events> {
         let call = self.http.post(format!("{}/chat/completions", self.api_base)).json(body);
-        let response = self.send(call).await?;
+        let response = self.send(self.as_operator(call)).await?;
         Ok(Events { response, unread: Vec::new() })
     }
 
     async fn send(&self, call: reqwest::RequestBuilder) -> Result<Response> {
-        let call = match &self.api_key {
-            Some(key) => call.bearer_auth(key),
-            None => call,
+        let call = match (&self.credential, &self.api_key) {
+            (Some(credential), _) => call.header(AUTHORIZATION, credential),
+            (None, Some(key)) => call.bearer_auth(key),
+            (None, None) => call,
         };
         let mut response = call.send().await.map_err(|error| self.no_answer(error))?;
         if response.status().is_success() {
             return Ok(response);
         }
         let status = response.status();
-        if status == StatusCode::UNAUTHORIZED {
+        if status == StatusCode::UNAUTHORIZED && self.credential.is_none() {
             let trouble = if self.api_key.is_some() { "does not accept this API key" } else { "asks for an API key" };
             bail!(
                 "the node at {} {trouble}; make one on its machine with `consortium-node key create` and pass it with \
@@ -244,11 +285,23 @@ impl Client {
                 self.api_base
             );
         }
+        #[cfg(feature = "lightning")]
+        let challenge = response.headers().get(reqwest::header::WWW_AUTHENTICATE).cloned();
         let bytes = read_bounded(&mut response).await?;
-        match serde_json::from_slice::<Failure>(&bytes) {
-            Ok(failure) => Err(anyhow!(printable(&failure.error.message))),
-            Err(_) => Err(anyhow!("the node at {} answered {status}", self.api_base)),
+        let message = match serde_json::from_slice::<Failure>(&bytes) {
+            Ok(failure) => printable(&failure.error.message),
+            Err(_) => format!("the node at {} answered {status}", self.api_base),
+        };
+        if status == StatusCode::UNAUTHORIZED {
+            return Err(CredentialRefused(message).into());
         }
+        #[cfg(feature = "lightning")]
+        if status == StatusCode::PAYMENT_REQUIRED
+            && let Some(challenge) = challenge.and_then(|text| Challenge::parse(text.to_str().ok()?).ok())
+        {
+            return Err(PaymentRequired { message, challenge }.into());
+        }
+        Err(anyhow!(message))
     }
 
     fn no_answer(&self, error: reqwest::Error) -> anyhow::Error {

@@ -1,20 +1,22 @@
-//! `consortium-node key`: who may use this node's API, and with how much credit.
+//! `consortium-node key`: who may use this node's API, and with how much credit: keys, and tokens that were bought (L402).
 
 use std::path::Path;
 
 use anyhow::{Context as _, Result, ensure};
 use clap::Subcommand;
 use consortium_ledger::accounts::Owner;
-use consortium_ledger::api_keys::{ApiKey, ApiKeys, KeyId};
+use consortium_ledger::api_keys::{ApiKey, ApiKeys, KeyError, KeyId};
 use consortium_ledger::ledger::Ledger;
 use consortium_protocol::hash::Hash;
 use consortium_protocol::msat::Msat;
 
 use super::terminal::{Align, print, remark, table};
 use super::units;
-use crate::clock::wall_ms;
+use crate::clock::{since_epoch, wall_ms};
 use crate::{data_dir, keyfile};
 
+/// Tokens read at a time.
+const PAGE: u32 = 500;
 /// What a new key may spend before anything was paid for it: a thousand sats.
 const TRIAL: Msat = Msat(1_000_000);
 
@@ -39,7 +41,7 @@ pub(super) enum KeyCommand {
         #[arg(long, visible_alias = "credit", default_value_t = TRIAL.0, value_name = "MSAT")]
         trial_credit: u64,
     },
-    /// List the keys with their credit, without their secrets.
+    /// List the keys, and the tokens that were bought over Lightning (L402), with their credit, without their secrets.
     List,
     /// Add to a key's credit, for money that was received for it.
     Credit {
@@ -49,7 +51,7 @@ pub(super) enum KeyCommand {
         #[arg(value_name = "MSAT")]
         amount: u64,
     },
-    /// Make a key useless, for good.
+    /// Make a key or a token useless, for good. Credit that is left on it stays in the books.
     Revoke {
         /// The key's id, as listed.
         id: String,
@@ -88,8 +90,8 @@ pub(super) async fn run(command: KeyCommand, data_dir: &Path) -> Result<()> {
         }
         KeyCommand::Revoke { id } => {
             let id: KeyId = id.parse()?;
-            keys.revoke(&id)?;
-            remark(&format!("revoked key {id}"));
+            let what = revoke(&keys, &ledger, &id)?;
+            remark(&format!("revoked {what} {id}"));
         }
     }
     Ok(())
@@ -104,9 +106,48 @@ fn credit(keys: &ApiKeys, ledger: &Ledger, id: &KeyId, amount: Msat) -> Result<i
     Ok(ledger.account(&owner)?.balance.free)
 }
 
+/// Revokes a key, or else a token; tells which it was.
+fn revoke(keys: &ApiKeys, ledger: &Ledger, id: &KeyId) -> Result<&'static str> {
+    match keys.revoke(id) {
+        Ok(()) => Ok("key"),
+        Err(KeyError::Unknown(_)) => {
+            let revoked = ledger.l402_revoke(id, since_epoch().as_secs());
+            revoked.with_context(|| format!("there is no key or token {id}"))?;
+            Ok("token")
+        }
+        Err(error) => Err(error.into()),
+    }
+}
+
+/// Tokens that were bought, as rows of the table. That of a key is the key's.
+fn tokens(keys: &[ApiKey], ledger: &Ledger) -> Result<Vec<Vec<String>>> {
+    let mut rows = Vec::new();
+    let mut after = None;
+    loop {
+        let page = ledger.l402_tokens(after.as_ref(), PAGE)?;
+        let Some(last) = page.last() else { return Ok(rows) };
+        after = Some(last.account.clone());
+        for token in page.into_iter().filter(|token| keys.iter().all(|key| key.id != token.account)) {
+            let state = match token.expires_s <= since_epoch().as_secs() {
+                _ if token.revoked => "revoked",
+                true => "expired",
+                false => "valid",
+            };
+            rows.push(row(ledger, &token.account, state, token.created_s, "(L402)".to_owned())?);
+        }
+    }
+}
+
+fn row(ledger: &Ledger, id: &KeyId, state: &str, created_s: u64, label: String) -> Result<Vec<String>> {
+    let balance = ledger.account(&Owner::Key(id.clone()))?.balance;
+    let (free, reserved) = (balance.free.to_string(), balance.bonded.to_string());
+    Ok(vec![id.to_string(), state.to_owned(), units::ago(created_s), free, reserved, label])
+}
+
 fn render(keys: &ApiKeys, ledger: &Ledger) -> Result<String> {
     let keys = keys.list()?;
-    if keys.is_empty() {
+    let bought = tokens(&keys, ledger)?;
+    if keys.is_empty() && bought.is_empty() {
         return Ok("there are no keys; make one with `consortium-node key create`\n".to_owned());
     }
     let header = [
@@ -117,20 +158,23 @@ fn render(keys: &ApiKeys, ledger: &Ledger) -> Result<String> {
         ("RESERVED", Align::Right),
         ("LABEL", Align::Left),
     ];
-    let row = |key: ApiKey| {
+    let key_row = |key: ApiKey| {
         let state = if key.revoked { "revoked" } else { "valid" };
-        let balance = ledger.account(&Owner::Key(key.id.clone()))?.balance;
-        let (free, reserved) = (balance.free.to_string(), balance.bonded.to_string());
-        Ok(vec![key.id.to_string(), state.to_owned(), units::ago(key.created_s), free, reserved, key.label])
+        row(ledger, &key.id, state, key.created_s, key.label)
     };
-    let rows: Vec<_> = keys.into_iter().map(row).collect::<Result<_>>()?;
+    let mut rows: Vec<_> = keys.into_iter().map(key_row).collect::<Result<_>>()?;
+    rows.extend(bought);
     Ok(table(&header, &rows))
 }
 
 #[cfg(test)]
 mod tests {
+    use consortium_ledger::l402::Credential;
+    use consortium_ledger::l402::tokens::Offer;
+    use consortium_ledger::payments::{Direction, Moved};
     use consortium_protocol::identity::RootKey;
     use consortium_protocol::wire::job::JobId;
+    use sha2::Digest as _;
 
     use super::*;
 
@@ -153,5 +197,32 @@ mod tests {
         assert_eq!(rows[1], [id.as_str(), "revoked", "just", "now", "0", "0", "laptop"], "{text}");
         assert_eq!(rows[2], [other.as_str(), "valid", "just", "now", "700", "300"], "{text}");
         assert!(!text.contains(&secret));
+    }
+
+    #[test]
+    fn tokens_that_were_bought_are_listed_and_revoked() {
+        let dir = tempfile::tempdir().unwrap();
+        let keys = ApiKeys::open(&dir.path().join("ledger.db")).unwrap();
+        let ledger = Ledger::open(&dir.path().join("ledger.db"), RootKey::from_seed([1; 32]).node_id()).unwrap();
+        let now_s = since_epoch().as_secs();
+        let payment_hash: [u8; 32] = sha2::Sha256::digest([1; 32]).into();
+        let offer = Offer {
+            payment_hash,
+            amount: Msat(700),
+            caller: String::new(),
+            invoice_until_s: now_s + 9,
+            token_until_s: now_s + 900,
+        };
+        let (id, macaroon) = ledger.l402_mint(None, &offer, now_s).unwrap();
+        assert!(render(&keys, &ledger).unwrap().contains("there are no keys"), "nobody has paid");
+        let hash = Hash::from_bytes(payment_hash);
+        let moved = Moved { direction: Direction::Incoming, hash, amount: Msat(700), fee: Msat(0) };
+        ledger.book_payment(&moved, 1).unwrap();
+        ledger.l402_admit(&Credential::new(macaroon, [1; 32]).unwrap(), now_s).unwrap();
+        let row = |text: &str| text.lines().nth(1).unwrap().split_whitespace().collect::<Vec<_>>().join(" ");
+        assert_eq!(row(&render(&keys, &ledger).unwrap()), format!("{id} valid just now 700 0 (L402)"));
+        assert_eq!(revoke(&keys, &ledger, &id).unwrap(), "token");
+        assert!(row(&render(&keys, &ledger).unwrap()).contains("revoked"));
+        assert!(revoke(&keys, &ledger, &"000000000000".parse().unwrap()).is_err());
     }
 }

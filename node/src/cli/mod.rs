@@ -21,8 +21,11 @@ mod key;
 mod ledger;
 mod lightning;
 pub mod model;
+#[cfg(feature = "lightning")]
+mod pay;
 mod peers;
 mod reputation;
+mod sale;
 pub mod start;
 mod statement;
 mod status;
@@ -187,5 +190,12 @@ mod tests {
         let line = "consortium-node chat Hello --model m --system s --temperature 0 --max-tokens 5 --seed 1 --api-base \
                     http://x/v1 --api-key k";
         assert!(Cli::try_parse_from(line.split_whitespace()).is_ok());
+        #[cfg(feature = "lightning")]
+        {
+            let line = "consortium-node chat --pay --max-sats 3 --max-per-message 1 --url http://x/v1 Hello";
+            assert!(Cli::try_parse_from(line.split_whitespace()).is_ok());
+            let line = "consortium-node chat --max-sats 3 Hello";
+            assert!(Cli::try_parse_from(line.split_whitespace()).is_err(), "nothing is paid without --pay");
+        }
     }
 }

@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 use tracing_subscriber::EnvFilter;
 
 use super::lightning::LightningArgs;
+use super::sale::SaleArgs;
 use super::tabs::TabArgs;
 use crate::config::{Config, Settings};
 use crate::daemon;
@@ -33,7 +34,9 @@ Configuration file (TOML; the same names as the flags):
   [wallet]
   lightning = \"signet\"
   bitcoind = \"http://127.0.0.1:38332\"
-  bitcoind-cookie = \"/home/me/.bitcoin/signet/.cookie\"")]
+  bitcoind-cookie = \"/home/me/.bitcoin/signet/.cookie\"
+  [sale]
+  l402 = true")]
 pub struct StartArgs {
     /// Configuration file; by default `config.toml` in the data directory, if there is one.
     #[arg(long, env = "CONSORTIUM_CONFIG")]
@@ -87,6 +90,8 @@ pub struct StartArgs {
     no_mdns: bool,
     #[command(flatten)]
     lightning: LightningArgs,
+    #[command(flatten)]
+    sale: SaleArgs,
     #[command(flatten)]
     tabs: TabArgs,
     /// How logs are written to stderr; RUST_LOG chooses what is logged.
@@ -146,6 +151,7 @@ pub async fn run_tampered(
         auditor: (!args.auditor.is_empty()).then_some(args.auditor),
         mdns: args.no_mdns.then_some(false),
         wallet: args.lightning.settings(),
+        sale: args.sale.settings(),
         tabs: args.tabs.settings(),
     };
     let config = flags.or(file).resolve(data_dir.to_owned())?;

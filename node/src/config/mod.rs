@@ -12,10 +12,14 @@ use consortium_protocol::identity::NodeId;
 use consortium_protocol::msat::Msat;
 use serde::Deserialize;
 
+use crate::till::TillSettings;
+
 mod lightning;
+mod sale;
 mod tabs;
 
 pub use lightning::LightningSettings;
+pub use sale::SaleSettings;
 pub use tabs::{TabRules, TabSettings};
 
 /// What a node asks by default for one token through one layer.
@@ -64,6 +68,8 @@ pub struct Config {
     pub mdns: bool,
     /// The Lightning wallet; none for none.
     pub wallet: Option<WalletSettings>,
+    /// What is sold for what the wallet receives.
+    pub sale: TillSettings,
     /// When what is owed for work is paid, and how much may be owed.
     pub tabs: TabRules,
 }
@@ -105,6 +111,9 @@ pub struct Settings {
     /// See [`Config::wallet`]; in the file, the table `[wallet]`.
     #[serde(default)]
     pub wallet: LightningSettings,
+    /// See [`Config::sale`]; in the file, the table `[sale]`.
+    #[serde(default)]
+    pub sale: SaleSettings,
     /// See [`Config::tabs`]; in the file, the table `[tabs]`.
     #[serde(default)]
     pub tabs: TabSettings,
@@ -176,6 +185,7 @@ impl Settings {
             auditor: self.auditor.or(lower.auditor),
             mdns: self.mdns.or(lower.mdns),
             wallet: self.wallet.or(lower.wallet),
+            sale: self.sale.or(lower.sale),
             tabs: self.tabs.or(lower.tabs),
         }
     }
@@ -206,6 +216,7 @@ impl Settings {
                 reason: "must be at least 1".to_owned(),
             });
         }
+        let wallet = self.wallet.resolve()?;
         Ok(Config {
             data_dir,
             listen: self.listen.unwrap_or_else(|| {
@@ -224,7 +235,8 @@ impl Settings {
             audits,
             auditors: self.auditor.as_deref().map(auditors).transpose()?.unwrap_or_default(),
             mdns: self.mdns.unwrap_or(true),
-            wallet: self.wallet.resolve()?,
+            sale: self.sale.resolve(wallet.is_some())?,
+            wallet,
             tabs: self.tabs.resolve()?,
         })
     }

@@ -9,6 +9,7 @@ use axum::http::{HeaderMap, HeaderValue, header};
 use axum::response::{IntoResponse, Response};
 use consortium_ledger::accounts::Owner;
 use consortium_ledger::api_keys::KeyId;
+use consortium_ledger::l402::terms::Capability;
 use consortium_ledger::statement::MAX_LINES;
 use serde_json::{Value, json};
 
@@ -21,8 +22,9 @@ const LINES: u32 = 100;
 
 /// Shows the balance.
 pub(super) async fn show(State(state): State<AppState>, request: Request) -> Result<Json<Value>, ApiError> {
-    let view = state.app.billing.account(&own_key(&request)?).await?;
-    Ok(Json(json!({
+    let (asking, key) = (guard::asking(&request), own_key(&request)?);
+    let view = state.app.billing.account(&key).await?;
+    let mut document = json!({
         "object": "account",
         "account": view.owner,
         "free_msat": view.balance.free,
@@ -30,7 +32,16 @@ pub(super) async fn show(State(state): State<AppState>, request: Request) -> Res
         "reserved_msat": view.balance.bonded,
         "balance_msat": i64::try_from(view.balance.total()).unwrap_or(i64::MAX),
         "spent_msat": view.spent,
-    })))
+    });
+    if state.app.till.is_some() {
+        // The largest invoice that /v1/account/refund would pay.
+        document["refundable_msat"] = json!(state.app.billing.refundable(&key).await?.0);
+    }
+    if let Some(terms) = asking.terms() {
+        document["expires_at"] = json!(terms.valid_until_s());
+        document["budget_left_msat"] = json!(state.app.billing.budget_left(asking.budgets()).await?);
+    }
+    Ok(Json(document))
 }
 
 /// Shows what moved, as JSON or as a table for spreadsheets.
@@ -62,12 +73,10 @@ fn file_name(owner: &Owner) -> String {
     owner.to_string().replace('/', "-")
 }
 
-/// The key that asks: there is no account without one, whether the node asks for keys or not.
+/// The key or token that asks.
 fn own_key(request: &Request) -> Result<KeyId, ApiError> {
-    guard::key(request).ok_or_else(|| match request.headers().contains_key(header::AUTHORIZATION) {
-        true => ApiError::bad_key(),
-        false => ApiError::no_key(),
-    })
+    guard::asking(request).allows(Capability::Account)?;
+    guard::own_key(request)
 }
 
 /// The parameters of a query, taken out one by one.

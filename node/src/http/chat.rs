@@ -48,9 +48,9 @@ const MESSAGE_HARMLESS: &[Harmless] = &[
 
 /// Handles the call.
 pub(super) async fn create(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
-    let key = guard::key(&request);
+    let asking = guard::asking(&request);
     let (request, delivery) = parse(body::read(request).await?)?;
-    job::answer(&state, Kind::Chat, key, request, delivery).await
+    job::answer(&state, Kind::Chat, &asking, request, delivery).await
 }
 
 /// Reads the fields of a request.

@@ -24,9 +24,9 @@ const HARMLESS: &[Harmless] = &[
 
 /// Handles the call.
 pub(super) async fn create(State(state): State<AppState>, request: Request) -> Result<Response, ApiError> {
-    let key = guard::key(&request);
+    let asking = guard::asking(&request);
     let (request, delivery) = parse(body::read(request).await?)?;
-    job::answer(&state, Kind::Text, key, request, delivery).await
+    job::answer(&state, Kind::Text, &asking, request, delivery).await
 }
 
 /// Reads the fields of a request.

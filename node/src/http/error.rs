@@ -1,5 +1,7 @@
 //! Failures in OpenAI's shape: `{"error": {"message", "type", "param", "code"}}`.
 
+use std::time::Duration;
+
 use axum::Json;
 use axum::http::{HeaderValue, Method, StatusCode, header};
 use axum::response::{IntoResponse, Response};
@@ -7,6 +9,7 @@ use consortium_protocol::wire::job::{JobError, JobErrorCode};
 use serde_json::{Value, json};
 
 use crate::billing::{BillingError, Offer};
+use crate::till::{AdmitError, AskError, RefundError, Request, Trouble};
 
 /// `type` of everything the caller did wrong.
 const INVALID_REQUEST: &str = "invalid_request_error";
@@ -25,11 +28,22 @@ pub(super) struct ApiError {
     code: Option<&'static str>,
     /// Seconds after which trying again may help.
     retry_after: Option<u32>,
+    /// How to pay, where paying helps.
+    payment: Option<Box<Payment>>,
+}
+
+/// How to pay.
+#[derive(Debug)]
+struct Payment {
+    /// For `WWW-Authenticate`.
+    challenge: String,
+    /// For the document.
+    terms: Value,
 }
 
 impl ApiError {
     fn new(status: StatusCode, kind: &'static str, code: Option<&'static str>, message: String) -> Self {
-        Self { status, kind, message, param: None, code, retry_after: None }
+        Self { status, kind, message, param: None, code, retry_after: None, payment: None }
     }
 
     fn about(mut self, param: &str) -> Self {
@@ -104,19 +118,86 @@ impl ApiError {
         Self::new(StatusCode::UNAUTHORIZED, INVALID_REQUEST, Some("invalid_api_key"), message.to_owned())
     }
 
+    /// The same with another sentence.
+    pub(super) fn because(mut self, why: &str) -> Self {
+        self.message = format!("{} ({why}.)", self.message);
+        self
+    }
+
+    fn payable(mut self, offer: &Offer, request: &Request) -> Self {
+        let terms = json!({
+            "scheme": "L402",
+            "invoice": request.challenge.invoice,
+            "payment_hash": request.payment_hash,
+            // What the invoice asks for: a bundle, credited to the account in whole.
+            "amount_msat": request.amount.0,
+            // What this request may cost.
+            "needed_msat": offer.quote.total.0,
+            "account": format!("key/{}", request.account),
+            "expires_at": request.expires_s,
+        });
+        self.payment = Some(Box::new(Payment { challenge: request.challenge.to_string(), terms }));
+        self
+    }
+
+    /// 402: nobody pays for it yet.
+    pub(super) fn payment_required(offer: &Offer, request: &Request) -> Self {
+        let (total, prompt, answer) = (offer.quote.total.0, offer.prompt_tokens, offer.max_tokens);
+        let message = format!(
+            "This request may cost up to {total} msat (a prompt of {prompt} tokens and an answer of up to {answer}). Pay the \
+             Lightning invoice in 'payment' ({} msat of credit, also for further requests), and send the macaroon of the \
+             WWW-Authenticate header with the preimage: Authorization: L402 <macaroon>:<preimage>.",
+            request.amount.0
+        );
+        Self::new(StatusCode::PAYMENT_REQUIRED, "insufficient_quota", Some("payment_required"), message)
+            .payable(offer, request)
+    }
+
+    /// 401: what was sent as bought does not work.
+    pub(super) fn bad_credential(why: &str) -> Self {
+        let message = format!("The L402 credential is not accepted: {why}.");
+        Self::new(StatusCode::UNAUTHORIZED, INVALID_REQUEST, Some("invalid_credential"), message)
+    }
+
+    /// 403: the caveats of a credential do not allow it.
+    pub(super) fn not_allowed(what: &str) -> Self {
+        let message = format!("This L402 credential was narrowed by whoever passed it on: it may not {what}.");
+        Self::forbidden("credential_not_allowed", message)
+    }
+
+    /// 404: the node takes no money.
+    pub(super) fn no_wallet() -> Self {
+        let message = "This node has no Lightning wallet: nothing can be paid here, in or out.".to_owned();
+        Self::new(StatusCode::NOT_FOUND, INVALID_REQUEST, Some("no_wallet"), message)
+    }
+
+    /// 429: more often than a credential may be used.
+    pub(super) fn too_often(wait: Duration) -> Self {
+        let message = "This L402 credential is used more often than its caveats allow.".to_owned();
+        Self::new(StatusCode::TOO_MANY_REQUESTS, "requests", Some("rate_limit_exceeded"), message)
+            .retry_after(seconds(wait))
+    }
+
     /// 402: the key has too little credit.
-    fn insufficient(offer: &Offer, free: i64, reserved: i64) -> Self {
+    pub(super) fn insufficient(offer: &Offer, free: i64, reserved: i64, request: Option<&Request>) -> Self {
         let (total, prompt, answer) = (offer.quote.total.0, offer.prompt_tokens, offer.max_tokens);
         let others = match reserved {
             0 => String::new(),
             _ => format!(" ({reserved} msat are put aside for requests in progress)"),
         };
+        let how = match request {
+            Some(request) => format!("pay the Lightning invoice in 'payment' ({} msat)", request.amount.0),
+            None => "have the node's owner add credit with `consortium-node key credit`".to_owned(),
+        };
         let message = format!(
             "This request may cost up to {total} msat (a prompt of {prompt} tokens and an answer of up to {answer}), and \
-             this key has {free} msat of credit left{others}. Ask for less with 'max_tokens', or have the node's owner \
-             add credit with `consortium-node key credit`."
+             this key has {free} msat of credit left{others}. Ask for less with 'max_tokens', or {how}."
         );
-        Self::new(StatusCode::PAYMENT_REQUIRED, "insufficient_quota", Some("insufficient_quota"), message)
+        let error = Self::new(StatusCode::PAYMENT_REQUIRED, "insufficient_quota", Some("insufficient_quota"), message);
+        match request {
+            Some(request) => error.payable(offer, request),
+            None => error,
+        }
     }
 
     /// 403.
@@ -167,14 +248,25 @@ impl ApiError {
 
     /// The document that tells of this failure, as a body or as an event.
     pub(super) fn document(&self) -> Value {
-        json!({"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}})
+        let mut document =
+            json!({"error": {"message": self.message, "type": self.kind, "param": self.param, "code": self.code}});
+        if let Some(payment) = &self.payment {
+            document["error"]["payment"] = payment.terms.clone();
+        }
+        document
     }
 }
 
 impl From<BillingError> for ApiError {
     fn from(error: BillingError) -> Self {
         match error {
-            BillingError::Insufficient { offer, free, reserved } => Self::insufficient(&offer, free, reserved),
+            BillingError::Insufficient { offer, free, reserved } => Self::insufficient(&offer, free, reserved, None),
+            BillingError::BudgetSpent { offer, left } => {
+                let (total, left) = (offer.quote.total.0, left.0);
+                let message =
+                    format!("This request may cost up to {total} msat, and this L402 credential may spend {left} yet.");
+                Self::forbidden("budget_exhausted", message)
+            }
             BillingError::Job(error) => error.into(),
             BillingError::Ledger(error) => {
                 tracing::error!(%error, "the ledger cannot be used");
@@ -200,8 +292,76 @@ impl From<JobError> for ApiError {
             Code::Unpaid => (StatusCode::SERVICE_UNAVAILABLE, SERVER, "tab_unpaid", Some(3)),
             Code::Internal => (StatusCode::INTERNAL_SERVER_ERROR, SERVER, "internal_error", None),
         };
-        Self { status, kind, message: error.message, param: error.param, code: Some(code), retry_after }
+        Self { status, kind, message: error.message, param: error.param, code: Some(code), retry_after, payment: None }
     }
+}
+
+impl From<Trouble> for ApiError {
+    fn from(error: Trouble) -> Self {
+        if matches!(error, Trouble::Closed) {
+            return Self::shutting_down();
+        }
+        tracing::error!(%error, "the till cannot be used");
+        Self::internal("The node cannot take or give money now.")
+    }
+}
+
+impl From<AdmitError> for ApiError {
+    fn from(error: AdmitError) -> Self {
+        match error {
+            AdmitError::Header(_) | AdmitError::Refused(_) => Self::bad_credential(&error.to_string()),
+            AdmitError::NotArrived => {
+                let message = "The payment of this credential has not arrived yet; try again in a moment.".to_owned();
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("payment_pending"), message).retry_after(2)
+            }
+            AdmitError::Trouble(trouble) => trouble.into(),
+        }
+    }
+}
+
+impl From<AskError> for ApiError {
+    fn from(error: AskError) -> Self {
+        let message = format!("{}.", upper(&error.to_string()));
+        match error {
+            AskError::AboveLimit { .. } => Self::field("sats", "above_limit", message),
+            AskError::AboveCustody => {
+                Self::new(StatusCode::SERVICE_UNAVAILABLE, SERVER, Some("sold_out"), message).retry_after(600)
+            }
+            AskError::Many(_) => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "requests", Some("too_many_invoices"), message).retry_after(60)
+            }
+            AskError::NoAccount => Self::bad_credential("its account was closed"),
+            AskError::Trouble(trouble) => trouble.into(),
+        }
+    }
+}
+
+impl From<RefundError> for ApiError {
+    fn from(error: RefundError) -> Self {
+        let message = format!("{}.", upper(&error.to_string()));
+        match error {
+            RefundError::Invoice(_) => Self::field("invoice", "invalid_value", message),
+            RefundError::Insufficient { .. } => Self::field("invoice", "insufficient_credit", message),
+            RefundError::Taken => Self::new(StatusCode::CONFLICT, INVALID_REQUEST, Some("refund_in_progress"), message),
+            RefundError::Often(wait) => {
+                Self::new(StatusCode::TOO_MANY_REQUESTS, "requests", Some("rate_limit_exceeded"), message)
+                    .retry_after(seconds(wait))
+            }
+            RefundError::Failed(_) => Self::new(StatusCode::BAD_GATEWAY, SERVER, Some("refund_failed"), message),
+            RefundError::Trouble(trouble) => trouble.into(),
+        }
+    }
+}
+
+/// Whole seconds, and no less.
+fn seconds(wait: Duration) -> u32 {
+    u32::try_from(wait.as_secs().saturating_add(1)).unwrap_or(u32::MAX)
+}
+
+/// A sentence's beginning.
+fn upper(text: &str) -> String {
+    let mut chars = text.chars();
+    chars.next().map(|first| first.to_uppercase().chain(chars).collect()).unwrap_or_default()
 }
 
 impl IntoResponse for ApiError {
@@ -212,6 +372,12 @@ impl IntoResponse for ApiError {
         }
         if self.status == StatusCode::UNAUTHORIZED {
             response.headers_mut().insert(header::WWW_AUTHENTICATE, HeaderValue::from_static("Bearer"));
+        }
+        if let Some(payment) = self.payment
+            && let Ok(challenge) = HeaderValue::from_str(&payment.challenge)
+        {
+            response.headers_mut().insert(header::WWW_AUTHENTICATE, challenge);
+            response.headers_mut().insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
         }
         response
     }

@@ -3,8 +3,12 @@
 //! A browser on the owner's machine reaches `127.0.0.1` too, on behalf of whatever page is open. Two checks keep
 //! such pages out. A page that made its own name resolve to 127.0.0.1 (DNS rebinding) shows in the `Host` header; a
 //! page that merely sends requests here shows in `Origin`. There are no CORS headers, so no page can read an answer.
+//!
+//! A credential that was bought (L402) is as good as a key for what costs something, and for its own account; what tells of
+//! peers and addresses it does not open. Where the node sells to everybody, what is for sale and its price can be asked
+//! for without any: the answer to that is 402.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 use std::sync::Arc;
 
 use axum::Extension;
@@ -13,21 +17,113 @@ use axum::http::{HeaderMap, Uri, header, uri::Authority};
 use axum::middleware::Next;
 use axum::response::Response;
 use consortium_ledger::api_keys::{KeyId, PREFIX};
+use consortium_ledger::l402::Terms;
+use consortium_ledger::l402::header::is_l402;
+use consortium_ledger::l402::terms::{Budget, Capability};
+use consortium_ledger::l402::tokens::Admission;
 
 use super::error::ApiError;
 use super::{AppState, Shared};
+use crate::{operator, rpc};
 
 /// Where a connection comes from.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Caller(pub(super) SocketAddr);
 
-/// The API key that a request came with, if it came with a valid one.
+/// Who asks, and with what right.
 #[derive(Clone, Debug)]
-struct Asking(Option<KeyId>);
+pub(super) struct Asking {
+    right: Right,
+    caller: IpAddr,
+}
 
-/// The key that a request came with, by the guard's word.
-pub(super) fn key(request: &Request) -> Option<KeyId> {
-    request.extensions().get::<Asking>().and_then(|asking| asking.0.clone())
+/// What a request came with.
+#[derive(Clone, Debug)]
+enum Right {
+    /// Nothing that is known here.
+    None,
+    /// The operator's token.
+    Operator,
+    /// An API key.
+    Key(KeyId),
+    /// A credential that was bought.
+    Bought(Box<Admission>),
+}
+
+impl Asking {
+    /// The account that pays: that of a key, or of a token.
+    pub(super) fn key(&self) -> Option<&KeyId> {
+        match &self.right {
+            Right::Key(key) => Some(key),
+            Right::Bought(admission) => Some(&admission.account),
+            Right::None | Right::Operator => None,
+        }
+    }
+
+    /// Whether it is the node's operator.
+    pub(super) fn is_operator(&self) -> bool {
+        matches!(self.right, Right::Operator)
+    }
+
+    /// From where.
+    pub(super) fn caller(&self) -> IpAddr {
+        self.caller
+    }
+
+    /// What a credential's caveats say.
+    pub(super) fn terms(&self) -> Option<&Terms> {
+        match &self.right {
+            Right::Bought(admission) => Some(&admission.terms),
+            _ => None,
+        }
+    }
+
+    /// What the credential may spend.
+    pub(super) fn budgets(&self) -> &[Budget] {
+        self.terms().map_or(&[], Terms::budgets)
+    }
+
+    /// Whether a credential is as it was sold, and not narrowed by whoever passed it on.
+    pub(super) fn is_whole(&self) -> bool {
+        !matches!(&self.right, Right::Bought(admission) if !admission.whole)
+    }
+
+    /// Whether a credential is good for this model.
+    pub(super) fn allows_model(&self, model: &str) -> bool {
+        self.terms().is_none_or(|terms| terms.allows_model(model))
+    }
+
+    /// Checks that a credential is good for this.
+    ///
+    /// # Errors
+    /// 403.
+    pub(super) fn allows(&self, capability: Capability) -> Result<(), ApiError> {
+        match self.terms().is_none_or(|terms| terms.allows(capability)) {
+            true => Ok(()),
+            false => Err(ApiError::not_allowed(match capability {
+                Capability::Infer => "ask for completions",
+                Capability::Account => "look at its account",
+                Capability::Refund => "take credit out",
+            })),
+        }
+    }
+}
+
+/// Who asks, by the guard's word.
+pub(super) fn asking(request: &Request) -> Asking {
+    let nobody = || Asking { right: Right::None, caller: Ipv4Addr::UNSPECIFIED.into() };
+    request.extensions().get().cloned().unwrap_or_else(nobody)
+}
+
+/// The account of who asks: there is none without a key or a credential, whether the node asks for one or not.
+///
+/// # Errors
+/// 401.
+pub(super) fn own_key(request: &Request) -> Result<KeyId, ApiError> {
+    asking(request).key().cloned().ok_or_else(|| match request.headers().contains_key(header::AUTHORIZATION) {
+        true => ApiError::bad_key(),
+        false => ApiError::no_key(),
+    })
 }
 
 /// Lets a request pass, or answers in its place.
@@ -43,15 +139,41 @@ pub(super) async fn check(
     }
     check_origin(request.headers(), &host)?;
     let path = request.uri().path();
-    let key = match bearer(request.headers()) {
-        Some(secret) if path != "/health" => find_key(&shared, secret).await?,
-        _ => None,
+    let right = if path == "/health" { Right::None } else { right(&shared, caller, request.headers()).await? };
+    let enough = match right {
+        Right::Key(_) | Right::Operator => true,
+        // Who has paid may use what is paid for, and not look at the node itself.
+        Right::Bought(_) if !is_inside(path) => true,
+        Right::Bought(_) | Right::None => !needs_key(&shared, caller, path),
     };
-    if key.is_none() && needs_key(&shared, caller, path) {
+    if !enough {
         return Err(if bearer(request.headers()).is_some() { ApiError::bad_key() } else { ApiError::no_key() });
     }
-    request.extensions_mut().insert(Asking(key));
+    request.extensions_mut().insert(Asking { right, caller: caller.0.ip() });
     Ok(next.run(request).await)
+}
+
+/// What a request comes with.
+///
+/// # Errors
+/// 401 for a credential of L402 that does not work, and for a bad key where whoever has none is asked to pay.
+async fn right(shared: &Shared, caller: Caller, headers: &HeaderMap) -> Result<Right, ApiError> {
+    if let Some(token) = headers.get(operator::HEADER).and_then(|token| token.to_str().ok())
+        && shared.app.rpc.is_operator(rpc::Caller { address: caller.0.ip(), operator: Some(token) })
+    {
+        return Ok(Right::Operator);
+    }
+    let given = headers.get(header::AUTHORIZATION).and_then(|given| given.to_str().ok()).unwrap_or_default();
+    if is_l402(given) {
+        let till = shared.app.till.as_ref().ok_or_else(|| ApiError::bad_credential("nothing is sold here"))?;
+        return Ok(Right::Bought(Box::new(till.admit(given).await?)));
+    }
+    let Some(secret) = bearer(headers) else { return Ok(Right::None) };
+    match find_key(shared, secret).await? {
+        Some(key) => Ok(Right::Key(key)),
+        None if shared.selling().is_some() && secret.starts_with(PREFIX) => Err(ApiError::bad_key()),
+        None => Ok(Right::None),
+    }
 }
 
 /// The host the client believes to talk to.
@@ -105,11 +227,23 @@ fn check_origin(headers: &HeaderMap, host: &Authority) -> Result<(), ApiError> {
     ))
 }
 
+/// What names peers and addresses.
+fn is_inside(path: &str) -> bool {
+    matches!(path, "/status.json" | "/rpc")
+}
+
+/// What is sold, and what tells its price.
+fn is_for_sale(path: &str) -> bool {
+    matches!(path, "/v1/chat/completions" | "/v1/completions" | "/v1/quote" | "/v1/models")
+        || path.starts_with("/v1/models/")
+}
+
 fn needs_key(shared: &Shared, caller: Caller, path: &str) -> bool {
     match path {
         "/health" => false,
-        // They name peers and addresses: from elsewhere they take a key in any case.
-        "/status.json" | "/rpc" => shared.app.require_key || !caller.0.ip().to_canonical().is_loopback(),
+        // From elsewhere they take a key in any case.
+        _ if is_inside(path) => shared.app.require_key || !caller.0.ip().to_canonical().is_loopback(),
+        _ if shared.selling().is_some() && is_for_sale(path) => false,
         _ => shared.app.require_key,
     }
 }

@@ -5,7 +5,6 @@ use std::time::Duration;
 use axum::Json;
 use axum::http::HeaderValue;
 use axum::response::{IntoResponse, Response};
-use consortium_ledger::api_keys::KeyId;
 use consortium_protocol::msat::Msat;
 use consortium_protocol::wire::Message;
 use consortium_protocol::wire::job::{FinishReason, JobEvent, JobRequest, Usage};
@@ -13,9 +12,10 @@ use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio_util::sync::CancellationToken;
 
 use super::error::ApiError;
+use super::guard::Asking;
 use super::params::Delivery;
 use super::response::{Kind, Shape};
-use super::{AppState, sse};
+use super::{AppState, payment, sse};
 use crate::billing::Bill;
 
 /// Longest silence between two events of a job. The swarm has tighter deadlines of its own; this one is for a fault
@@ -55,12 +55,12 @@ pub(super) enum Progress {
 pub(super) async fn answer(
     state: &AppState,
     kind: Kind,
-    key: Option<KeyId>,
+    asking: &Asking,
     request: JobRequest,
     delivery: Delivery,
 ) -> Result<Response, ApiError> {
     let id = request.job.to_string();
-    let (job, shape) = start(state, kind, key, request).await?;
+    let (job, shape) = start(state, kind, asking, request).await?;
     let mut response = if delivery.stream {
         sse::stream(job, shape, delivery.include_usage).into_response()
     } else {
@@ -73,19 +73,14 @@ pub(super) async fn answer(
     Ok(response)
 }
 
-async fn start(
-    state: &AppState,
-    kind: Kind,
-    key: Option<KeyId>,
-    request: JobRequest,
-) -> Result<(Job, Shape), ApiError> {
+async fn start(state: &AppState, kind: Kind, asking: &Asking, request: JobRequest) -> Result<(Job, Shape), ApiError> {
     let place = state.jobs.clone().try_acquire_owned().map_err(|_| ApiError::busy())?;
     // What is left to check after parsing, such as the length of the model's name.
     request.check().map_err(|error| {
         ApiError::field(error.field, "invalid_value", format!("'{}' is not valid: {}.", error.field, error.rule))
     })?;
     let id = request.job;
-    let (account, bill) = state.app.billing.open(key.as_ref(), &request).await?;
+    let (account, bill) = payment::open(state, asking, &request).await?;
     let events = state.app.gateway.submit(request, account)?;
     let mut job = Job { events, bill, closing: state.closing.clone(), received: 0, _place: place };
     match job.event().await? {

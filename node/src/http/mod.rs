@@ -4,7 +4,7 @@
 //! [`chat`] or [`completions`] (fields checked one by one with [`fields`] and [`params`]: what is unknown or not
 //! supported is refused by name, never ignored), [`job`] (the gateway, with deadlines) and comes back as one JSON
 //! document ([`response`]) or as server-sent events ([`sse`]). What it costs is told beforehand by [`quote`], and to a
-//! key by [`account`]. Every failure leaves as an [`error::ApiError`] in
+//! key by [`account`]; who pays, and how, is in [`payment`] and [`credit`]. Every failure leaves as an [`error::ApiError`] in
 //! OpenAI's shape. [`rpc`] serves [`crate::rpc`] beside it, behind the same guard. [`server`] owns sockets, deadlines and the orderly end.
 //!
 //! A client that goes away drops the handler or the event stream, and with it the receiver of the job's events:
@@ -14,12 +14,14 @@ mod account;
 mod body;
 mod chat;
 mod completions;
+mod credit;
 mod error;
 mod fields;
 mod guard;
 mod job;
 mod models;
 mod params;
+mod payment;
 mod quote;
 mod response;
 mod rpc;
@@ -44,6 +46,7 @@ use crate::clock;
 use crate::gateway::Gateway;
 use crate::rpc::Rpc;
 use crate::status::NodeStatus;
+use crate::till::Till;
 use error::ApiError;
 pub use server::serve;
 
@@ -65,6 +68,8 @@ pub struct HttpApp {
     pub keys: Arc<ApiKeys>,
     /// Whether every call but `/health` needs a key. Without it any key, or none, is accepted, and a valid one pays.
     pub require_key: bool,
+    /// Where customers pay; none where the node has no wallet.
+    pub till: Option<Till>,
 }
 
 /// What all handlers share.
@@ -100,6 +105,8 @@ fn router(app: HttpApp, bound: SocketAddr, closing: CancellationToken) -> Router
         .route("/v1/quote", post(quote::create))
         .route("/v1/account", get(account::show))
         .route("/v1/account/statement", get(account::statement))
+        .route("/v1/account/topup", post(credit::topup))
+        .route("/v1/account/refund", post(credit::refund))
         .route("/rpc", post(rpc::answer))
         .route("/health", get(status::health))
         .route("/status.json", get(status::document))

@@ -3,18 +3,18 @@
 
 use axum::Json;
 use axum::extract::{Path, Request, State};
-use consortium_ledger::api_keys::KeyId;
 use serde_json::{Value, json};
 
 use super::error::ApiError;
 use super::{AppState, Shared, guard, quote};
+use crate::billing::Payer;
 use crate::status::ModelStatus;
 
 /// Lists the models.
 pub(super) async fn list(State(state): State<AppState>, request: Request) -> Json<Value> {
-    let key = guard::key(&request);
+    let payer = state.payer(&guard::asking(&request));
     let models = state.app.status.borrow().models.clone();
-    let models: Vec<_> = models.iter().map(|model| document(&state, model, key.as_ref())).collect();
+    let models: Vec<_> = models.iter().map(|model| document(&state, model, &payer)).collect();
     Json(json!({"object": "list", "data": models}))
 }
 
@@ -24,13 +24,13 @@ pub(super) async fn retrieve(
     Path(id): Path<String>,
     request: Request,
 ) -> Result<Json<Value>, ApiError> {
-    let key = guard::key(&request);
+    let payer = state.payer(&guard::asking(&request));
     let model = state.app.status.borrow().models.iter().find(|model| model.name == id).cloned();
     let model = model.ok_or_else(|| ApiError::unknown_model(&id))?;
-    Ok(Json(document(&state, &model, key.as_ref())))
+    Ok(Json(document(&state, &model, &payer)))
 }
 
-fn document(shared: &Shared, model: &ModelStatus, key: Option<&KeyId>) -> Value {
+fn document(shared: &Shared, model: &ModelStatus, payer: &Payer) -> Value {
     let mut document = json!({
         "id": model.name,
         "object": "model",
@@ -41,7 +41,7 @@ fn document(shared: &Shared, model: &ModelStatus, key: Option<&KeyId>) -> Value 
         "layers": model.layers,
         "digest": model.digest,
     });
-    if let Some(rate) = shared.app.billing.rate(&model.name, key) {
+    if let Some(rate) = shared.app.billing.rate(&model.name, payer) {
         document["pricing"] = quote::pricing(&rate);
     }
     document

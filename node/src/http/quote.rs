@@ -10,10 +10,10 @@ use super::{AppState, body, chat, completions, guard};
 
 /// Handles the call.
 pub(super) async fn create(State(state): State<AppState>, request: Request) -> Result<Json<Value>, ApiError> {
-    let key = guard::key(&request);
+    let asking = guard::asking(&request);
     let fields = body::read(request).await?;
     let (request, _) = if fields.has("messages") { chat::parse(fields)? } else { completions::parse(fields)? };
-    let offer = state.app.billing.offer(key.as_ref(), &request).await?;
+    let offer = state.app.billing.offer(&state.payer(&asking), &request).await?;
     let mut document = json!({
         "object": "quote",
         "model": request.model,
@@ -27,8 +27,8 @@ pub(super) async fn create(State(state): State<AppState>, request: Request) -> R
         "fee_msat": offer.quote.fee.0,
         "total_msat": offer.quote.total.0,
     });
-    if let Some(key) = key {
-        let free = state.app.billing.account(&key).await?.balance.free;
+    if let Some(key) = asking.key() {
+        let free = state.app.billing.account(key).await?.balance.free;
         document["free_msat"] = json!(free);
         document["sufficient"] = json!(i128::from(free) >= i128::from(offer.quote.total.0));
     }

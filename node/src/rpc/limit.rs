@@ -1,13 +1,13 @@
 //! How much one caller may ask: a bucket of tokens for each address.
 //!
 //! A call takes one token, a batch as many as it has calls. A bucket holds [`BURST`] and gains [`PER_SECOND`] each
-//! second. Callers are told apart by their IPv4 address, or by the first half of their IPv6 address, which is what one
+//! second ([`crate::buckets`]). Callers are told apart by their IPv4 address, or by the first half of their IPv6 address, which is what one
 //! of them is commonly given. Of at most [`MAX_CALLERS`] buckets the one that was used longest ago makes room.
 
-use std::collections::HashMap;
 use std::net::{IpAddr, Ipv6Addr};
-use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
+
+use crate::buckets::{Buckets, Pace};
 
 /// Calls that a caller may make at once.
 pub const BURST: u32 = 256;
@@ -16,23 +16,16 @@ pub const PER_SECOND: u32 = 64;
 /// Callers told apart.
 pub const MAX_CALLERS: usize = 4096;
 
-#[derive(Clone, Copy, Debug)]
-struct Bucket {
-    tokens: f64,
-    at: Instant,
-}
-
-impl Bucket {
-    fn filled(self, now: Instant) -> Self {
-        let gained = now.saturating_duration_since(self.at).as_secs_f64() * f64::from(PER_SECOND);
-        Self { tokens: (self.tokens + gained).min(f64::from(BURST)), at: self.at.max(now) }
-    }
-}
+const PACE: Pace = Pace { burst: BURST, per_second: PER_SECOND as f64 };
 
 /// The buckets of all callers.
-#[derive(Debug, Default)]
-pub(super) struct Limits {
-    buckets: Mutex<HashMap<IpAddr, Bucket>>,
+#[derive(Debug)]
+pub(super) struct Limits(Buckets<IpAddr>);
+
+impl Default for Limits {
+    fn default() -> Self {
+        Self(Buckets::of_at_most(MAX_CALLERS))
+    }
 }
 
 impl Limits {
@@ -41,25 +34,12 @@ impl Limits {
     /// # Errors
     /// How long to wait until they are there; none were taken.
     pub(super) fn take(&self, caller: IpAddr, calls: u32, now: Instant) -> Result<(), Duration> {
-        let caller = one_of_many(caller);
-        let mut buckets = self.buckets.lock().unwrap_or_else(PoisonError::into_inner);
-        if !buckets.contains_key(&caller) && buckets.len() >= MAX_CALLERS {
-            let idle = buckets.iter().min_by_key(|(_, bucket)| bucket.at).map(|(address, _)| *address);
-            idle.and_then(|address| buckets.remove(&address));
-        }
-        let bucket = buckets.entry(caller).or_insert(Bucket { tokens: f64::from(BURST), at: now });
-        *bucket = bucket.filled(now);
-        let lacking = f64::from(calls) - bucket.tokens;
-        if lacking > 0.0 {
-            return Err(Duration::from_secs_f64(lacking / f64::from(PER_SECOND)));
-        }
-        bucket.tokens = -lacking;
-        Ok(())
+        self.0.take(one_of_many(caller), calls, PACE, now)
     }
 }
 
 /// What stands for a caller.
-fn one_of_many(address: IpAddr) -> IpAddr {
+pub(crate) fn one_of_many(address: IpAddr) -> IpAddr {
     match address.to_canonical() {
         IpAddr::V6(v6) => {
             let [a, b, c, d, ..] = v6.segments();
@@ -99,6 +79,6 @@ mod tests {
         for i in 0..u32::try_from(MAX_CALLERS).unwrap() + 8 {
             limits.take(IpAddr::from(i.to_be_bytes()), 1, now + Duration::from_millis(1)).unwrap();
         }
-        assert_eq!(limits.buckets.lock().unwrap().len(), MAX_CALLERS);
+        assert_eq!(limits.0.len(), MAX_CALLERS);
     }
 }

@@ -173,9 +173,16 @@ impl Rpc {
             return Answer::Busy { document: call::too_many(wait), wait };
         }
         let local = caller.address.to_canonical().is_loopback();
-        let token = self.operator.as_ref().zip(caller.operator);
-        let operator = local && token.is_some_and(|(token, given)| token.is(given));
+        let operator = self.is_operator(caller);
         calls.run(&self.module, methods::Asked { local, operator }).await.map_or(Answer::Nothing, Answer::Document)
+    }
+
+    /// Whether the caller is the node's operator: on its own machine, with the token.
+    #[must_use]
+    pub fn is_operator(&self, caller: Caller<'_>) -> bool {
+        let local = caller.address.to_canonical().is_loopback();
+        let token = self.operator.as_ref().zip(caller.operator);
+        local && token.is_some_and(|(token, given)| token.is(given))
     }
 
     /// The names of all methods.

@@ -76,6 +76,13 @@ struct Pay {
     wait_s: Option<u32>,
 }
 
+/// A payment that was made.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Receipt {
+    hash: String,
+}
+
 /// A channel to be opened.
 #[derive(Debug, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -147,6 +154,12 @@ pub(super) fn register(module: &mut RpcModule<Context>) {
         let within = wanted.wait_s.map_or(OUTCOME, |seconds| Duration::from_secs(seconds.min(MAX_WAIT_S).into()));
         let order = PayOrder { invoice: wanted.invoice, amount: wanted.msat, max_fee: wanted.max_fee_msat, within };
         shown(PaidView::from(&wallet.pay(order).await?))
+    });
+    add(module, "wallet_receipt", For::Operator, async |wallet: Wallet, wanted: Receipt| {
+        let hash = wanted.hash.parse().map_err(|error| Fault::Params(format!("hash: {error}")))?;
+        let receipt = wallet.receipt(hash).await?;
+        let receipt = receipt.ok_or_else(|| Fault::NotFound("this wallet made no such payment".to_owned()))?;
+        shown(json!({"preimage": hex::encode(receipt.reveal())}))
     });
     add(module, "wallet_open", For::Operator, async |wallet: Wallet, wanted: Open| {
         let Open { peer, sat, push_msat, announced } = wanted;

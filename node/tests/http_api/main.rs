@@ -5,7 +5,9 @@ mod answers;
 #[path = "../auditing/mod.rs"]
 mod auditing;
 mod callers;
+mod l402;
 mod limits;
 mod money;
+mod purse;
 mod requests;
 mod support;

@@ -12,9 +12,11 @@ use consortium_node::billing::Billing;
 pub(crate) use consortium_node::gateway::{Gateway, Submission};
 use consortium_node::http::{HttpApp, serve};
 use consortium_node::library::Library;
-use consortium_node::rpc::{Rpc, Sources};
+use consortium_node::operator::OperatorToken;
+use consortium_node::rpc::{Operated, Rpc, Sources};
 pub(crate) use consortium_node::status::{MemberStatus, ModelStatus, NodeStatus, Role, StageStatus};
 use consortium_node::storage::Storage;
+use consortium_node::till::{Till, TillSettings};
 pub(crate) use consortium_protocol::hash::Hash;
 pub(crate) use consortium_protocol::identity::RootKey;
 use consortium_protocol::wire::heartbeat::ModelRef;
@@ -30,6 +32,7 @@ pub(crate) use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 
 use crate::auditing::{Auditing, Means};
+use crate::purse::Purse;
 
 /// Far above what any step takes on a busy machine.
 pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
@@ -44,6 +47,8 @@ pub(crate) struct Node {
     pub(crate) status: watch::Sender<NodeStatus>,
     pub(crate) keys: Arc<ApiKeys>,
     pub(crate) ledger: Ledger,
+    /// The token of its operator.
+    pub(crate) operator: String,
     pub(crate) shutdown: CancellationToken,
     pub(crate) served: JoinHandle<std::io::Result<()>>,
     pub(crate) _dir: tempfile::TempDir,
@@ -55,6 +60,16 @@ impl Node {
     }
 
     pub(crate) async fn start_with(bind: &str, require_key: bool, capacity: usize) -> Self {
+        Self::start_selling(bind, require_key, capacity, None).await
+    }
+
+    /// A node with a till over a purse of the test's.
+    pub(crate) async fn start_selling(
+        bind: &str,
+        require_key: bool,
+        capacity: usize,
+        sale: Option<(Arc<Purse>, TillSettings)>,
+    ) -> Self {
         let dir = tempfile::tempdir().unwrap();
         let keys = Arc::new(ApiKeys::open(&dir.path().join("ledger.db")).unwrap());
         let (gateway, queue) = Gateway::channel(capacity);
@@ -68,19 +83,23 @@ impl Node {
         let (library, auditors) = (Library::default(), Vec::new());
         let means = Means { key, library, auditors, ledger: &ledger, storage: &storage, proofs: &proofs };
         let desk = Auditing::start(means, shutdown.clone()).desk();
-        let rpc = Rpc::new(Sources {
+        let sources = Sources {
             ledger: ledger.clone(),
             policy: AuditPolicy::default(),
             storage,
             proofs,
             desk,
             status: status_reader.clone(),
-        });
+        };
+        let token = OperatorToken::create(dir.path()).unwrap();
+        let rpc = Rpc::operated(sources, Operated { token: Some(token), ..Operated::default() });
+        let operator = OperatorToken::read(dir.path()).unwrap();
+        let till = sale.map(|(purse, settings)| Till::open(ledger.clone(), purse, settings, shutdown.clone()));
         let billing = Billing::new(ledger.clone(), FEE, &[], status_reader.clone());
-        let app = HttpApp { gateway, billing, status: status_reader, rpc, keys: Arc::clone(&keys), require_key };
+        let app = HttpApp { gateway, billing, status: status_reader, rpc, keys: Arc::clone(&keys), require_key, till };
         let served = tokio::spawn(serve(listener, app, shutdown.clone()));
         let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
-        Self { address, client, queue, status, keys, ledger, shutdown, served, _dir: dir }
+        Self { address, client, queue, status, keys, ledger, operator, shutdown, served, _dir: dir }
     }
 
     /// Shows a pipeline of two stages with two layers each: this node's own, and that of a node which asks `price`.
@@ -195,7 +214,8 @@ pub(crate) async fn error(response: Response) -> (StatusCode, Value) {
     let object = body.as_object().unwrap();
     assert_eq!(object.len(), 1, "{body}");
     let error = object["error"].as_object().unwrap();
-    let fields: Vec<_> = error.keys().map(String::as_str).collect();
+    // Where paying helps, how to pay comes after what OpenAI has.
+    let fields: Vec<_> = error.keys().map(String::as_str).filter(|field| *field != "payment").collect();
     assert_eq!(fields, ["message", "type", "param", "code"], "{body}");
     assert!(error["message"].is_string() && error["type"].is_string(), "{body}");
     (status, body["error"].clone())

@@ -13,6 +13,7 @@ fn orders() -> Vec<(&'static str, Value)> {
         ("wallet_invoice", json!({"msat": 5})),
         ("wallet_send", json!({"address": "bcrt1", "sat": 1000})),
         ("wallet_pay", json!({"invoice": "lnbcrt1"})),
+        ("wallet_receipt", json!({"hash": "00".repeat(32)})),
         ("wallet_open", json!({"peer": "02@h:1", "sat": 50_000})),
         ("wallet_close", json!({"channel": "00"})),
         ("wallet_connect", json!({"peer": "02@h:1"})),

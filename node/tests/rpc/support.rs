@@ -114,7 +114,15 @@ impl Node {
         let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
         let address = listener.local_addr().unwrap();
         let billing = Billing::new(ledger.clone(), 0, &[], reader.clone());
-        let app = HttpApp { gateway, billing, status: reader, rpc: rpc.clone(), keys: Arc::clone(&keys), require_key };
+        let app = HttpApp {
+            gateway,
+            billing,
+            status: reader,
+            rpc: rpc.clone(),
+            keys: Arc::clone(&keys),
+            require_key,
+            till: None,
+        };
         tokio::spawn(serve(listener, app, shutdown.clone()));
         let client = reqwest::Client::builder().no_proxy().timeout(PATIENCE).build().unwrap();
         Self { address, client, key, ledger, storage, proofs, auditing, status, rpc, keys, shutdown, dir }

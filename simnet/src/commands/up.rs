@@ -83,6 +83,7 @@ async fn plan(dir: &SwarmDir, lock: &DirLock, arguments: &cli::Up, steps: &Steps
         let nodes = arguments.nodes.unwrap_or(NODES);
         let mut plan =
             Plan::new(dir, nodes, arguments.seed.unwrap_or(1), &model, &binary)?.with_cheats(&arguments.cheat)?;
+        plan = if arguments.l402 { plan.with_seller()? } else { plan };
         plan = plan.with_newcomers(arguments.newcomers.unwrap_or(0))?;
         dir.clear(lock)?;
         plan.chain = chain(dir, arguments)?;
@@ -98,6 +99,7 @@ async fn plan(dir: &SwarmDir, lock: &DirLock, arguments: &cli::Up, steps: &Steps
     plan.cheats = before.cheats;
     plan.newcomers = before.newcomers;
     plan.chain = before.chain;
+    plan.seller = before.seller;
     Ok(plan)
 }
 

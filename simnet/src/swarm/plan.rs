@@ -46,6 +46,9 @@ pub(crate) struct Plan {
     /// The chain of its wallets.
     #[serde(default)]
     pub(crate) chain: ChainPlan,
+    /// The node that sells, by its number from 1; none for none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub(crate) seller: Option<usize>,
 }
 
 impl Plan {
@@ -73,7 +76,20 @@ impl Plan {
             cheats: BTreeMap::new(),
             newcomers: 0,
             chain: ChainPlan::Off,
+            seller: None,
         })
+    }
+
+    /// The same plan, whose last node sells.
+    ///
+    /// # Errors
+    /// When there are fewer than three nodes: the swarm's own gateway must not be the one that asks for payment.
+    pub(crate) fn with_seller(mut self) -> Result<Self> {
+        if self.nodes() < 3 {
+            bail!("--l402 takes a swarm of 3 nodes or more");
+        }
+        self.seller = Some(self.nodes());
+        Ok(self)
     }
 
     /// The same plan with dishonest nodes.

@@ -80,6 +80,8 @@ pub(crate) struct NodeProcess {
     memory_bytes: u64,
     /// How it cheats; none for an honest node.
     cheat: Option<String>,
+    /// Its API asks for payment.
+    sells: bool,
     /// Its wallet begins with nothing.
     newcomer: bool,
     child: Option<Child>,
@@ -97,11 +99,22 @@ impl NodeProcess {
             name,
             memory_bytes,
             cheat,
+            sells: false,
             newcomer,
             child: None,
             state: State::Planned,
             status: None,
         }
+    }
+
+    /// The same, to be started as one that sells.
+    pub(crate) fn selling(self) -> Self {
+        Self { sells: true, ..self }
+    }
+
+    /// Whether its API asks for payment.
+    pub(crate) fn sells(&self) -> bool {
+        self.sells
     }
 
     /// `node-K`.
@@ -205,6 +218,7 @@ impl NodeProcess {
             .args(listen.iter().flat_map(|address| ["--listen", address]))
             .args(launch.bootstrap.iter().flat_map(|address| ["--bootstrap", address]))
             .args(launch.chain.iter().flat_map(|chain| wallet_arguments(chain, (!self.newcomer).then_some(&self.name))))
+            .args(self.sells.then_some("--l402"))
             .stdin(Stdio::null())
             .stdout(log.try_clone()?)
             .stderr(log)

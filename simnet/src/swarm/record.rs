@@ -33,6 +33,9 @@ pub(crate) struct NodeRecord {
     /// How it cheats; none for an honest node.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub(crate) cheat: Option<String>,
+    /// Its API asks for payment.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub(crate) sells: bool,
     /// `running`, `paused`, `killed`, or how it ended.
     pub(crate) state: String,
     /// Addresses it listens on.
@@ -66,6 +69,7 @@ impl NodeRecord {
             layers: (!held.is_empty()).then(|| held.join(",")),
             memory_bytes: node.memory_bytes(),
             cheat: node.cheat().map(str::to_owned),
+            sells: node.sells(),
             state: node.state().to_string(),
             listen: status.map(|status| status.listen.clone()).unwrap_or_default(),
             data_dir: node.data_dir().to_owned(),
@@ -95,6 +99,8 @@ pub(crate) struct Access {
     pub(crate) model: String,
     /// The node's binary.
     pub(crate) binary: PathBuf,
+    /// Base URL of the API of the node that sells; none where none does.
+    pub(crate) paid: Option<String>,
     /// The chain of its wallets; none where it has none.
     pub(crate) chain: Option<ChainRecord>,
 }
@@ -112,6 +118,9 @@ impl Access {
             ("CONSORTIUM_NODES", path(&dir.nodes_file())),
             ("CONSORTIUM_NODE_BINARY", path(&self.binary)),
         ];
+        if let Some(paid) = &self.paid {
+            variables.push(("CONSORTIUM_PAID_BASE", paid.clone()));
+        }
         if let Some(chain) = &self.chain {
             variables.push(("CONSORTIUM_BITCOIND_URL", chain.url.clone()));
             variables.push(("CONSORTIUM_BITCOIND_COOKIE", path(&chain.cookie_file)));
@@ -149,6 +158,7 @@ mod tests {
             gateway: "http://127.0.0.1:4002/v1".into(),
             model: "it's a model $HOME".into(),
             binary: "/opt/consortium-node".into(),
+            paid: Some("http://127.0.0.1:4005/v1".into()),
             chain: Some(ChainRecord {
                 url: "http://127.0.0.1:4003".into(),
                 cookie_file: "/home/a b/cookie".into(),

@@ -66,7 +66,9 @@ impl Swarm {
             .map(|(index, memory)| {
                 let number = index + 1;
                 let cheat = plan.cheats.get(&number).cloned();
-                NodeProcess::new(&dir, format!("node-{number}"), *memory, cheat, plan.is_newcomer(index))
+                let name = format!("node-{number}");
+                let node = NodeProcess::new(&dir, name, *memory, cheat, plan.is_newcomer(index));
+                if plan.seller == Some(number) { node.selling() } else { node }
             })
             .collect();
         Ok(Self {
@@ -298,6 +300,7 @@ impl Swarm {
             gateway: gateway.api_base.clone(),
             model: model.name.clone(),
             binary: self.plan.binary.clone(),
+            paid: self.nodes.iter().find(|node| node.sells()).and_then(NodeProcess::api_base),
             chain: self.chain.as_ref().map(|chain| chain.record.clone()),
         })
     }

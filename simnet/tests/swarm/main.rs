@@ -8,6 +8,7 @@ mod chain;
 mod cheats;
 mod ends;
 mod exec;
+mod l402;
 mod orders;
 mod refusals;
 mod secrets;

@@ -61,6 +61,12 @@ pub(super) const METHODS: &[Method] = &[
         result: &["hash", "amount", "fee"],
     },
     Method {
+        name: "wallet_receipt",
+        summary: "The preimage of a payment that was made, which proves it; for the operator.",
+        params: &[must("hash", Kind::Digest, "the payment's")],
+        result: &["preimage"],
+    },
+    Method {
         name: "wallet_open",
         summary: "Opens a channel and waits until the peer has agreed; for the operator.",
         params: &[
