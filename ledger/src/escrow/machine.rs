@@ -207,6 +207,10 @@ impl Escrow {
             events.extend(more);
         }
         let mut actions = next.wanted(height);
+        // Said once even if nothing of it was locked; then nobody needs to hear it.
+        if self.pays() && next.is_final() && events.contains(&Event::GivenUp) {
+            actions.extend(next.withdrawal());
+        }
         if let Input::Verdict { .. } = input
             && self.role != Role::Validator
         {
@@ -437,12 +441,15 @@ impl Escrow {
             }
         }
         if self.given_up && !self.is_final() {
-            let payee = self.terms.payload().payee;
-            actions.push(Action::Tell { to: payee, word: Word::GivenUp });
-            if payee != self.terms.signer() {
-                actions.push(Action::Tell { to: self.terms.signer(), word: Word::GivenUp });
-            }
+            actions.extend(self.withdrawal());
         }
+    }
+
+    /// Telling the others that the payer has given up.
+    fn withdrawal(&self) -> impl Iterator<Item = Action> + use<> {
+        let (payee, validator) = (self.terms.payload().payee, self.terms.signer());
+        let others = std::iter::once(payee).chain((payee != validator).then_some(validator));
+        others.map(|to| Action::Tell { to, word: Word::GivenUp })
     }
 
     fn payee_wants(&self, actions: &mut Vec<Action>) {

@@ -154,7 +154,11 @@ async fn child() {
             closed.exists() || holding(&party.wallet).await == wanted
         })
         .await;
-        std::fs::write(town.join("result"), serde_json::to_vec(&states).unwrap()).unwrap();
+        std::fs::write(town.join("result.new"), serde_json::to_vec(&states).unwrap()).unwrap();
+        std::fs::rename(town.join("result.new"), town.join(format!("result-{cell}"))).unwrap();
+        // The others may need it to end what is on its way between them.
+        let done = town.join(format!("done-{cell}"));
+        until("the others are content", || async { done.exists() }).await;
     };
     let looks = async {
         loop {
@@ -252,20 +256,13 @@ impl Matrix {
         });
         let closed = AtomicBool::new(false);
         let both = async { tokio::join!(self.child(job), self.others(scenario, role, &cell)) };
-        let (died, mut sides) = tokio::select! {
+        let (died, paid) = tokio::select! {
             both = both => both,
             () = self.mine_if_closed(&cell, &closed) => unreachable!("it goes on for ever"),
         };
-        let result: Vec<State> = read_states(&self.place.join("result"));
-        sides.insert(role, result);
         let closed = closed.into_inner() || self.is_closed(&cell).await;
-        if closed {
-            agreed(scenario, &sides);
-        } else {
-            self.all_right(scenario, &sides).await;
-        }
         let steps = if died { Vec::new() } else { serde_json::from_slice(&std::fs::read(&steps).unwrap()).unwrap() };
-        Cell { died, closed, steps, paid: sides["worker"].contains(&State::Settled) }
+        Cell { died, closed, steps, paid }
     }
 
     /// The party that is killed. Tells whether it was.
@@ -280,8 +277,8 @@ impl Matrix {
         true
     }
 
-    /// The parties that go on. Gives how it ended for each.
-    async fn others(&self, scenario: Scenario, role: &str, cell: &str) -> BTreeMap<&'static str, Vec<State>> {
+    /// The parties that go on, and how it ended for all. Tells whether anything was paid.
+    async fn others(&self, scenario: Scenario, role: &'static str, cell: &str) -> bool {
         if role != "validator" {
             validate(&self.parties["validator"], &self.place, cell, scenario).await;
         }
@@ -289,7 +286,16 @@ impl Matrix {
         for name in scenario.parties().iter().filter(|name| **name != role) {
             sides.insert(*name, ended(&self.parties[name], &self.place, cell).await);
         }
-        sides
+        let result = self.place.join(format!("result-{cell}"));
+        until(&format!("the {role} has ended"), || async { result.exists() }).await;
+        sides.insert(role, serde_json::from_slice(&std::fs::read(result).unwrap()).unwrap());
+        if self.is_closed(cell).await {
+            agreed(scenario, &sides);
+        } else {
+            self.all_right(cell, scenario, &sides).await;
+        }
+        std::fs::write(self.place.join(format!("done-{cell}")), "").unwrap();
+        sides["worker"].contains(&State::Settled)
     }
 
     /// Whether a side sees that a channel is closed. The other may only learn it from the chain.
@@ -318,14 +324,14 @@ impl Matrix {
     }
 
     /// Every side ended as it was judged, and everybody has what they must.
-    async fn all_right(&self, scenario: Scenario, sides: &BTreeMap<&str, Vec<State>>) {
+    async fn all_right(&self, cell: &str, scenario: Scenario, sides: &BTreeMap<&str, Vec<State>>) {
         for (name, states) in sides {
             assert_eq!(*states, scenario.ends(), "the {name}");
         }
         for (name, party) in &self.parties {
             let wanted = self.holdings[place_of(name)];
             let has = async || {
-                while holding(&party.wallet).await != wanted {
+                while holding(&party.wallet).await != wanted && !self.is_closed(cell).await {
                     tokio::time::sleep(Duration::from_millis(100)).await;
                 }
             };
@@ -390,10 +396,6 @@ impl Matrix {
 
 fn place_of(name: &str) -> usize {
     NAMES.iter().position(|other| *other == name).unwrap()
-}
-
-fn read_states(path: &Path) -> Vec<State> {
-    serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap()
 }
 
 /// After a channel was closed: payer and payee agree, and nothing is paid that was not earned.

@@ -68,7 +68,7 @@ impl Inner {
                 open.sent.insert((escrow.terms().payload().id, tranche), Some(Instant::now()));
                 Ok(Some(Input::Sent { tranche, deadline }))
             }
-            // Right after a start no peer is there yet.
+            // Right after a start no peer is there yet. Nothing is sent then, and it is tried again.
             Err(error @ WalletError::NoRoute { .. }) if self.is_cut_off(&invoice, way).await? => Err(error.into()),
             Err(WalletError::Late { what, after }) => Err(WalletError::Late { what, after }.into()),
             Err(error) => {
@@ -78,11 +78,12 @@ impl Inner {
         }
     }
 
-    /// Whether nothing can be sent now that could be at another time.
+    /// Whether what cannot be sent now could be at another time. A bond is one payment, so nothing else is locked while
+    /// there is no way for it.
     async fn is_cut_off(&self, text: &str, way: Way) -> Result<bool, EscrowError> {
         Ok(match way {
             Way::Direct => self.wallet.room_towards(&invoice::read(text)?.payee).await?.is_none(),
-            Way::Any => self.wallet.status().await?.usable_channels == 0,
+            Way::Any => true,
         })
     }
 
@@ -179,7 +180,11 @@ impl Inner {
         if over || self.wallet.lock_of(hash).await?.is_some() {
             return Ok(true);
         }
-        if self.is_cut_off(&order.invoice, way).await? {
+        let peers_are_back = match way {
+            Way::Direct => !self.is_cut_off(&order.invoice, way).await?,
+            Way::Any => self.wallet.status().await?.usable_channels > 0,
+        };
+        if !peers_are_back {
             return Ok(false);
         }
         match self.wallet.resend(order, way).await {
