@@ -5,6 +5,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
+use consortium_ledger::Ledger;
 use consortium_ledger::accounts::Owner;
 use consortium_ledger::lightning::event::FailureReason;
 use consortium_ledger::lightning::invoice;
@@ -100,10 +101,10 @@ impl Payer {
                 }
                 () = self.tabs.inner.hurry.notified() => hurry = true,
                 told = events.recv() => match told.map(|told| told.event) {
-                Ok(WalletEvent::ChannelReady { .. }) => lock(&self.pauses).clear(),
-                Err(RecvError::Closed) => return,
-                _ => continue,
-            },
+                    Ok(WalletEvent::ChannelReady { .. }) => lock(&self.pauses).clear(),
+                    Err(RecvError::Closed) => return,
+                    _ => continue,
+                },
                 _ = look.tick() => {}
             }
             let busy: BTreeSet<NodeId> = at_work.values().copied().collect();
@@ -136,7 +137,7 @@ impl Payer {
             .map(|settlement| (settlement.peer, Step::Follow(settlement)))
             .collect();
         let present: BTreeSet<NodeId> = self.view.borrow().members.keys().copied().collect();
-        for (worker, tab) in self.tabs.books(|ledger| ledger.tabs()).await? {
+        for (worker, tab) in self.tabs.books(Ledger::tabs).await? {
             let due = tab.due();
             let since = self.since(ages, worker, due >= rules.settle_min, now_ms).await?;
             let old =
@@ -250,7 +251,7 @@ impl Payer {
     /// Pays what was written down.
     async fn pay(&self, settlement: &Settlement) -> anyhow::Result<()> {
         let Settlement { hash, peer, amount, .. } = *settlement;
-        let expected = move |ledger: &consortium_ledger::Ledger| {
+        let expected = move |ledger: &Ledger| {
             ledger.expect_payment(Direction::Outgoing, hash, &Owner::Peer(peer), amount, "tab", wall_ms())
         };
         self.tabs.books(expected).await?;
