@@ -77,7 +77,7 @@ fn train(config: &LlamaConfig, shapes: &[Vec<usize>], rounds: u64, steps: u64) -
         print!("{round:>5} {loss:>7.4} ");
         report(&layout, shapes, &update, &accumulated);
         let mut mean = layout.zeros();
-        aggregate(&layout, &[&update], &update.norms(&layout), &mut mean)?;
+        aggregate(&layout, &[&update], &update.norms(), &mut mean)?;
         outer_step(&layout, &mut parameters, &mean)?;
     }
     Ok(accumulated)
@@ -91,7 +91,7 @@ fn difference(a: &[Vec<f32>], b: &[Vec<f32>]) -> Tensors {
 /// indices are the bound; all else, headers and the loss of coding too, counts as codes.
 fn report(layout: &Layout, shapes: &[Vec<usize>], update: &Update, accumulated: &[Vec<f32>]) {
     let mut kept: Vec<Vec<(f32, f32)>> = vec![Vec::new(); accumulated.len()];
-    update.for_each(layout, |tensor, element, value| kept[tensor].push((accumulated[tensor][element], value)));
+    update.for_each(|tensor, element, value| kept[tensor].push((accumulated[tensor][element], value)));
     let (mut energy, mut error, mut plain_error, mut plain_bits) = (0.0, 0.0, 0.0, 0.0);
     let square = |x: f64| x * x;
     for tensor in &kept {
@@ -302,7 +302,7 @@ fn plain_speeds(
     let mut sum = layout.zeros();
     for _ in 0..2 {
         let mut dense = layout.zeros();
-        update.for_each(layout, |tensor, element, value| dense[tensor][element] = value);
+        update.for_each(|tensor, element, value| dense[tensor][element] = value);
         sum.iter_mut().flatten().zip(dense.iter().flatten()).for_each(|(s, d)| *s += d);
     }
     black_box(sum);

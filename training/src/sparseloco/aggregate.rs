@@ -12,18 +12,18 @@ use super::message::Update;
 impl Update {
     /// The Euclidean norm of every tensor.
     #[must_use]
-    pub fn norms(&self, layout: &Layout) -> Vec<f64> {
-        self.levels().iter().zip(layout.grids()).map(|(l, g)| l.square(g.kept()).sqrt()).collect()
+    pub fn norms(&self) -> Vec<f64> {
+        self.levels().iter().zip(self.layout().grids()).map(|(l, g)| l.square(g.kept()).sqrt()).collect()
     }
 
     /// Calls `visit` with tensor, element and value of all that the update holds, in order.
-    pub fn for_each(&self, layout: &Layout, mut visit: impl FnMut(usize, usize, f32)) {
+    pub fn for_each(&self, mut visit: impl FnMut(usize, usize, f32)) {
         let mut reader = self.reader();
-        for ((tensor, grid), levels) in layout.grids().iter().enumerate().zip(self.levels()) {
+        for ((tensor, grid), levels) in self.layout().grids().iter().enumerate().zip(self.levels()) {
             reader.begin(tensor, grid.kept());
             let values = Signed::new(levels.low, levels.high);
             for block in grid.blocks() {
-                let kept = reader.next(layout, &block);
+                let kept = reader.next(&block);
                 for (place, position) in kept.positions.iter().enumerate() {
                     visit(tensor, block.element(*position), values.of(kept.negative >> place, kept.high >> place));
                 }
@@ -50,15 +50,21 @@ impl Signed {
 /// The median over peers of every tensor's norm: of an even number the lower one, as `torch.median` has it.
 ///
 /// # Errors
-/// [`SparseError::Aggregate`] without an update.
+/// [`SparseError::Aggregate`] without an update, or if one is for another layout.
 pub fn median_norms(layout: &Layout, updates: &[&Update]) -> Result<Vec<f64>, SparseError> {
-    let norms: Vec<Vec<f64>> = updates.iter().map(|u| u.norms(layout)).collect();
+    check(layout, updates)?;
+    let norms: Vec<Vec<f64>> = updates.iter().map(|u| u.norms()).collect();
     let median = |tensor: usize| {
         let mut all: Vec<f64> = norms.iter().map(|n| n[tensor]).collect();
         all.sort_by(f64::total_cmp);
-        all.get(all.len().saturating_sub(1) / 2).copied().ok_or(SparseError::Aggregate)
+        all[(all.len() - 1) / 2]
     };
-    (0..layout.grids().len()).map(median).collect()
+    Ok((0..layout.grids().len()).map(median).collect())
+}
+
+fn check(layout: &Layout, updates: &[&Update]) -> Result<(), SparseError> {
+    let sound = !updates.is_empty() && updates.iter().all(|u| u.layout().tag() == layout.tag());
+    if sound { Ok(()) } else { Err(SparseError::Aggregate) }
 }
 
 /// The mean over all peers of their updates, each tensor of each clipped to the median norm, written over `mean`.
@@ -76,8 +82,8 @@ pub fn aggregate(
     mean: &mut [Vec<f32>],
 ) -> Result<(), SparseError> {
     layout.fits(mean)?;
-    let sound = medians.len() == mean.len() && medians.iter().all(|m| m.is_finite() && *m >= 0.0);
-    if updates.is_empty() || !sound || updates.iter().any(|u| u.levels().len() != mean.len()) {
+    check(layout, updates)?;
+    if medians.len() != mean.len() || !medians.iter().all(|m| m.is_finite() && *m >= 0.0) {
         return Err(SparseError::Aggregate);
     }
     let mut readers: Vec<_> = updates.iter().map(|u| u.reader()).collect();
@@ -94,7 +100,7 @@ pub fn aggregate(
         mean.fill(0.0);
         for block in grid.blocks() {
             for (reader, values) in readers.iter_mut().zip(&values) {
-                let kept = reader.next(layout, &block);
+                let kept = reader.next(&block);
                 let (mut negative, mut high) = (kept.negative, kept.high);
                 for position in kept.positions {
                     mean[block.element(*position)] += values.of(negative, high);

@@ -38,7 +38,7 @@ pub enum SparseError {
     /// The checksum is right, yet no compressor writes such a message.
     #[error("malformed update: {0}")]
     Malformed(&'static str),
-    /// There is nothing to take the mean of, or one median too few.
-    #[error("an aggregate needs an update, and a finite median for every tensor")]
+    /// There is nothing to take the mean of, an update of another model, or a median missing.
+    #[error("an aggregate needs updates of its layout, and a finite median for every tensor")]
     Aggregate,
 }

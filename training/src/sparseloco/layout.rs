@@ -1,5 +1,7 @@
 //! How tensors are cut into blocks, and how many values of a block are kept.
 
+use std::sync::Arc;
+
 use super::error::SparseError;
 use super::subset::SplitTables;
 use super::{BLOCK, BLOCK_SIDE, DENSITY};
@@ -8,11 +10,12 @@ use super::{BLOCK, BLOCK_SIDE, DENSITY};
 const MOST_ELEMENTS: usize = 1 << 32;
 
 /// The blocks of a model's tensors; a pure function of their shapes, which all peers know from the run's specification.
+/// Cheap to clone.
 #[derive(Clone, Debug)]
 pub struct Layout {
-    tensors: Vec<Grid>,
+    tensors: Arc<[Grid]>,
     tag: [u8; 8],
-    splits: SplitTables,
+    splits: Arc<SplitTables>,
 }
 
 /// One tensor as a matrix in row-major order, and the size of its blocks.
@@ -129,7 +132,7 @@ impl Layout {
     /// # Errors
     /// [`SparseError::Shape`] for a tensor that is empty, too large, or neither a vector nor a matrix.
     pub fn new(shapes: &[Vec<usize>]) -> Result<Self, SparseError> {
-        let tensors = shapes.iter().enumerate().map(|(i, s)| Grid::new(i, s)).collect::<Result<Vec<_>, _>>()?;
+        let tensors = shapes.iter().enumerate().map(|(i, s)| Grid::new(i, s)).collect::<Result<Arc<[_]>, _>>()?;
         let mut hasher = blake3::Hasher::new_derive_key("consortium sparseloco layout 1");
         for shape in shapes {
             hasher.update(&(shape.len() as u64).to_le_bytes());
@@ -137,7 +140,7 @@ impl Layout {
         }
         let mut tag = [0; 8];
         tag.copy_from_slice(&hasher.finalize().as_bytes()[..8]);
-        let splits = SplitTables::new(tensors.iter().flat_map(Grid::block_sizes));
+        let splits = Arc::new(SplitTables::new(tensors.iter().flat_map(Grid::block_sizes)));
         Ok(Self { tensors, tag, splits })
     }
 
@@ -175,7 +178,7 @@ impl Layout {
     /// Whether `tensors` have the sizes of this layout.
     pub(super) fn fits<T: AsRef<[f32]>>(&self, tensors: &[T]) -> Result<(), SparseError> {
         let same = tensors.len() == self.tensors.len()
-            && tensors.iter().zip(&self.tensors).all(|(t, g)| t.as_ref().len() == g.elements());
+            && tensors.iter().zip(self.tensors.iter()).all(|(t, g)| t.as_ref().len() == g.elements());
         if same { Ok(()) } else { Err(SparseError::Sizes) }
     }
 }

@@ -4,6 +4,7 @@ use super::error::SparseError;
 use super::layout::{Block, Layout};
 use super::quantize::Levels;
 use super::range_coder::Decoder;
+use super::subset::SplitTables;
 use super::{KEPT, VERSION};
 
 const MAGIC: [u8; 3] = *b"CSL";
@@ -13,8 +14,9 @@ const PREAMBLE: usize = 12;
 const CHECKSUM: usize = 8;
 
 /// One peer's update, checked to the last bit: whoever holds one can add it without a failure.
-#[derive(Clone, Debug, PartialEq)]
+#[derive(Clone, Debug)]
 pub struct Update {
+    layout: Layout,
     bytes: Vec<u8>,
     levels: Vec<Levels>,
     body: usize,
@@ -150,11 +152,11 @@ impl Update {
         let mut header = Header { rest: &covered[PREAMBLE..] };
         let levels = layout.grids().iter().map(|g| header.levels(g.kept())).collect::<Result<Vec<_>, _>>()?;
         let body = covered.len() - header.rest.len();
-        let update = Self { bytes, levels, body };
+        let update = Self { layout: layout.clone(), bytes, levels, body };
         let mut reader = update.reader();
         for (tensor, grid) in layout.grids().iter().enumerate() {
             reader.begin(tensor, grid.kept());
-            grid.blocks().for_each(|block| _ = reader.next(layout, &block));
+            grid.blocks().for_each(|block| _ = reader.next(&block));
         }
         let whole = reader.decoder.finish();
         if whole { Ok(update) } else { Err(SparseError::Malformed("the values end too early or too late")) }
@@ -166,6 +168,11 @@ impl Update {
         &self.bytes
     }
 
+    /// The layout it was read for.
+    pub(super) fn layout(&self) -> &Layout {
+        &self.layout
+    }
+
     /// The levels of every tensor.
     pub(super) fn levels(&self) -> &[Levels] {
         &self.levels
@@ -174,7 +181,14 @@ impl Update {
     /// Reads the values from the first tensor on.
     pub(super) fn reader(&self) -> Reader<'_> {
         let body = &self.bytes[self.body..self.bytes.len() - CHECKSUM];
-        Reader { decoder: Decoder::new(body), levels: &self.levels, highs: 0, left: 0, positions: [0; KEPT] }
+        Reader {
+            decoder: Decoder::new(body),
+            splits: self.layout.splits(),
+            levels: &self.levels,
+            highs: 0,
+            left: 0,
+            positions: [0; KEPT],
+        }
     }
 }
 
@@ -182,6 +196,7 @@ impl Update {
 #[derive(Debug)]
 pub(super) struct Reader<'a> {
     decoder: Decoder<'a>,
+    splits: &'a SplitTables,
     levels: &'a [Levels],
     /// High values still to come in this tensor.
     highs: u64,
@@ -197,10 +212,10 @@ impl Reader<'_> {
     }
 
     /// The next block of the tensor.
-    pub(super) fn next(&mut self, layout: &Layout, block: &Block) -> Kept<'_> {
+    pub(super) fn next(&mut self, block: &Block) -> Kept<'_> {
         let kept = block.kept();
         let positions = &mut self.positions[..kept];
-        layout.splits().decode(block.size(), positions, &mut self.decoder);
+        self.splits.decode(block.size(), positions, &mut self.decoder);
         let mut negative = 0;
         for from in (0..kept).step_by(16) {
             negative |= self.decoder.uniform(1 << (kept - from).min(16)) << from;

@@ -25,7 +25,7 @@ fn heavy(layout: &Layout, seed: u64, scale: f32) -> Vec<Vec<f32>> {
 
 fn dense(layout: &Layout, update: &Update) -> Vec<Vec<f32>> {
     let mut tensors = layout.zeros();
-    update.for_each(layout, |tensor, element, value| tensors[tensor][element] = value);
+    update.for_each(|tensor, element, value| tensors[tensor][element] = value);
     tensors
 }
 
@@ -58,7 +58,7 @@ proptest! {
             prop_assert!(bytes.len() <= layout.longest_message());
             let update = Update::read(&layout, bytes).unwrap();
             let mut seen = vec![Vec::new(); shapes.len()];
-            update.for_each(&layout, |tensor, element, value| seen[tensor].push((element, value)));
+            update.for_each(|tensor, element, value| seen[tensor].push((element, value)));
             for (tensor, shape) in shapes.iter().enumerate() {
                 let accumulated = reference::accumulate(&before[tensor], &delta[tensor]);
                 let kept = reference::top_k(&accumulated, shape);
@@ -109,7 +109,7 @@ proptest! {
         for bytes in [assemble(&layout, &levels, &body), mutated] {
             let Ok(update) = Update::read(&layout, bytes) else { continue };
             let mut elements = Vec::new();
-            update.for_each(&layout, |_, element, value| {
+            update.for_each(|_, element, value| {
                 assert!(value.is_finite());
                 elements.push(element);
             });
@@ -215,6 +215,10 @@ fn what_is_not_finite_or_does_not_fit_changes_nothing() {
     assert_eq!(aggregate(&layout, &[&update], &[1.0; 4], &mut mean), Err(SparseError::Aggregate));
     assert_eq!(aggregate(&layout, &[&update], &[f64::NAN; 5], &mut mean), Err(SparseError::Aggregate));
     assert_eq!(median_norms(&layout, &[]), Err(SparseError::Aggregate));
+    let other = Layout::new(&[vec![6, 3], vec![1], vec![1], vec![1], vec![1]]).unwrap();
+    let foreign = update_of(&other, &heavy(&other, 1, 1.0));
+    assert_eq!(median_norms(&layout, &[&update, &foreign]), Err(SparseError::Aggregate));
+    assert_eq!(aggregate(&layout, &[&update, &foreign], &[1.0; 5], &mut mean), Err(SparseError::Aggregate));
     assert_eq!(mean, layout.zeros());
 }
 
@@ -224,7 +228,7 @@ fn extreme_values_survive() {
     for scale in [0.0, 1e-45, 1e-38, 1e37] {
         let delta = heavy(&layout, 9, scale);
         let update = update_of(&layout, &delta);
-        let norms = update.norms(&layout);
+        let norms = update.norms();
         let mut mean = layout.zeros();
         aggregate(&layout, &[&update, &update], &norms, &mut mean).unwrap();
         assert_eq!(mean, dense(&layout, &update), "the mean of two equal updates is either of them, at {scale}");
@@ -291,7 +295,7 @@ fn the_quantiser_loses_less_than_the_reference() {
         let update = update_of(&layout, &delta);
         let kept: Vec<f32> = reference::top_k(&delta[0], &[256, 256]).into_iter().map(|e| delta[0][e]).collect();
         let mut ours = Vec::new();
-        update.for_each(&layout, |_, _, value| ours.push(f64::from(value)));
+        update.for_each(|_, _, value| ours.push(f64::from(value)));
         let error = |received: &[f64]| kept.iter().zip(received).map(|(k, r)| (f64::from(*k) - r).powi(2)).sum::<f64>();
         let theirs: Vec<f64> = reference::quantize(&kept).into_iter().map(|c| c.1).collect();
         let (ours, theirs) = (error(&ours), error(&theirs));
@@ -323,7 +327,7 @@ fn golden_message() {
     );
     assert_eq!(text, expected);
     let mut hasher = blake3::Hasher::new();
-    Update::read(&layout, bytes).unwrap().for_each(&layout, |tensor, element, value| {
+    Update::read(&layout, bytes).unwrap().for_each(|tensor, element, value| {
         hasher.update(&(tensor as u64).to_le_bytes());
         hasher.update(&(element as u64).to_le_bytes());
         hasher.update(&value.to_le_bytes());
