@@ -21,6 +21,7 @@ pub mod corpus;
 pub mod curve;
 pub mod error;
 pub mod export;
+pub mod gauntlet;
 pub mod generate;
 pub mod model;
 pub mod observer;

@@ -16,6 +16,27 @@ impl Update {
         self.levels().iter().zip(self.layout().grids()).map(|(l, g)| l.square(g.kept()).sqrt()).collect()
     }
 
+    /// The part of what is kept, from 0 to 1, that another update keeps too, with the same sign.
+    ///
+    /// # Errors
+    /// [`SparseError::Aggregate`] if the other is for another layout.
+    pub fn overlap(&self, other: &Self) -> Result<f64, SparseError> {
+        check(self.layout(), &[other])?;
+        let (mut ours, mut theirs, mut common) = (self.reader(), other.reader(), 0u64);
+        for (tensor, grid) in self.layout().grids().iter().enumerate() {
+            ours.begin(tensor, grid.kept());
+            theirs.begin(tensor, grid.kept());
+            for block in grid.blocks() {
+                let (a, b) = (ours.next(&block), theirs.next(&block));
+                for (place, position) in a.positions.iter().enumerate() {
+                    let same = |at: usize| (a.negative >> place ^ b.negative >> at) & 1 == 0;
+                    common += u64::from(b.positions.binary_search(position).is_ok_and(same));
+                }
+            }
+        }
+        Ok(common as f64 / self.layout().kept().max(1) as f64)
+    }
+
     /// Calls `visit` with tensor, element and value of all that the update holds, in order.
     pub fn for_each(&self, mut visit: impl FnMut(usize, usize, f32)) {
         let mut reader = self.reader();
