@@ -22,6 +22,7 @@
 //! reconcile   whether everything adds up
 //! lightning/  the embedded Lightning wallet
 //! earnings    what the node earned by kind of work, against the price of electricity
+//! escrow/     bonds, rewards and tranches over hold invoices: a log of its own, `escrow.db`
 //! statement   what an account was charged and credited over a time
 //! tree        the Merkle tree over the journal (private)
 //! batches     own signed tree heads, proofs of entries and of growth
@@ -63,6 +64,7 @@ pub mod batches;
 pub mod cells;
 pub mod claims;
 pub mod earnings;
+pub mod escrow;
 pub mod heads;
 pub mod journal;
 pub mod l402;

@@ -100,6 +100,12 @@ fn all() -> Golden {
     golden.signed("tree-head", samples::tree_head());
     golden.signed("equivocation-seen", samples::equivocation_seen());
     golden.message("ledger", "equivocation", &samples::equivocation());
+    golden.signed("escrow-terms", samples::escrow_terms());
+    golden.signed("escrow-verdict", samples::escrow_verdict());
+    for (name, value) in samples::escrow_messages() {
+        golden.message("escrow", name, &value);
+    }
+    golden.message("escrow", "misconduct", &samples::misconduct());
     golden.message("audit", "order", &samples::audit_order());
     golden.message("audit", "opening", &samples::opening());
     let persisted = cbor::to_vec(&samples::persisted());

@@ -13,6 +13,7 @@ use consortium_protocol::election::{
 use consortium_protocol::envelope::{ENVELOPE_BYTES, Payload, Signed};
 use consortium_protocol::wire::Message;
 use consortium_protocol::wire::audit::{Opening, StageReceipt};
+use consortium_protocol::wire::escrow::{EscrowMessage, Misconduct};
 use consortium_protocol::wire::fact::Fact;
 use consortium_protocol::wire::heartbeat::{Heartbeat, LayerRange};
 use consortium_protocol::wire::job::{JobEvent, JobRequest, Receipts};
@@ -75,6 +76,10 @@ fn make_everything() -> Vec<(String, Vec<u8>, Reader)> {
     for (name, value) in samples::frames() {
         all.push((format!("frame {name}"), value.encode(), frame));
     }
+    for (name, value) in samples::escrow_messages() {
+        all.push((format!("escrow {name}"), value.encode(), message::<EscrowMessage>));
+    }
+    all.push(("misconduct".into(), samples::misconduct().encode(), message::<Misconduct>));
     let session = Signed::sign(&key(1), samples::session());
     all.push(("session".into(), session.as_bytes().to_vec(), signed::<SessionOpen>));
     let heartbeat = Signed::sign(&key(1), samples::heartbeat());

@@ -10,7 +10,8 @@
 //! [`corpus`] is a seeded grammar; row `n` of the data is a pure function of seed and `n`, so the position of a run in its
 //! data is one number. [`model`] computes on candle tensors with its own differentiable kernels. [`trainer`] shares the
 //! rows of a step between threads, adds their gradients in a fixed order, and saves checkpoints from which a run goes on
-//! with the very same losses. Whoever watches implements [`observer::Observer`]; [`progress`] is the one for terminals.
+//! with the very same losses. [`sparseloco`] turns what many peers have learnt apart into small messages, and these into
+//! the next common parameters. Whoever watches implements [`observer::Observer`]; [`progress`] is the one for terminals.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
@@ -20,6 +21,7 @@ pub mod corpus;
 pub mod curve;
 pub mod error;
 pub mod export;
+pub mod gauntlet;
 pub mod generate;
 pub mod model;
 pub mod observer;
@@ -27,6 +29,7 @@ pub mod optimizer;
 pub mod packing;
 pub mod progress;
 pub mod recipe;
+pub mod sparseloco;
 pub mod tiny;
 pub mod tokenizer;
 pub mod trainer;

@@ -63,7 +63,7 @@ impl Wallet {
     }
 }
 
-fn fate(inner: &Inner, hash: PaymentHash) -> Fate {
+pub(super) fn fate(inner: &Inner, hash: PaymentHash) -> Fate {
     let payment = inner.node.payment(&PaymentId(*hash.as_bytes()));
     match payment.filter(|payment| payment.direction == PaymentDirection::Outbound).map(|payment| payment.status) {
         None => Fate::Unsent,

@@ -17,7 +17,7 @@
 //! watermark     an old copy of the directory is not started
 //! reconnect     peers with channels are connected at once, not once a minute
 //! recover       what peers paid out when they closed channels that were lost
-//! balance status history channels onchain invoice pay lookup hold backup    what can be asked of it
+//! balance status history channels onchain invoice pay lookup hold locked backup    what can be asked of it
 //! liquidity     which channels are worth their money, within a budget; hints
 //! towards       what settling tabs needs: the end of a payment, a channel back to a peer
 //! log           what ldk-node says, without what may carry secrets
@@ -78,6 +78,7 @@ pub mod hold;
 pub mod invoice;
 #[cfg(feature = "lightning")]
 pub mod liquidity;
+pub mod locked;
 #[cfg(feature = "lightning")]
 mod log;
 #[cfg(feature = "lightning")]

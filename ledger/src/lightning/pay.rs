@@ -79,7 +79,7 @@ impl Wallet {
         let wanted = invoice::read(&order.invoice)?.hash;
         // Before it is sent, so that the outcome cannot be missed.
         let mut events = self.events();
-        let sending = self.ask("sending a payment", LOCAL, move |inner| send(inner, &order)).await;
+        let sending = self.ask("sending a payment", LOCAL, move |inner| send(inner, &order, Way::Any)).await;
         let (hash, amount) = sending.map_err(|error| match error {
             // The thread goes on.
             WalletError::Late { .. } | WalletError::Stopped => WalletError::OnItsWay(wanted),
@@ -99,6 +99,31 @@ impl Wallet {
                 Err(self.ask("looking for room", LOCAL, move |inner| Ok(no_route(inner, amount))).await?)
             }
             Outcome::Failed(why) => Err(WalletError::Failed(why)),
+        }
+    }
+}
+
+/// Which ways a payment may go.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Way {
+    /// Any, over as many hops and in as many parts as it takes.
+    Any,
+    /// Through a channel with the payee alone, in one part: nobody in between sees its preimage. ldk-node cannot be told
+    /// which nodes to avoid, but a way that costs nothing and takes no blocks has no room for one that routes.
+    Direct,
+}
+
+impl Way {
+    fn parameters(self, max_fee: Msat, invoice: &Bolt11Invoice) -> RouteParametersConfig {
+        let any = RouteParametersConfig::default().with_max_total_routing_fee_msat(max_fee.0);
+        let delta = u32::try_from(invoice.min_final_cltv_expiry_delta()).unwrap_or(u32::MAX);
+        match self {
+            Self::Any => any,
+            // LDK wants a limit above the last hop's delta.
+            Self::Direct => any
+                .with_max_total_routing_fee_msat(0)
+                .with_max_total_cltv_expiry_delta(delta.saturating_add(1))
+                .with_max_path_count(1),
         }
     }
 }
@@ -143,16 +168,20 @@ fn stored(inner: &Inner, hash: PaymentHash) -> Option<Outcome> {
 }
 
 /// Checks an order and hands it to ldk-node; gives the payment's name and its amount.
-fn send(inner: &Inner, order: &PayOrder) -> Result<(PaymentHash, Msat), WalletError> {
+pub(super) fn send(inner: &Inner, order: &PayOrder, way: Way) -> Result<(PaymentHash, Msat), WalletError> {
     let invoice = invoice::parse(&order.invoice)?;
     let hash = PaymentHash::from_bytes(invoice.payment_hash().to_byte_array());
     let amount = check(inner, &invoice, order.amount)?;
     let too_much = || WalletError::Invalid("the amount is beyond all bitcoin there is".to_owned());
-    let max_fee = order.max_fee.or(Msat(50_000).checked_add(Msat(amount.0 / 100))).ok_or_else(too_much)?;
+    let usual = || Msat(50_000).checked_add(Msat(amount.0 / 100));
+    let max_fee = match way {
+        Way::Any => order.max_fee.or_else(usual).ok_or_else(too_much)?,
+        Way::Direct => Msat::ZERO,
+    };
     let at_most = amount.checked_add(max_fee).ok_or_else(too_much)?;
     check_new(inner, hash)?;
     inner.records.reserve(hash.as_bytes(), (amount, at_most), &inner.settings.limits, now_ms())?;
-    let route = RouteParametersConfig::default().with_max_total_routing_fee_msat(max_fee.0);
+    let route = way.parameters(max_fee, &invoice);
     let payment = inner.node.bolt11_payment();
     let sent = match invoice.amount_milli_satoshis() {
         Some(_) => payment.send(&invoice, Some(route)),

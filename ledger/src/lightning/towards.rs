@@ -1,33 +1,13 @@
-//! What settling tabs needs of a wallet: what became of a payment, and a channel towards a peer that has connected itself.
+//! What settling tabs needs of a wallet: how much can come at a time, and a channel towards a peer that has connected
+//! itself.
 
 use super::channels::OpenOrder;
 use super::error::WalletError;
-use super::hash::PaymentHash;
-use super::history::State;
 use super::wallet::{LOCAL, Wallet};
 use consortium_protocol::Msat;
 use ldk_node::bitcoin::secp256k1::PublicKey;
-use ldk_node::lightning::ln::channelmanager::PaymentId;
-use ldk_node::payment::{PaymentDirection, PaymentStatus};
 
 impl Wallet {
-    /// What became of a payment that this wallet was to make; none if it knows of none.
-    ///
-    /// # Errors
-    /// When the wallet is stopping.
-    pub async fn outgoing(&self, hash: PaymentHash) -> Result<Option<State>, WalletError> {
-        self.ask("looking at a payment", LOCAL, move |inner| {
-            let payment = inner.node.payment(&PaymentId(*hash.as_bytes()));
-            let sent = payment.filter(|payment| payment.direction == PaymentDirection::Outbound);
-            Ok(sent.map(|payment| match payment.status {
-                PaymentStatus::Pending => State::Pending,
-                PaymentStatus::Succeeded => State::Done,
-                PaymentStatus::Failed => State::Failed,
-            }))
-        })
-        .await
-    }
-
     /// The largest payment that one channel can receive now: LDK takes a tenth of a channel at a time from whoever opened
     /// it.
     ///

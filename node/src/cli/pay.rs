@@ -328,7 +328,6 @@ mod tests {
         store("b").save(None).unwrap();
         assert!(store("b").load().unwrap().is_none() && store("a").load().unwrap().is_some());
         std::fs::write(dir.path().join(FILE), "{").unwrap();
-        let damaged = store("a").load().err().unwrap();
-        assert!(damaged.to_string().contains("damaged"));
+        assert!(store("a").load().err().unwrap().to_string().contains("damaged"));
     }
 }

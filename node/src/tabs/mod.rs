@@ -1,7 +1,7 @@
 //! Tabs between nodes, settled over Lightning.
 //!
 //! What payers accept makes both sides book the same debt ([`crate::audit`]): that is the tab, netted. What of it is free
-//! is settled when it passes a threshold or a time. The payer ([`payer`]) signs where it stands, the worker ([`payee`])
+//! is settled when it passes a threshold or a time. The payer (`payer`) signs where it stands, the worker (`payee`)
 //! compares that with its own books and answers, signed, with an invoice; the payer writes down what it is about to
 //! pay, pays it, and the bookkeeper of each side books what moved. One payment to a worker is under way at a time, named
 //! by its hash: whatever ends in between, it is paid once, and looked after until its end is known.
@@ -9,12 +9,12 @@
 //! # What is at stake
 //! A worker can lose what it lets a payer owe: its limit ([`credit`]), which begins at a tenth and grows with what the
 //! payer has paid. A payer pays for nothing that it has not accepted, and nothing to a node that it has seen cheat. A
-//! worker that no payment can reach is given a channel ([`channel`]), within a budget; its cost, agreed to by the worker's
-//! signature, is taken off the tab on both sides. A payer that takes it and then opens none is found out by the worker,
-//! which books no cost without seeing the channel.
+//! worker that no payment can reach is given a channel (`channel`), within a budget; its cost, agreed to by the worker's
+//! signature, is taken off the tab on both sides. The worker
+//! books no cost without seeing the channel.
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::{collections::BTreeMap, collections::BTreeSet};
 
 use anyhow::Context as _;
 use consortium_ledger::ledger::{Ledger, LedgerError};

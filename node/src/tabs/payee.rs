@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use consortium_ledger::Ledger;
 use consortium_ledger::accounts::Owner;
 use consortium_ledger::lightning::Wallet;
 use consortium_ledger::lightning::invoice::{EXPIRY, InvoiceOrder};
@@ -94,7 +95,7 @@ impl Tabs {
         let made = wallet.invoice(order).await.map_err(internal)?;
         let hash = Hash::from_bytes(*made.hash.as_bytes());
         let now = wall_ms();
-        let expected = move |ledger: &consortium_ledger::Ledger| {
+        let expected = move |ledger: &Ledger| {
             ledger.expect_payment(Direction::Incoming, hash, &Owner::Peer(payer), amount, "tab", now)
         };
         self.books(expected).await.map_err(internal)?;

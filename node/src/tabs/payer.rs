@@ -5,10 +5,11 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 
 use anyhow::{Context as _, anyhow, bail};
+use consortium_ledger::Ledger;
 use consortium_ledger::accounts::Owner;
 use consortium_ledger::lightning::event::FailureReason;
-use consortium_ledger::lightning::history::State;
 use consortium_ledger::lightning::invoice;
+use consortium_ledger::lightning::lookup::Fate;
 use consortium_ledger::lightning::pay::PayOrder;
 use consortium_ledger::lightning::{PaymentHash, Wallet, WalletError, WalletEvent};
 use consortium_ledger::payments::Direction;
@@ -100,10 +101,10 @@ impl Payer {
                 }
                 () = self.tabs.inner.hurry.notified() => hurry = true,
                 told = events.recv() => match told.map(|told| told.event) {
-                Ok(WalletEvent::ChannelReady { .. }) => lock(&self.pauses).clear(),
-                Err(RecvError::Closed) => return,
-                _ => continue,
-            },
+                    Ok(WalletEvent::ChannelReady { .. }) => lock(&self.pauses).clear(),
+                    Err(RecvError::Closed) => return,
+                    _ => continue,
+                },
                 _ = look.tick() => {}
             }
             let busy: BTreeSet<NodeId> = at_work.values().copied().collect();
@@ -136,7 +137,7 @@ impl Payer {
             .map(|settlement| (settlement.peer, Step::Follow(settlement)))
             .collect();
         let present: BTreeSet<NodeId> = self.view.borrow().members.keys().copied().collect();
-        for (worker, tab) in self.tabs.books(|ledger| ledger.tabs()).await? {
+        for (worker, tab) in self.tabs.books(Ledger::tabs).await? {
             let due = tab.due();
             let since = self.since(ages, worker, due >= rules.settle_min, now_ms).await?;
             let old =
@@ -207,12 +208,14 @@ impl Payer {
         }
         let hash = PaymentHash::from_bytes(*settlement.hash.as_bytes());
         let now_s = wall_ms() / 1000;
-        match self.wallet.outgoing(hash).await? {
-            Some(State::Failed) => self.end(&settlement, false).await,
-            Some(_) => bail!("a payment of {} is on its way", sats(settlement.amount)),
-            None if now_s < settlement.expires_s => self.pay(&settlement).await,
-            None if now_s > settlement.expires_s.saturating_add(FORGOTTEN_S) => self.end(&settlement, false).await,
-            None => bail!("whether {} were paid is not known yet", sats(settlement.amount)),
+        match self.wallet.fate(hash).await? {
+            Fate::Failed => self.end(&settlement, false).await,
+            Fate::OnItsWay | Fate::Sent => bail!("a payment of {} is on its way", sats(settlement.amount)),
+            Fate::Unsent if now_s < settlement.expires_s => self.pay(&settlement).await,
+            Fate::Unsent if now_s > settlement.expires_s.saturating_add(FORGOTTEN_S) => {
+                self.end(&settlement, false).await
+            }
+            Fate::Unsent => bail!("whether {} were paid is not known yet", sats(settlement.amount)),
         }
     }
 
@@ -248,7 +251,7 @@ impl Payer {
     /// Pays what was written down.
     async fn pay(&self, settlement: &Settlement) -> anyhow::Result<()> {
         let Settlement { hash, peer, amount, .. } = *settlement;
-        let expected = move |ledger: &consortium_ledger::Ledger| {
+        let expected = move |ledger: &Ledger| {
             ledger.expect_payment(Direction::Outgoing, hash, &Owner::Peer(peer), amount, "tab", wall_ms())
         };
         self.tabs.books(expected).await?;

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeSet;
 
+use consortium_ledger::ledger::Ledger;
 use consortium_protocol::identity::NodeId;
 use consortium_protocol::msat::Msat;
 use serde::{Deserialize, Serialize};
@@ -95,7 +96,7 @@ impl Tabs {
     /// When books or storage cannot be read.
     pub async fn view(&self) -> anyhow::Result<TabsView> {
         let rules = *self.rules();
-        let known = self.books(|ledger| ledger.tabs()).await?;
+        let known = self.books(Ledger::tabs).await?;
         let mut peers: BTreeSet<NodeId> = known.into_iter().map(|(peer, _)| peer).collect();
         peers.extend(self.storage().settlement_peers().await?);
         let mut tabs = Vec::new();

@@ -14,6 +14,7 @@ use crate::hash::hex_text;
 
 pub mod audit;
 pub mod election;
+pub mod escrow;
 pub mod fact;
 pub mod heartbeat;
 pub mod job;

@@ -11,6 +11,9 @@ use consortium_protocol::election::{
 use consortium_protocol::wire::audit::{
     AuditOrder, Compute, KernelFamily, NOT_DRAWN, Nonce, NumericClass, Opening, Outcome, StageReceipt, Verdict,
 };
+use consortium_protocol::wire::escrow::{
+    EscrowFinding, EscrowId, EscrowKind, EscrowMessage, EscrowTerms, EscrowVerdict, LockSecret, Misconduct,
+};
 use consortium_protocol::wire::fact::Fact;
 use consortium_protocol::wire::heartbeat::{Heartbeat, LayerRange, Lease, ModelRef};
 use consortium_protocol::wire::job::{
@@ -375,4 +378,59 @@ pub(crate) fn channel_agreed() -> ChannelAgreed {
 
 pub(crate) fn channel_begun() -> ChannelBegun {
     ChannelBegun { offer: Hash::of(b"offer") }
+}
+
+/// What opens the tranches of [`escrow_terms`].
+pub(crate) fn lock_secret(tranche: u8) -> LockSecret {
+    LockSecret::from_bytes([0x60 + tranche; 32])
+}
+
+/// Tranches of 1, 2 and 4 units, judged by the third key.
+pub(crate) fn escrow_terms() -> EscrowTerms {
+    EscrowTerms {
+        id: EscrowId([0xe5; 16]),
+        kind: EscrowKind::Tranches,
+        payer: key(1).node_id(),
+        payee: key(2).node_id(),
+        locks: (0..3).map(|tranche| lock_secret(tranche).lock()).collect(),
+        unit: Msat(1_000_000),
+        delta: 144,
+        subject: Hash::of(b"subject"),
+        at_ms: 1_800_000_090_000,
+    }
+}
+
+/// The word of the third key: five units of seven.
+pub(crate) fn escrow_verdict() -> EscrowVerdict {
+    EscrowVerdict {
+        escrow: EscrowId([0xe5; 16]),
+        terms: Signed::sign(&key(3), escrow_terms()).digest(),
+        finding: EscrowFinding::Accepted,
+        earned: 0b101,
+        evidence: Hash::of(b"evidence"),
+        at_ms: 1_800_000_095_000,
+    }
+}
+
+pub(crate) fn escrow_messages() -> Vec<(&'static str, EscrowMessage)> {
+    let signed = Signed::sign(&key(3), escrow_terms());
+    let terms = signed.digest();
+    let verdict = Signed::sign(&key(3), escrow_verdict());
+    let secrets = vec![lock_secret(0), lock_secret(2)];
+    vec![
+        ("terms", EscrowMessage::Terms(signed.clone())),
+        ("invoices", EscrowMessage::Invoices { terms, invoices: vec!["lnbcrt1".into(), "lnbcrt2".into()] }),
+        ("held", EscrowMessage::Held { terms, deadline: 850_000 }),
+        ("verdict", EscrowMessage::Verdict { terms: signed.clone(), verdict: verdict.clone() }),
+        ("release", EscrowMessage::Release { terms: signed, verdict, secrets }),
+        ("heard", EscrowMessage::Heard { terms }),
+        ("given-up", EscrowMessage::GivenUp { terms }),
+    ]
+}
+
+/// The second tranche was opened, which the verdict does not give.
+pub(crate) fn misconduct() -> Misconduct {
+    let terms = Signed::sign(&key(3), escrow_terms());
+    let verdict = Some(Signed::sign(&key(3), escrow_verdict()));
+    Misconduct { terms, tranche: 1, secret: lock_secret(1), verdict }
 }

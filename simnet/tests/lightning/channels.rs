@@ -168,7 +168,7 @@ async fn a_test_that_fails_with_wallets_running_ends() {
     let kept = bob.clone();
     tokio::spawn(async move {
         std::future::pending::<Wallet>().await;
-        drop(kept)
+        drop(kept);
     });
     panic!("as asked");
 }

@@ -1,5 +1,5 @@
 //! The wallet of `consortium-ledger` with real nodes, real channels and the regtest chain of this crate.
-#![allow(clippy::unwrap_used, clippy::panic)]
+#![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
 mod books;
 mod channels;

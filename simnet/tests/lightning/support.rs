@@ -69,20 +69,14 @@ impl Town {
     }
 
     pub(crate) fn settings(&self, name: &str) -> WalletSettings {
+        settings_at(&self.chain_url(), name)
+    }
+
+    /// The chain, with user and password.
+    pub(crate) fn chain_url(&self) -> String {
         let place = self.server.url();
         let place = place.strip_prefix("http://").unwrap();
-        let url = format!("http://{}:{}@{place}", self.credentials.user, self.credentials.password);
-        WalletSettings {
-            network: Network::Regtest,
-            chain: ChainSource::bitcoind(&url, None, 18443).unwrap(),
-            listen: vec!["127.0.0.1:0".parse().unwrap()],
-            alias: Some(name.to_owned()),
-            trusted_peers: Vec::new(),
-            reserve_sat: None,
-            lsp: None,
-            limits: SpendingLimits::default(),
-            mainnet_accepted: false,
-        }
+        format!("http://{}:{}@{place}", self.credentials.user, self.credentials.password)
     }
 
     /// The wallet of that name, begun or gone on with.
@@ -135,6 +129,21 @@ impl Town {
             usable(from.clone(), output.clone()).await && usable(to.clone(), output.clone()).await
         })
         .await;
+    }
+}
+
+/// Settings of a wallet on a chain.
+pub(crate) fn settings_at(chain: &str, name: &str) -> WalletSettings {
+    WalletSettings {
+        network: Network::Regtest,
+        chain: ChainSource::bitcoind(chain, None, 18443).unwrap(),
+        listen: vec!["127.0.0.1:0".parse().unwrap()],
+        alias: Some(name.to_owned()),
+        trusted_peers: Vec::new(),
+        reserve_sat: None,
+        lsp: None,
+        limits: SpendingLimits::default(),
+        mainnet_accepted: false,
     }
 }
 

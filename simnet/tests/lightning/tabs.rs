@@ -240,7 +240,7 @@ async fn settling_a_tab_takes() {
     took.remove(0);
     took.sort_unstable();
     let (median, p95) = (took[took.len() / 2], took[took.len() * 95 / 100]);
-    println!(
+    eprintln!(
         "settling a tab, n = {}: median {median} ms, 95 % within {p95} ms, at most {} ms",
         took.len(),
         took[TIMES - 1]

@@ -1,0 +1,153 @@
+//! What comes in: messages of the other parties, and the wallet's events.
+
+use consortium_protocol::wire::escrow::{EscrowId, EscrowMessage, HashLock, LockSecret, Misconduct};
+use consortium_protocol::{Msat, NodeId};
+use tracing::{error, warn};
+
+use super::{EscrowError, Inner, Open};
+use crate::escrow::machine::Input;
+use crate::escrow::state::{Escrow, State};
+use crate::lightning::{PaymentHash, WalletEvent, invoice, locked};
+
+/// Events of the wallet that are read at once.
+const BATCH: u32 = 256;
+
+pub(super) fn payment_hash(lock: &HashLock) -> PaymentHash {
+    PaymentHash::from_bytes(*lock.as_bytes())
+}
+
+/// What an event of the wallet says about a tranche.
+fn about(event: &WalletEvent) -> Option<(PaymentHash, fn(u8, u32) -> Input, u32)> {
+    Some(match event {
+        WalletEvent::PaymentHeld { hash, deadline, .. } => {
+            (*hash, |tranche, deadline| Input::Held { tranche, deadline }, *deadline)
+        }
+        WalletEvent::PaymentReceived { hash, .. } | WalletEvent::PaymentSent { hash, .. } => {
+            (*hash, |tranche, _| Input::Arrived { tranche }, 0)
+        }
+        WalletEvent::PaymentFailed { hash, .. } => (*hash, |tranche, _| Input::Failed { tranche }, 0),
+        WalletEvent::HoldExpired { hash, .. } => (*hash, |tranche, _| Input::Over { tranche }, 0),
+        _ => return None,
+    })
+}
+
+impl Inner {
+    /// Takes what the wallet noted since the last time.
+    pub(super) async fn hear_wallet(&self) -> Result<(), EscrowError> {
+        let mut open = self.open.lock().await;
+        loop {
+            let from = self.on_log(|log| log.wallet_seq()).await?;
+            let batch = self.wallet.recorded(from, BATCH).await?;
+            let Some(last) = batch.last().map(|recorded| recorded.seq) else { return Ok(()) };
+            for recorded in batch {
+                let Some((hash, input, deadline)) = about(&recorded.event) else { continue };
+                let lock = HashLock::from_bytes(*hash.as_bytes());
+                let Some((id, tranche)) = self.on_log(move |log| log.by_lock(&lock)).await? else { continue };
+                self.turn(&mut open, id, input(tranche, deadline), true).await?;
+            }
+            self.on_log(move |log| log.note_wallet_seq(last)).await?;
+        }
+    }
+
+    /// What a message tells the machine, after what the machine cannot check is checked.
+    pub(super) async fn heard(
+        &self,
+        open: &mut Open,
+        id: EscrowId,
+        from: NodeId,
+        message: EscrowMessage,
+    ) -> Result<Input, EscrowError> {
+        Ok(match message {
+            EscrowMessage::Invoices { invoices, .. } => {
+                let escrow = self.escrow(open, id).await?;
+                if escrow.pays() && escrow.tranches().iter().any(|tranche| tranche.invoice.is_none()) {
+                    self.check_invoices(&escrow, &invoices).await?;
+                }
+                Input::Invoices { from, invoices }
+            }
+            EscrowMessage::Held { deadline, .. } => Input::Ready { from, deadline },
+            EscrowMessage::Verdict { verdict, .. } => Input::Verdict { verdict, sealed: Vec::new() },
+            EscrowMessage::Release { terms, verdict, secrets } => {
+                let earned = (0..=u8::MAX).filter(|tranche| verdict.payload().gives(usize::from(*tranche)));
+                let seal = |(tranche, secret): (u8, LockSecret)| {
+                    (tranche, self.secrets.seal(terms.payload().id, tranche, &secret))
+                };
+                let sealed = earned.zip(secrets).map(seal).collect();
+                Input::Verdict { verdict, sealed }
+            }
+            EscrowMessage::Heard { .. } => Input::Heard { from },
+            EscrowMessage::GivenUp { .. } => Input::GivenUp { from },
+            EscrowMessage::Terms(_) => Input::Tick,
+        })
+    }
+
+    /// Checks invoices against the terms, and whether they can be paid as they must be.
+    async fn check_invoices(&self, escrow: &Escrow, invoices: &[String]) -> Result<(), EscrowError> {
+        let terms = escrow.terms().payload();
+        let mut payee = None;
+        for (tranche, (invoice, lock)) in invoices.iter().zip(&terms.locks).enumerate() {
+            let bad = |why| EscrowError::Invoice { tranche, why };
+            let facts = invoice::read(invoice)?;
+            if facts.hash != payment_hash(lock) {
+                return Err(bad("it is for another hash"));
+            }
+            if facts.amount.is_none() || facts.amount != terms.amount(tranche) {
+                return Err(bad("it is for another amount"));
+            }
+            if locked::delta_of(invoice)? != u64::from(terms.delta) {
+                return Err(bad("it is locked for another number of blocks"));
+            }
+            if *payee.get_or_insert_with(|| facts.payee.clone()) != facts.payee {
+                return Err(bad("it pays another node than the first"));
+            }
+        }
+        match payee {
+            Some(payee) if !escrow.is_bond() => self.check_room(escrow, payee).await,
+            _ => Ok(()),
+        }
+    }
+
+    async fn check_room(&self, escrow: &Escrow, payee: String) -> Result<(), EscrowError> {
+        let terms = escrow.terms().payload();
+        let Some(room) = self.wallet.room_towards(&payee).await? else {
+            return Err(EscrowError::NoDirectChannel { payee });
+        };
+        let (wanted, wanted_payments) = (terms.total().unwrap_or(Msat(u64::MAX)), terms.locks.len());
+        if wanted > room.msat || wanted_payments > room.payments {
+            return Err(EscrowError::NoRoom { room: room.msat, payments: room.payments, wanted, wanted_payments });
+        }
+        Ok(())
+    }
+
+    pub(super) async fn misconduct(&self, escrow: &Escrow) -> Result<Vec<Misconduct>, EscrowError> {
+        let mut found = Vec::new();
+        for tranche in escrow.unexplained().filter(|_| escrow.pays()) {
+            let Some(lock) = escrow.terms().payload().locks.get(usize::from(tranche)) else { continue };
+            let Some(receipt) = self.wallet.receipt(payment_hash(lock)).await? else {
+                warn!(escrow = %escrow.terms().payload().id, tranche, "a payment arrived, and its receipt is not known");
+                continue;
+            };
+            let secret = LockSecret::from_bytes(*receipt.reveal());
+            let (terms, verdict) = (escrow.terms().clone(), escrow.verdict().cloned());
+            found.push(Misconduct { terms, tranche, secret, verdict });
+        }
+        Ok(found)
+    }
+
+    pub(super) async fn is_direct(&self, escrow: &Escrow) -> Result<bool, EscrowError> {
+        if escrow.is_bond() || !escrow.pays() {
+            return Ok(true);
+        }
+        for (about, lock) in escrow.tranches().iter().zip(&escrow.terms().payload().locks) {
+            let (State::Held { .. }, Some(invoice)) = (about.state, &about.invoice) else { continue };
+            let payee = invoice::read(invoice)?.payee;
+            if let Some(lock) = self.wallet.lock_of(payment_hash(lock)).await?
+                && lock.peer != payee
+            {
+                error!(escrow = %escrow.terms().payload().id, through = lock.peer, "an escrow is not locked with its payee");
+                return Ok(false);
+            }
+        }
+        Ok(true)
+    }
+}

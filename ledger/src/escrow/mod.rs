@@ -1,0 +1,115 @@
+//! Escrow over hold invoices: bonds, rewards, and pay by binary tranches.
+//!
+//! Money is locked by Lightning payments that only preimages open. A validator judges, and has the preimages; it is never
+//! paid by what it judges. Nobody has custody: until the verdict the money is neither the payer's nor the payee's, and
+//! after its deadline it goes back by itself.
+//!
+//! ```text
+//! kind       payer    payee      who has the preimages   paid when
+//! bond       worker   validator  validator               there was abuse; it goes back for honest work and honest misses
+//! reward     sponsor  worker     validator               it was earned
+//! tranches   sponsor  worker     validator               1, 2, 4, 8.. units: those that sum to what was earned
+//!
+//!  validator              payee                    payer
+//!     | terms (hashes) ---->|--------------------->|  each agrees, or does not
+//!     |                     | hold invoices ------>|
+//!     |                     |<=== locked payments =|
+//!     |<------------- held  |                      |
+//!     | verdict, preimages->|                      |  preimages of what was earned alone
+//!     | verdict ------------+--------------------->|
+//!     |                     |== takes what was earned, sends the rest back
+//! ```
+//!
+//! # Architecture
+//!
+//! ```text
+//! event     what happened, as it is written down
+//! state     Escrow: one party's side, the sum of its events
+//! machine   Escrow::handle(input, height) -> events, actions: pure
+//! limits    what terms may be agreed to: dust, days
+//! secrets   preimages: derived from the root key, or sealed
+//! log       escrow.db, which only grows
+//! driver/   with the feature `lightning`: machine, log and wallet together
+//! ```
+//!
+//! Messages, terms, verdicts and proofs of misconduct are in [`consortium_protocol::wire::escrow`].
+//!
+//! # States
+//!
+//! Each party keeps a state for each tranche. An arrow is an event in its log.
+//!
+//! | state | payer | payee | validator of others' money |
+//! |---|---|---|---|
+//! | created | nothing is sent | nothing has come | the payee has not said that all is held |
+//! | held (deadline) | it is on its way, or locked | it is locked | the payee says that it is locked |
+//! | settling | | earned; its preimage is being used | earned; the preimage is being given to the payee |
+//! | settled | it arrived, says the wallet | it was received, says the wallet | the payee has the preimage |
+//! | cancelling | | being sent back; some channel still has it | not earned; the payee is being told |
+//! | cancelled | its money is back | no channel has it any more | the payee knows |
+//! | expired | its money is back, after the deadline | it went back at the deadline | it was not judged or heard in time |
+//!
+//! ```text
+//! created -> held(deadline) -> settling -> settled
+//!    |           |  |             `------> expired
+//!    |           |  `---> cancelling ----> cancelled
+//!    |           `-----------------------> expired
+//!    `--> cancelling, cancelled            any -> settled: what arrived has arrived
+//! ```
+//!
+//! Expired is not cancelled: nobody sent it back, time did. A payer tells them apart by its own deadline, the height from
+//! which on the payee's node gives the money back by itself. 18 blocks ([`machine::GUARD`]) before the deadline nothing is
+//! waited for any longer: the payee sends back what no verdict gave it, and the validator gives no verdict any more. A
+//! preimage that comes later than that is still used while it can be.
+//!
+//! # What each party must trust, and the most it can lose
+//!
+//! - **The sponsor** trusts that the validator judges honestly, and does not collude with the worker, who could then take
+//!   everything that is locked: at most the total of the terms, for work that may be worth nothing. A preimage used
+//!   without a verdict is proof ([`consortium_protocol::wire::escrow::Misconduct`]), but brings no money back; a dishonest
+//!   verdict is signed, and can be recomputed from its evidence. It cannot take its money back before the deadline: at
+//!   most 144 blocks. If the worker vanishes for good, its channel is closed by force: it costs the fees of three
+//!   transactions, and the rest of the channel is locked until they are confirmed and its delay has passed.
+//! - **The worker** trusts that the validator does not withhold a verdict or preimage: at most its work and the time that
+//!   the money was locked; of a bond, at most the bond, once, and in public: a bond taken without a verdict that says
+//!   abuse is misconduct. A verdict without preimages gives it nothing. That the sponsor has locked the money it sees
+//!   itself.
+//! - **The validator** risks nothing but its name: it pays nothing, and is paid nothing but bonds. That money is held is
+//!   the payee's claim; if it is false, the payee loses its pay, and the validator the work of judging.
+//! - **All three** need to be online: sponsor and worker from the first payment until the end (a wallet that is off
+//!   cannot take back, or claim, in time), the validator until its verdict was heard. Each may crash and go on.
+//! - **Dust**: tranches of 354 sat and less ([`limits::DUST`]) cannot be enforced on-chain. They are refused unless a
+//!   party agrees to them in so many words: each can be lost, to fees, when its channel is closed by force meanwhile.
+//!   ldk-node does not show them in channels either, so a sponsor's payment of dust that a crash cut off is not sent
+//!   again, and that it was sent back is believed at once.
+//!
+//! # Limits
+//!
+//! - A channel's other side takes 50 payments at once and, of an announced channel, a tenth of its size. A sponsor refuses
+//!   what does not fit ([`driver::EscrowError::NoRoom`] with the feature `lightning`), before anything is locked; the
+//!   payee asks again until there is room or the terms are over.
+//! - **Work is paid through a channel with the payee alone.** A node on the way that knows a preimage could take the
+//!   money and pass nothing on, and the validator knows all of them. ldk-node 0.7.1 has no way to exclude a node from a
+//!   route and does not tell which one was taken. So a sponsor needs a usable channel with the worker's node, and pays in
+//!   one part, with no fee and no blocks for anyone in between, which nobody who routes asks for; a validator that
+//!   announced channels with neither would be seen, by [`driver::Escrows::is_direct`], to have the payment. Bonds go any
+//!   way: whoever has their preimage is their payee anyhow.
+//! - Money for work is locked for 144 blocks at most; what is meant for weeks is a bond and a reputation. Of the delta,
+//!   Lightning keeps 39 blocks: a delta of 144 leaves 105, of which the last 18 are for acting.
+//! - The validator's deadline is what the payee says it is; the payee alone suffers from a wrong one.
+//! - The small fee that a miss may cost is not taken from the bond, which goes back as a whole.
+
+#[cfg(feature = "lightning")]
+pub mod driver;
+pub mod event;
+pub mod limits;
+pub mod log;
+pub mod machine;
+#[cfg(test)]
+mod machine_tests;
+#[cfg(test)]
+mod samples;
+pub mod secrets;
+pub mod state;
+
+pub use machine::{Action, Input, Refused, Turn, Word};
+pub use state::{Escrow, Role, State};

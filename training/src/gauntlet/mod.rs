@@ -1,0 +1,28 @@
+//! Gauntlet: what a peer's update is worth, and whether it is let into the aggregate.
+//!
+//! After Lidin et al., "Incentivizing Permissionless Distributed Learning of LLMs", arXiv 2505.21684, without the holes that
+//! were found in its running. Everything here is a pure function of numbers that validators sign, computed so that every
+//! machine gets the same bits: a replay needs the signed losses, and neither a model nor a clock.
+//!
+//! For each update validators measure the loss before and after applying it, on batches that were assigned to the peer and
+//! on held-out batches that nobody was ([`Losses`]). [`Evidence::judge`] then says at once, before anything is aggregated,
+//! whether the update may enter ([`Verdict`]). What a peer is paid for builds up over rounds in its [`Standing`]: a rating of
+//! its scores against those of the others ([`Rating`]), times how reliably it improves its own batches more than others',
+//! which it can only by training on them. [`copies`] finds updates that are too much like an earlier one.
+//!
+//! | exploit | closed by |
+//! |---|---|
+//! | negative rating times negative reliability paid a positive sum | both count as zero when negative |
+//! | updates next to nothing never score below zero | a positive margin |
+//! | a well-rated peer does harm once | the gate looks at this round alone, before aggregation |
+//! | a copy of another's update | commit-reveal of the round, and [`copies`] |
+//! | a fixed limit of overlap accuses honest peers early in a run | a limit relative to the population |
+//! | one loud update | norms clipped to the median, in [`crate::sparseloco::aggregate`] |
+
+mod rating;
+mod score;
+mod similarity;
+
+pub use rating::{Rating, rate};
+pub use score::{Evidence, Losses, MARGIN, MOST_DRIFT, Refusal, Standing, TOLERANCE, Verdict, median};
+pub use similarity::copies;

@@ -1,0 +1,243 @@
+//! From signed losses to a verdict, and from verdicts to what a peer is paid for.
+
+use serde::{Deserialize, Serialize};
+
+use super::rating::Rating;
+
+/// What an update must improve held-out loss by, as a part of it, to be let in: twice what measuring may be off by.
+pub const MARGIN: f64 = 2.0 * TOLERANCE;
+/// How far a loss may be off when another machine computes it.
+pub const TOLERANCE: f64 = 1e-4;
+/// Most outer steps that a peer's parameters may be away from the common ones.
+pub const MOST_DRIFT: f64 = 3.0;
+/// Weight of the newest round in a peer's reliability.
+const RECENT: f64 = 0.05;
+
+/// Mean loss of one batch before and after an update, in nats per token.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Losses {
+    /// With the common parameters.
+    pub before: f64,
+    /// With the update applied to them.
+    pub after: f64,
+}
+
+impl Losses {
+    /// The part of the loss that the update takes off; minus infinity if a loss is no positive number.
+    #[must_use]
+    pub fn score(&self) -> f64 {
+        let sound = |loss: f64| loss.is_finite() && loss > 0.0;
+        if sound(self.before) && sound(self.after) {
+            (self.before - self.after) / self.before
+        } else {
+            f64::NEG_INFINITY
+        }
+    }
+}
+
+/// The mean of scores in the order given; minus infinity if there are none.
+fn mean(losses: &[Losses]) -> f64 {
+    let sum: f64 = losses.iter().map(Losses::score).sum();
+    if losses.is_empty() { f64::NEG_INFINITY } else { sum / losses.len() as f64 }
+}
+
+/// The median of what several validators say, of an even number the lower; minus infinity if none says anything. Fewer than
+/// half of them cannot move it beyond what an honest one says.
+#[must_use]
+pub fn median(scores: &[f64]) -> f64 {
+    let mut sorted: Vec<f64> = scores.iter().map(|s| if s.is_nan() { f64::NEG_INFINITY } else { *s }).collect();
+    sorted.sort_by(f64::total_cmp);
+    sorted.get(sorted.len().saturating_sub(1) / 2).copied().unwrap_or(f64::NEG_INFINITY)
+}
+
+/// What validators found out about one update.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Evidence {
+    /// On batches that were assigned to the peer.
+    pub assigned: Vec<Losses>,
+    /// On held-out batches that were drawn after all updates were committed to.
+    pub held_out: Vec<Losses>,
+    /// Distance of the peer's parameters from the common ones, in outer steps.
+    pub drift: f64,
+    /// Whether the update is too much like an earlier one; see [`super::copies`].
+    pub copy: bool,
+}
+
+/// Why an update is kept out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub enum Refusal {
+    /// A loss was no positive number, or there was none.
+    NoScore,
+    /// It is too much like another peer's.
+    Copy,
+    /// The peer trained on other parameters than the common ones.
+    OutOfSync,
+    /// It makes some held-out batch worse.
+    Harm,
+    /// It does not improve held-out loss by the margin.
+    BelowMargin,
+}
+
+/// What becomes of an update.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub enum Verdict {
+    /// It enters the aggregate, with this score.
+    Accepted(f64),
+    /// It does not.
+    Refused(Refusal),
+}
+
+impl Evidence {
+    /// The mean score on held-out batches.
+    #[must_use]
+    pub fn score(&self) -> f64 {
+        mean(&self.held_out)
+    }
+
+    /// Whether the update improves the peer's own batches more than others.
+    #[must_use]
+    pub fn own_data(&self) -> bool {
+        mean(&self.assigned) > self.score()
+    }
+
+    /// Whether the update is let in. Only this round counts: good rounds before it buy nothing.
+    #[must_use]
+    pub fn judge(&self) -> Verdict {
+        let scores: Vec<f64> = self.held_out.iter().map(Losses::score).collect();
+        let score = self.score();
+        let refusal = if !score.is_finite() || !mean(&self.assigned).is_finite() {
+            Refusal::NoScore
+        } else if self.copy {
+            Refusal::Copy
+        } else if self.drift.is_nan() || self.drift > MOST_DRIFT {
+            Refusal::OutOfSync
+        } else if scores.iter().any(|s| *s < -TOLERANCE) {
+            Refusal::Harm
+        } else if score < MARGIN {
+            Refusal::BelowMargin
+        } else {
+            return Verdict::Accepted(score);
+        };
+        Verdict::Refused(refusal)
+    }
+}
+
+/// What a peer has earned over rounds.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Standing {
+    /// Its scores against the others', updated by [`super::rate`].
+    pub rating: Rating,
+    /// From -1 to 1: how reliably its updates improve its own batches more than others.
+    pub reliability: f64,
+}
+
+impl Standing {
+    /// Takes a round in. A refused update counts as one that was not trained on the peer's data.
+    pub fn record(&mut self, own_data: bool, verdict: Verdict) {
+        let sign = if own_data && matches!(verdict, Verdict::Accepted(_)) { 1.0 } else { -1.0 };
+        self.reliability = (1.0 - RECENT) * self.reliability + RECENT * sign;
+    }
+
+    /// What the round's pay is in proportion to: nothing for a refused update, and nothing for who is unreliable or rated
+    /// below zero. Two negative numbers do not make a positive one.
+    #[must_use]
+    pub fn quality(&self, verdict: Verdict) -> f64 {
+        match verdict {
+            Verdict::Accepted(_) => self.reliability.max(0.0) * self.rating.ordinal().max(0.0),
+            Verdict::Refused(_) => 0.0,
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::gauntlet::rate;
+
+    fn evidence(assigned: f64, held_out: &[f64]) -> Evidence {
+        let losses = |score: &f64| Losses { before: 2.0, after: 2.0 * (1.0 - score) };
+        Evidence {
+            assigned: vec![losses(&assigned)],
+            held_out: held_out.iter().map(losses).collect(),
+            drift: 0.0,
+            copy: false,
+        }
+    }
+
+    fn refusal(evidence: &Evidence) -> Option<Refusal> {
+        match evidence.judge() {
+            Verdict::Refused(refusal) => Some(refusal),
+            Verdict::Accepted(_) => None,
+        }
+    }
+
+    #[test]
+    fn exploit_zero_gradients_then_noise_a_negative_times_a_negative_is_not_paid() {
+        let standing = Standing { rating: Rating { mu: 1.0, sigma: 8.0 }, reliability: -0.9 };
+        assert!(standing.rating.ordinal() * standing.reliability > 0.0, "what was paid");
+        assert_eq!(standing.quality(Verdict::Accepted(0.01)).to_bits(), 0f64.to_bits());
+    }
+
+    #[test]
+    fn exploit_updates_next_to_nothing_stay_below_the_margin() {
+        for score in [0.0, 1e-9, TOLERANCE, 1.9 * TOLERANCE] {
+            assert_eq!(refusal(&evidence(1e-3, &[score; 3])), Some(Refusal::BelowMargin));
+        }
+        assert_eq!(refusal(&evidence(1e-3, &[3.0 * TOLERANCE; 3])), None);
+    }
+
+    #[test]
+    fn exploit_harm_by_a_peer_with_the_best_standing_is_refused_in_the_same_round_and_unpaid() {
+        let standing = Standing { rating: Rating { mu: 60.0, sigma: 1.0 }, reliability: 1.0 };
+        let harm = evidence(0.05, &[0.02, 0.02, -0.01]);
+        assert_eq!(refusal(&harm), Some(Refusal::Harm), "one harmed batch is enough, whatever the mean");
+        assert!(standing.quality(harm.judge()) < 1e-300 && standing.quality(Verdict::Accepted(0.01)) > 1.0);
+    }
+
+    #[test]
+    fn losses_that_are_no_losses_are_refused() {
+        for bad in [f64::NAN, f64::INFINITY, 0.0, -1.0] {
+            let mut odd = evidence(0.02, &[0.01; 3]);
+            odd.held_out[1].after = bad;
+            assert_eq!(refusal(&odd), Some(Refusal::NoScore));
+            let mut odd = evidence(0.02, &[0.01; 3]);
+            odd.assigned[0].before = bad;
+            assert_eq!(refusal(&odd), Some(Refusal::NoScore));
+        }
+        assert_eq!(refusal(&evidence(0.02, &[])), Some(Refusal::NoScore));
+    }
+
+    #[test]
+    fn stale_and_copied_updates_are_refused_with_their_reasons() {
+        let good = evidence(0.02, &[0.01; 3]);
+        assert_eq!(refusal(&good), None);
+        assert_eq!(refusal(&Evidence { drift: 3.5, ..good.clone() }), Some(Refusal::OutOfSync));
+        assert_eq!(refusal(&Evidence { drift: f64::NAN, ..good.clone() }), Some(Refusal::OutOfSync));
+        assert_eq!(refusal(&Evidence { copy: true, ..good }), Some(Refusal::Copy));
+    }
+
+    #[test]
+    fn a_validator_that_lies_does_not_move_the_median_beyond_the_honest() {
+        for lie in [f64::NEG_INFINITY, -1.0, 1.0, f64::INFINITY, f64::NAN] {
+            assert!((0.010..=0.011).contains(&median(&[0.010, lie, 0.011])), "{lie}");
+        }
+        assert!(median(&[]) < -1e300);
+    }
+
+    #[test]
+    fn who_trains_on_its_own_data_is_paid_and_who_does_not_is_not() {
+        // A worker, one that trains on any data but its own, and one that sends nothing of worth.
+        let rounds = [evidence(0.02, &[0.01; 3]), evidence(0.008, &[0.009; 3]), evidence(0.0, &[0.0; 3])];
+        let mut standings = [Standing::default(); 3];
+        for _ in 0..30 {
+            let mut ratings = standings.map(|s| s.rating);
+            rate(&mut ratings, &rounds.each_ref().map(Evidence::score));
+            for ((standing, rating), round) in standings.iter_mut().zip(ratings).zip(&rounds) {
+                standing.rating = rating;
+                standing.record(round.own_data(), round.judge());
+            }
+        }
+        let paid: Vec<f64> = standings.iter().zip(&rounds).map(|(s, r)| s.quality(r.judge())).collect();
+        assert!(paid[0] > 1.0 && paid[1] < 1e-300 && paid[2] < 1e-300, "{paid:?}");
+    }
+}
