@@ -252,7 +252,7 @@ impl Escrow {
                 once(self.is_paid() && new, Event::Expired { tranche: *tranche })
             }
             Input::Ready { from, deadline } => {
-                self.from_payee(*from)?;
+                self.check_payee(*from)?;
                 let new = self.tranches.iter().all(|tranche| tranche.state == State::Created) && !self.given_up;
                 once(new, Event::Ready { deadline: *deadline })
             }
@@ -271,7 +271,7 @@ impl Escrow {
         }
     }
 
-    fn from_payee(&self, from: NodeId) -> Result<(), Refused> {
+    fn check_payee(&self, from: NodeId) -> Result<(), Refused> {
         let fits = self.role == Role::Validator && !self.is_bond() && from == self.terms.payload().payee;
         if fits { Ok(()) } else { Err(Refused::NotTheirs) }
     }

@@ -189,7 +189,7 @@ impl Inner {
         }
         match self.wallet.resend(order, way).await {
             Ok(_) => {
-                info!(escrow = %escrow.terms().payload().id, tranche, "a payment that a crash cut off is sent again")
+                info!(escrow = %escrow.terms().payload().id, tranche, "a payment that a crash cut off is sent again");
             }
             Err(WalletError::OnItsWay(_) | WalletError::AlreadyPaid(_)) => {}
             Err(error) => return Err(error.into()),
