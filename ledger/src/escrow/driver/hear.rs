@@ -1,5 +1,7 @@
 //! What comes in: messages of the other parties, and the wallet's events.
 
+use std::time::Instant;
+
 use consortium_protocol::wire::escrow::{EscrowId, EscrowMessage, HashLock, LockSecret, Misconduct};
 use consortium_protocol::{Msat, NodeId};
 use tracing::{error, warn};
@@ -8,6 +10,7 @@ use super::{EscrowError, Inner, Open};
 use crate::escrow::log::Log;
 use crate::escrow::machine::Input;
 use crate::escrow::state::{Escrow, State};
+use crate::lightning::event::FailureReason;
 use crate::lightning::{PaymentHash, WalletEvent, invoice, locked};
 
 /// Events of the wallet that are read at once.
@@ -52,12 +55,36 @@ impl Inner {
                 let Some(hash) = about(&recorded.event) else { continue };
                 let lock = HashLock::from_bytes(*hash.as_bytes());
                 let Some((id, tranche)) = self.on_log(move |log| log.by_lock(&lock)).await? else { continue };
+                if self.sends_again(&mut open, id, tranche, &recorded.event).await? {
+                    continue;
+                }
                 if let Some(input) = told(&recorded.event, tranche) {
                     self.turn(&mut open, id, input, true).await?;
                 }
             }
             self.on_log(move |log| log.note_wallet_seq(last)).await?;
         }
+    }
+
+    /// Whether a payment that did not even reach its payee is sent again: the only one of its escrow, while there is time
+    /// and no verdict. With several, the others would stay locked meanwhile.
+    async fn sends_again(
+        &self,
+        open: &mut Open,
+        id: EscrowId,
+        tranche: u8,
+        event: &WalletEvent,
+    ) -> Result<bool, EscrowError> {
+        let WalletEvent::PaymentFailed { why: FailureReason::NoRoute | FailureReason::RetriesExhausted, .. } = event
+        else {
+            return Ok(false);
+        };
+        let escrow = self.escrow(open, id).await?;
+        let again = escrow.may_send_again(self.wallet.height());
+        if again {
+            open.sent.insert((id, tranche), Some(Instant::now()));
+        }
+        Ok(again)
     }
 
     /// What a message tells the machine, after what the machine cannot check is checked.
