@@ -25,6 +25,7 @@
 //! ```text
 //! event     what happened, as it is written down
 //! state     Escrow: one party's side, the sum of its events
+//! turn      inputs, actions, refusals
 //! machine   Escrow::handle(input, height) -> events, actions: pure
 //! limits    what terms may be agreed to: dust, days
 //! secrets   preimages: derived from the root key, or sealed
@@ -60,6 +61,22 @@
 //! which on the payee's node gives the money back by itself. 18 blocks ([`machine::GUARD`]) before the deadline nothing is
 //! waited for any longer: the payee sends back what no verdict gave it, and the validator gives no verdict any more. A
 //! preimage that comes later than that is still used while it can be.
+//!
+//! # Crashes
+//!
+//! A party may be killed before and after each of its steps; started again it goes on from its log, and asks the wallet
+//! what happened meanwhile. What was noted and not done is done, what was done and not noted is done again without harm:
+//! LDK refuses a payment that it knows, a claim or refusal that is repeated changes nothing.
+//!
+//! One thing is Lightning's own, and not in this module's hands: LDK writes the state of a channel first, and moments
+//! later what it knows of all channels. Killed in between (it takes some milliseconds after each payment, claim or refusal,
+//! and when peers meet again), it finds the two apart at its next start and closes that channel by force. Nothing is lost
+//! but the fees of closing and sweeping: what was locked ends on-chain, by preimage or by time, and payer and payee agree
+//! on how. A payment that had only just been sent may have come to nothing; then the escrow is given up, and the money is
+//! back. An orderly stop never does this.
+//!
+//! A payment that finds no way is sent again if it is the only one of its escrow; of several, all are given up, so that
+//! no part stays locked for nothing.
 //!
 //! # What each party must trust, and the most it can lose
 //!
@@ -110,6 +127,7 @@ mod machine_tests;
 mod samples;
 pub mod secrets;
 pub mod state;
+pub mod turn;
 
 pub use machine::{Action, Input, Refused, Turn, Word};
 pub use state::{Escrow, Role, State};

@@ -220,6 +220,14 @@ impl Escrow {
         self.states().filter(|(tranche, state)| *state == State::Settled && !self.gives(*tranche)).map(|(n, _)| n)
     }
 
+    /// Whether its payer may send again what found no way: nothing else is locked meanwhile, nobody judged, and the payee
+    /// would still have time.
+    #[cfg_attr(not(feature = "lightning"), allow(dead_code))]
+    pub(super) fn may_send_again(&self, height: u32) -> bool {
+        let over = self.opened.saturating_add(u32::from(self.terms.payload().delta));
+        self.pays() && self.tranches.len() == 1 && self.verdict.is_none() && !self.given_up && height < over
+    }
+
     pub(super) fn is_bond(&self) -> bool {
         self.terms.payload().kind == EscrowKind::Bond
     }

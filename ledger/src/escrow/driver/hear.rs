@@ -1,12 +1,16 @@
 //! What comes in: messages of the other parties, and the wallet's events.
 
+use std::time::Instant;
+
 use consortium_protocol::wire::escrow::{EscrowId, EscrowMessage, HashLock, LockSecret, Misconduct};
 use consortium_protocol::{Msat, NodeId};
 use tracing::{error, warn};
 
 use super::{EscrowError, Inner, Open};
+use crate::escrow::log::Log;
 use crate::escrow::machine::Input;
 use crate::escrow::state::{Escrow, State};
+use crate::lightning::event::FailureReason;
 use crate::lightning::{PaymentHash, WalletEvent, invoice, locked};
 
 /// Events of the wallet that are read at once.
@@ -16,19 +20,27 @@ pub(super) fn payment_hash(lock: &HashLock) -> PaymentHash {
     PaymentHash::from_bytes(*lock.as_bytes())
 }
 
-/// What an event of the wallet says about a tranche.
-fn about(event: &WalletEvent) -> Option<(PaymentHash, fn(u8, u32) -> Input, u32)> {
-    Some(match event {
-        WalletEvent::PaymentHeld { hash, deadline, .. } => {
-            (*hash, |tranche, deadline| Input::Held { tranche, deadline }, *deadline)
-        }
-        WalletEvent::PaymentReceived { hash, .. } | WalletEvent::PaymentSent { hash, .. } => {
-            (*hash, |tranche, _| Input::Arrived { tranche }, 0)
-        }
-        WalletEvent::PaymentFailed { hash, .. } => (*hash, |tranche, _| Input::Failed { tranche }, 0),
-        WalletEvent::HoldExpired { hash, .. } => (*hash, |tranche, _| Input::Over { tranche }, 0),
-        _ => return None,
-    })
+/// The payment that an event of the wallet is about.
+fn about(event: &WalletEvent) -> Option<PaymentHash> {
+    match event {
+        WalletEvent::PaymentHeld { hash, .. }
+        | WalletEvent::PaymentReceived { hash, .. }
+        | WalletEvent::PaymentSent { hash, .. }
+        | WalletEvent::PaymentFailed { hash, .. }
+        | WalletEvent::HoldExpired { hash, .. } => Some(*hash),
+        _ => None,
+    }
+}
+
+/// What it says about that payment's tranche.
+fn told(event: &WalletEvent, tranche: u8) -> Option<Input> {
+    match event {
+        WalletEvent::PaymentHeld { deadline, .. } => Some(Input::Held { tranche, deadline: *deadline }),
+        WalletEvent::PaymentReceived { .. } | WalletEvent::PaymentSent { .. } => Some(Input::Arrived { tranche }),
+        WalletEvent::PaymentFailed { .. } => Some(Input::Failed { tranche }),
+        WalletEvent::HoldExpired { .. } => Some(Input::Over { tranche }),
+        _ => None,
+    }
 }
 
 impl Inner {
@@ -36,17 +48,43 @@ impl Inner {
     pub(super) async fn hear_wallet(&self) -> Result<(), EscrowError> {
         let mut open = self.open.lock().await;
         loop {
-            let from = self.on_log(|log| log.wallet_seq()).await?;
+            let from = self.on_log(Log::wallet_seq).await?;
             let batch = self.wallet.recorded(from, BATCH).await?;
             let Some(last) = batch.last().map(|recorded| recorded.seq) else { return Ok(()) };
             for recorded in batch {
-                let Some((hash, input, deadline)) = about(&recorded.event) else { continue };
+                let Some(hash) = about(&recorded.event) else { continue };
                 let lock = HashLock::from_bytes(*hash.as_bytes());
                 let Some((id, tranche)) = self.on_log(move |log| log.by_lock(&lock)).await? else { continue };
-                self.turn(&mut open, id, input(tranche, deadline), true).await?;
+                if self.sends_again(&mut open, id, tranche, &recorded.event).await? {
+                    continue;
+                }
+                if let Some(input) = told(&recorded.event, tranche) {
+                    self.turn(&mut open, id, input, true).await?;
+                }
             }
             self.on_log(move |log| log.note_wallet_seq(last)).await?;
         }
+    }
+
+    /// Whether a payment that did not even reach its payee is sent again: the only one of its escrow, while there is time
+    /// and no verdict. With several, the others would stay locked meanwhile.
+    async fn sends_again(
+        &self,
+        open: &mut Open,
+        id: EscrowId,
+        tranche: u8,
+        event: &WalletEvent,
+    ) -> Result<bool, EscrowError> {
+        let WalletEvent::PaymentFailed { why: FailureReason::NoRoute | FailureReason::RetriesExhausted, .. } = event
+        else {
+            return Ok(false);
+        };
+        let escrow = self.escrow(open, id).await?;
+        let again = escrow.may_send_again(self.wallet.height());
+        if again {
+            open.sent.insert((id, tranche), Some(Instant::now()));
+        }
+        Ok(again)
     }
 
     /// What a message tells the machine, after what the machine cannot check is checked.

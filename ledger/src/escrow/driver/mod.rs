@@ -393,9 +393,17 @@ impl Inner {
             open.escrows.iter().filter(|(_, escrow)| all || under_way(escrow)).map(|(id, _)| *id).collect();
         for id in ids {
             self.send_lost(&mut open, id).await;
-            if let Err(error) = self.turn(&mut open, id, Input::Tick, tells).await {
+            if let Err(error) = self.go_on(&mut open, id, tells).await {
                 warn!(escrow = %id, %error, "an escrow could not go on");
             }
         }
+    }
+
+    async fn go_on(&self, open: &mut Open, id: EscrowId, tells: bool) -> Result<(), EscrowError> {
+        let escrow = self.escrow(open, id).await?;
+        for over in self.over_unheard(&escrow).await? {
+            self.turn(open, id, over, tells).await?;
+        }
+        self.turn(open, id, Input::Tick, tells).await
     }
 }

@@ -21,6 +21,8 @@ use crate::lightning::{PaymentHash, Preimage, WalletError, invoice};
 const BLOCK: Duration = Duration::from_secs(600);
 /// What was sent is in a channel after this time, if the other side is there.
 const IN_CHANNEL: Duration = Duration::from_secs(10);
+/// Pause before what found no way is sent again.
+const AGAIN: Duration = Duration::from_secs(2);
 
 impl Inner {
     /// Does one thing; gives what is heard of it at once.
@@ -150,6 +152,23 @@ impl Inner {
         })
     }
 
+    /// Payments from here whose time is over and that no channel has any more, without a word about their end: a crash can
+    /// leave such a one in ldk-node's list for ever. Should it have arrived after all, that will count.
+    pub(super) async fn over_unheard(&self, escrow: &Escrow) -> Result<Vec<Input>, EscrowError> {
+        let mut over = Vec::new();
+        for (tranche, about) in (0..=u8::MAX).zip(escrow.tranches()).filter(|_| escrow.pays()) {
+            let (State::Held { deadline }, Some(hash)) = (about.state, hash_of(escrow, tranche)) else { continue };
+            if about.amount > DUST
+                && self.wallet.height() >= deadline
+                && self.wallet.fate(hash).await? != Fate::Sent
+                && self.wallet.lock_of(hash).await?.is_none()
+            {
+                over.push(Input::Failed { tranche });
+            }
+        }
+        Ok(over)
+    }
+
     /// Sends again what was noted as sent and is in no channel, though its peer is there: a crash may have come between
     /// LDK's list of payments and its channels. Looked at once for each tranche and start of the program. Dust is not
     /// shown in channels, and so is not sent again.
@@ -160,25 +179,37 @@ impl Inner {
                 continue;
             }
             let since = open.sent.entry((id, tranche)).or_insert_with(|| Some(Instant::now()));
-            if since.is_none_or(|since| since.elapsed() < IN_CHANNEL) {
+            if since.is_none_or(|since| since.elapsed() < AGAIN) {
                 continue;
             }
-            match self.send_if_lost(&escrow, tranche).await {
-                Ok(true) => drop(open.sent.insert((id, tranche), None)),
+            let settled_in = since.is_some_and(|since| since.elapsed() >= IN_CHANNEL);
+            match self.send_if_lost(&escrow, tranche, settled_in).await {
+                Ok(true) => {
+                    open.sent.insert((id, tranche), None);
+                }
                 Ok(false) => {}
-                Err(error) => warn!(escrow = %id, tranche, %error, "whether a payment was lost could not be told"),
+                Err(error) => warn!(escrow = %id, tranche, %error, "a payment could not be sent again"),
             }
         }
     }
 
-    /// Whether it was looked at.
-    async fn send_if_lost(&self, escrow: &Escrow, tranche: u8) -> Result<bool, EscrowError> {
+    /// Whether it was looked at, and need not be again.
+    async fn send_if_lost(&self, escrow: &Escrow, tranche: u8, settled_in: bool) -> Result<bool, EscrowError> {
         let (Some((order, way)), Some(hash)) = (order_of(escrow, tranche), hash_of(escrow, tranche)) else {
             return Ok(true);
         };
-        let over = matches!(self.wallet.fate(hash).await?, Fate::Sent | Fate::Failed);
-        if over || self.wallet.lock_of(hash).await?.is_some() {
+        let failed = match self.wallet.fate(hash).await? {
+            Fate::Sent => return Ok(true),
+            // Of others than these the machine hears.
+            Fate::Failed if !escrow.may_send_again(self.wallet.height()) => return Ok(true),
+            Fate::Failed => true,
+            Fate::Unsent | Fate::OnItsWay => false,
+        };
+        if self.wallet.lock_of(hash).await?.is_some() {
             return Ok(true);
+        }
+        if !failed && !settled_in {
+            return Ok(false);
         }
         let peers_are_back = match way {
             Way::Direct => !self.is_cut_off(&order.invoice, way).await?,
@@ -189,7 +220,7 @@ impl Inner {
         }
         match self.wallet.resend(order, way).await {
             Ok(_) => {
-                info!(escrow = %escrow.terms().payload().id, tranche, "a payment that a crash cut off is sent again")
+                info!(escrow = %escrow.terms().payload().id, tranche, "a payment that a crash cut off is sent again");
             }
             Err(WalletError::OnItsWay(_) | WalletError::AlreadyPaid(_)) => {}
             Err(error) => return Err(error.into()),
