@@ -177,7 +177,7 @@ pub fn plan(situation: &Situation) -> Step {
     let wanted = best.moved.whole_sat().saturating_mul(TIMES).clamp(SMALLEST_SAT, LARGEST_SAT);
     let left = situation.budget.left(&channels);
     if left < SMALLEST_SAT {
-        return idle(situation, wanted).map_or(Step::Wait, Step::Close);
+        return idle(situation).map_or(Step::Wait, Step::Close);
     }
     let onchain = situation.spendable_sat.saturating_sub(situation.reserve_sat).saturating_sub(FEE_SAT);
     let size_sat = wanted.min(left).min(onchain);
@@ -196,14 +196,13 @@ fn best(situation: &Situation) -> Option<(&Candidate, &str)> {
     reachable.max_by(|(a, _), (b, _)| a.worth().cmp(&b.worth()).then_with(|| b.id.cmp(&a.id)))
 }
 
-/// The channel that nothing went through for longest, if its place is worth more to another.
-fn idle(situation: &Situation, wanted: u64) -> Option<String> {
+/// The channel that was opened here and that nothing went through for longest.
+fn idle(situation: &Situation) -> Option<String> {
     let idle = situation.channels.iter().filter(|used| {
         let channel = &used.channel;
         channel.opened_here && channel.state == ChannelState::Usable && used.idle_ms >= IDLE_MS
     });
-    let enough = idle.filter(|used| used.channel.size_sat >= SMALLEST_SAT.min(wanted));
-    let longest = enough.max_by(|a, b| a.idle_ms.cmp(&b.idle_ms).then_with(|| b.channel.id.cmp(&a.channel.id)));
+    let longest = idle.max_by(|a, b| a.idle_ms.cmp(&b.idle_ms).then_with(|| b.channel.id.cmp(&a.channel.id)));
     longest.map(|used| used.channel.id.clone())
 }
 
