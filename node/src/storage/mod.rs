@@ -15,6 +15,7 @@ use consortium_protocol::wire::pipeline::{self, SessionOpen};
 use rusqlite::{Connection, OptionalExtension as _, params};
 
 mod owed;
+pub mod tab_channels;
 pub mod tabs;
 
 pub use owed::{Owed, OwedState};
