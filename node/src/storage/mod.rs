@@ -17,6 +17,7 @@ use rusqlite::{Connection, OptionalExtension as _, params};
 mod owed;
 #[cfg(feature = "lightning")]
 pub mod payees;
+pub mod tab_channels;
 pub mod tabs;
 
 pub use owed::{Owed, OwedState};

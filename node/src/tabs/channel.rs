@@ -19,7 +19,8 @@ use tracing::{info, warn};
 use super::payer::{Invoiced, Payer};
 use super::{Tabs, disputed, internal, sats};
 use crate::clock::wall_ms;
-use crate::storage::tabs::{ChannelState, OfferedChannel, Side};
+use crate::storage::tab_channels::{ChannelState, OfferedChannel};
+use crate::storage::tabs::Side;
 
 /// A channel holds at least so many times what is due, and at least this many sat.
 const TIMES: u64 = 10;

@@ -84,7 +84,9 @@ impl Tabs {
         open.retain(|invoiced| invoiced.peer == payer);
         let good_until = wall_ms() / 1000 + GOOD_FOR_S;
         let again = open.iter().find(|invoiced| invoiced.amount == amount && invoiced.expires_s > good_until);
-        if let Some(again) = again {
+        if let Some(again) = again
+            && !self.is_received(again.hash).await.map_err(internal)?
+        {
             let invoice = again.invoice.clone();
             return Ok(TabSays::Invoice { lightning, amount, invoice, receivable });
         }
@@ -105,13 +107,16 @@ impl Tabs {
         Ok(TabSays::Invoice { lightning, amount, invoice, receivable })
     }
 
+    async fn is_received(&self, hash: Hash) -> anyhow::Result<bool> {
+        let known = self.books(move |ledger| ledger.payment(Direction::Incoming, &hash)).await?;
+        Ok(known.is_some_and(|known| known.booked.is_some()))
+    }
+
     /// Notes which invoices were paid, and which never will be.
     async fn look_at_invoices(&self) -> anyhow::Result<()> {
         for invoiced in self.storage().settlements_open(Side::Worker).await? {
-            let hash = invoiced.hash;
-            let known = self.books(move |ledger| ledger.payment(Direction::Incoming, &hash)).await?;
-            let (now, booked) = (wall_ms(), known.is_some_and(|known| known.booked.is_some()));
-            if booked {
+            let (hash, now) = (invoiced.hash, wall_ms());
+            if self.is_received(hash).await? {
                 debug!(payer = %invoiced.peer, msat = invoiced.amount.0, "a tab was settled");
                 self.storage().settlement_end(Side::Worker, hash, true, now).await?;
             } else if invoiced.expires_s.saturating_add(LATE_S) < now / 1000 {
