@@ -10,7 +10,7 @@
 //! e <- a - D                    what this round leaves unsaid, the loss of Q included
 //! θ <- θ - 1.0 (D1 + ... + DR)/R
 //! ```
-//! [`compress`] does the first three lines and writes `D` as bytes, [`Update::read`] checks such bytes, [`aggregate`] and
+//! [`compress()`] does the first three lines and writes `D` as bytes, [`Update::read`] checks such bytes, [`aggregate()`] and
 //! [`outer_step`] do the last. [`mod@reference`] has the same as plain formulas.
 //!
 //! Where the papers are silent or the published code does otherwise, a test named after the choice pins it:
