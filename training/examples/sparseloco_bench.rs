@@ -5,7 +5,8 @@
 //! ```
 //! Trains `consortium-tiny` for a few rounds with error feedback, so that the values are a real optimiser's. Larger models
 //! get blocks drawn from those tensors. Of the model with 0.5B parameters only parts are made and their sizes added up.
-//! One thread; speeds are of `f32` parameters, four bytes each.
+//! One thread; speeds are of `f32` parameters, four bytes each, per second of processor time where Linux tells it, so that
+//! others at work on the machine do not count.
 #![allow(clippy::print_stdout)]
 
 use std::error::Error;
@@ -238,15 +239,35 @@ fn sizes(source: &Material, quick: bool) -> Result<(), Box<dyn Error>> {
     Ok(())
 }
 
-/// The best of three.
-fn best(mut run: impl FnMut() -> Result<(), Box<dyn Error>>) -> Result<Duration, Box<dyn Error>> {
-    let mut best = Duration::MAX;
-    for _ in 0..3 {
-        let begun = Instant::now();
-        run()?;
-        best = best.min(begun.elapsed());
+/// Measures one thread: by the processor time it got, elsewhere than on Linux by the clock.
+struct Stopwatch {
+    begun: Instant,
+    used: Option<Duration>,
+}
+
+impl Stopwatch {
+    fn start() -> Self {
+        Self { begun: Instant::now(), used: processor_time() }
     }
-    Ok(best)
+
+    fn elapsed(&self) -> Duration {
+        let used = self.used.zip(processor_time()).map(|(then, now)| now.saturating_sub(then));
+        used.filter(|u| !u.is_zero()).unwrap_or_else(|| self.begun.elapsed())
+    }
+}
+
+fn processor_time() -> Option<Duration> {
+    let text = std::fs::read_to_string("/proc/thread-self/schedstat").ok()?;
+    text.split_whitespace().next()?.parse().ok().map(Duration::from_nanos)
+}
+
+/// The mean of three.
+fn mean_time(mut run: impl FnMut() -> Result<(), Box<dyn Error>>) -> Result<Duration, Box<dyn Error>> {
+    let watch = Stopwatch::start();
+    for _ in 0..3 {
+        run()?;
+    }
+    Ok(watch.elapsed() / 3)
 }
 
 fn speeds(source: &Material, model: Model) -> Result<(), Box<dyn Error>> {
@@ -254,18 +275,18 @@ fn speeds(source: &Material, model: Model) -> Result<(), Box<dyn Error>> {
     let layout = Layout::new(&shapes)?;
     let delta = made(source, &shapes, 1);
     let bytes = layout.parameters() as f64 * 4e-6;
-    println!("\nspeed on one core, {} parameters, MB of f32 parameters per second", model.name);
+    println!("\nspeed of one core, {} parameters, MB of f32 parameters per second", model.name);
     let line = |name: &str, times: f64, spent: Duration| {
         println!("{name:<34} {:>8.0}", times * bytes / spent.as_secs_f64());
     };
     let (mut feedback, mut message) = (layout.zeros(), Vec::new());
-    let spent = best(|| {
+    let spent = mean_time(|| {
         message = compress(&layout, &mut feedback, &delta)?;
         Ok(())
     })?;
     line("compress", 1.0, spent);
     let update = Update::read(&layout, message.clone())?;
-    let spent = best(|| {
+    let spent = mean_time(|| {
         black_box(Update::read(&layout, message.clone())?);
         Ok(())
     })?;
@@ -273,7 +294,7 @@ fn speeds(source: &Material, model: Model) -> Result<(), Box<dyn Error>> {
     let mut mean = layout.zeros();
     for peers in [1, 8, 20] {
         let all = vec![&update; peers];
-        let spent = best(|| {
+        let spent = mean_time(|| {
             aggregate(&layout, &all, &median_norms(&layout, &all)?, &mut mean)?;
             Ok(())
         })?;
@@ -291,14 +312,14 @@ fn plain_speeds(
     update: &Update,
     line: impl Fn(&str, f64, Duration),
 ) {
-    let begun = Instant::now();
+    let watch = Stopwatch::start();
     for (values, shape) in delta.iter().zip(shapes) {
         let accumulated = reference::accumulate(values, values);
         let kept: Vec<f32> = reference::top_k(&accumulated, shape).into_iter().map(|e| accumulated[e]).collect();
         black_box(reference::quantize(&kept));
     }
-    line("reference: select and quantise", 1.0, begun.elapsed());
-    let begun = Instant::now();
+    line("reference: select and quantise", 1.0, watch.elapsed());
+    let watch = Stopwatch::start();
     let mut sum = layout.zeros();
     for _ in 0..2 {
         let mut dense = layout.zeros();
@@ -306,5 +327,5 @@ fn plain_speeds(
         sum.iter_mut().flatten().zip(dense.iter().flatten()).for_each(|(s, d)| *s += d);
     }
     black_box(sum);
-    line("dense decode, then add, 2 updates", 2.0, begun.elapsed());
+    line("dense decode, then add, 2 updates", 2.0, watch.elapsed());
 }

@@ -7,7 +7,7 @@ use super::subset::SplitTables;
 use super::{BLOCK, BLOCK_SIDE, DENSITY};
 
 /// Most elements of one tensor: kept values must stay well within the range coder's precision.
-const MOST_ELEMENTS: usize = 1 << 32;
+const MOST_ELEMENTS: usize = 1 << 31;
 
 /// The blocks of a model's tensors; a pure function of their shapes, which all peers know from the run's specification.
 /// Cheap to clone.

@@ -120,7 +120,7 @@ impl Header<'_> {
 impl Layout {
     /// No update of this layout is longer, in bytes, whatever is in it; a typical one has an eighth of that.
     ///
-    /// A value takes part in at most 12 halvings, shared with another, of 16 bits; then 12 bits, a sign, and 26 bits at most
+    /// A value takes part in at most 12 halvings, shared with another, of 16 bits; then 12 bits, a sign, and 25 bits at most
     /// for its magnitude.
     #[must_use]
     pub fn longest_message(&self) -> usize {
