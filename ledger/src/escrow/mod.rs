@@ -97,7 +97,8 @@
 //! - **Dust**: tranches of 354 sat and less ([`limits::DUST`]) cannot be enforced on-chain. They are refused unless a
 //!   party agrees to them in so many words: each can be lost, to fees, when its channel is closed by force meanwhile.
 //!   ldk-node does not show them in channels either, so a sponsor's payment of dust that a crash cut off is not sent
-//!   again, and that it was sent back is believed at once.
+//!   again, and that it was sent back is believed at once. What is only a little above dust can be enforced, and still
+//!   not be worth the fee of doing so when fees are high: choose units of thousands of sats.
 //!
 //! # Limits
 //!

@@ -126,8 +126,10 @@ async fn ended(party: &Party, town: &Path, cell: &str) -> Vec<State> {
     until("the escrow has a name", || async { named(town, cell).is_some() }).await;
     let id = named(town, cell).unwrap();
     until("this side has nothing more to do", || async {
+        // In this order: it may be agreed to in between.
+        let states = party.states(id).await;
         let open = party.escrows.unfinished().await.iter().any(|(open, _)| *open == id);
-        !open && !party.states(id).await.is_empty()
+        !open && !states.is_empty() && states.iter().all(|state| state.is_final())
     })
     .await;
     party.states(id).await

@@ -20,8 +20,8 @@ use super::support::{Town, key, until};
 
 /// All parties there are.
 pub(crate) const NAMES: [&str; 3] = ["sponsor", "worker", "validator"];
-/// The smallest tranche in these tests: above dust.
-pub(crate) const UNIT: Msat = Msat(400_000);
+/// The smallest tranche in these tests: worth taking back on-chain, which a little more than dust is not.
+pub(crate) const UNIT: Msat = Msat(2_000_000);
 const LOOK: Duration = Duration::from_millis(20);
 
 pub(crate) fn id(name: &str) -> NodeId {
