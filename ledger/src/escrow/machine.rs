@@ -91,7 +91,8 @@ impl Escrow {
                 once(mine && !self.heard.contains(from), Event::Heard { by: *from })
             }
             Input::GivenUp { from } => {
-                let locked = self.tranches.iter().all(|tranche| matches!(tranche.state, State::Held { .. }));
+                // What is locked as a whole cannot be taken back by saying so.
+                let locked = self.tranches.iter().all(|tranche| tranche.state != State::Created);
                 let theirs = *from == self.terms.payload().payer && !self.pays();
                 let new = !self.given_up && self.verdict.is_none() && !locked;
                 if theirs { once(new, Event::GivenUp) } else { Err(Refused::NotTheirs) }

@@ -262,7 +262,12 @@ impl Client {
     /// When there is no answer, or a refusal.
     pub(super) async fn chat(&self, body: &Value) -> Result<Events> {
         let call = self.http.post(format!("{}/chat/completions", self.api_base)).json(body);
-        let response = self.send(self.as_operator(call)).await?;
+        // Who brings a key or a credential pays with it.
+        let call = match (&self.credential, &self.api_key) {
+            (None, None) => self.as_operator(call),
+            _ => call,
+        };
+        let response = self.send(call).await?;
         Ok(Events { response, unread: Vec::new() })
     }
 

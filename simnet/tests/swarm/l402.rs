@@ -128,7 +128,7 @@ fn chat_pays_within_its_limits_and_keeps_what_it_bought() {
         preimage=$(sed -n 's/.*"preimage": "\([0-9a-f]*\)".*/\1/p' "$data/l402.json")
         test ${#preimage} = 64
         chat --max-tokens 8 --pay --max-sats 1
-        chat --pay --max-sats 1 --max-per-message 1
+        chat --max-tokens 8 --pay --max-sats 1 --max-per-message 100
         token=$(consortium-node key list --data-dir "$SIMNET_DIR/node-3/data" | grep L402 | cut -d' ' -f1)
         consortium-node key revoke --data-dir "$SIMNET_DIR/node-3/data" "$token"
         set +e
