@@ -78,6 +78,7 @@ pub mod hold;
 pub mod invoice;
 #[cfg(feature = "lightning")]
 pub mod liquidity;
+#[cfg(feature = "lightning")]
 pub mod locked;
 #[cfg(feature = "lightning")]
 mod log;
