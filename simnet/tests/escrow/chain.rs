@@ -1,7 +1,7 @@
 //! Time, which is the height of the chain: deadlines, reorganisations, peers that vanish.
 
 use consortium_node::ledger::escrow::driver::EscrowError;
-use consortium_node::ledger::escrow::machine::GUARD;
+use consortium_node::ledger::escrow::machine::{GUARD, JUDGE_GUARD};
 use consortium_node::ledger::escrow::secrets::Secrets;
 use consortium_node::ledger::escrow::{Refused, State};
 use consortium_node::ledger::lightning::{Preimage, WalletError};
@@ -92,7 +92,7 @@ async fn a_reorganisation_changes_nothing_that_was_agreed() {
     let escrow = three.offer(EscrowKind::Tranches, 2, UNIT).await;
     three.validator.wait_held(escrow).await;
     let deadline = three.worker.wait_held(escrow).await;
-    mine_to(&three, deadline - GUARD - 5).await;
+    mine_to(&three, deadline - JUDGE_GUARD - 5).await;
     let height = three.sponsor.wallet.height();
     // The last four blocks are replaced by five others.
     let hash = three.town.call("getblockhash", json!([height - 3])).await;
