@@ -156,6 +156,8 @@ impl Escrows {
         let open = Mutex::new(Open { escrows, sent: BTreeMap::new() });
         let secrets = Secrets::of(key);
         let inner = Inner { wallet, log, key: key.clone(), secrets, settings, post, open };
+        inner.bind_wallet().await?;
+        inner.note_sent().await?;
         Ok((Self { inner: Arc::new(inner) }, posts))
     }
 
@@ -179,12 +181,14 @@ impl Escrows {
     /// Takes part in an escrow. A payer will pay, as soon as the payee's invoices have come.
     ///
     /// # Errors
-    /// When the terms are not to be agreed to ([`limits::check`]), or the name is taken.
+    /// When the terms are not to be agreed to ([`limits::check`]), the name is taken, or this node is to pay a hash that it
+    /// has paid before.
     pub async fn agree(&self, terms: Signed<EscrowTerms>, consent: Consent) -> Result<EscrowId, EscrowError> {
         let inner = &self.inner;
         limits::check(&terms, inner.key.node_id(), consent)?;
         let id = terms.payload().id;
         let mut open = inner.open.lock().await;
+        inner.check_unused(&terms).await?;
         inner.begin(&mut open, id, &terms).await?;
         inner.turn(&mut open, id, Input::Tick, true).await?;
         Ok(id)
@@ -273,7 +277,8 @@ impl Escrows {
     }
 
     /// Whether all that this node has locked in an escrow, and the wallet shows, is locked in channels with its payee.
-    /// Nothing else is paid for; this looks at what really happened.
+    /// Nothing else is paid for; this looks at what really happened. [`Escrows::run`] looks, too, and gives up what it does
+    /// not find there.
     ///
     /// # Errors
     /// When there is no such escrow, or the wallet cannot be asked.
@@ -353,34 +358,61 @@ impl Inner {
         Ok(())
     }
 
+    /// Has an escrow hear something, and writes down what happened; gives what is to be done.
+    async fn hear(&self, open: &mut Open, id: EscrowId, input: &Input) -> Result<Vec<Action>, EscrowError> {
+        let turn = self.escrow(open, id).await?.handle(input, self.wallet.height())?;
+        if !turn.events.is_empty() {
+            self.persist(id, turn.events).await?;
+            open.escrows.insert(id, turn.next);
+        }
+        Ok(turn.actions)
+    }
+
     /// Has an escrow hear something and does what follows, until nothing does. What is said is said only if `tells`.
     async fn turn(&self, open: &mut Open, id: EscrowId, input: Input, tells: bool) -> Result<(), EscrowError> {
-        let mut inputs = vec![input];
-        while !inputs.is_empty() {
-            let mut actions = Vec::new();
-            for input in std::mem::take(&mut inputs) {
-                let turn = self.escrow(open, id).await?.handle(&input, self.wallet.height())?;
-                if !turn.events.is_empty() {
-                    self.persist(id, turn.events).await?;
-                    open.escrows.insert(id, turn.next);
-                }
-                actions = turn.actions;
-            }
-            let escrow = self.escrow(open, id).await?;
-            if escrow.is_final() && actions.is_empty() {
+        let mut actions = self.hear(open, id, &input).await?;
+        loop {
+            if actions.is_empty() && self.escrow(open, id).await?.is_final() {
                 self.on_log(move |log| log.finish(id)).await?;
                 open.escrows.remove(&id);
                 open.sent.retain(|(escrow, _), _| *escrow != id);
                 return Ok(());
             }
-            let told = |action: &Action| matches!(action, Action::Tell { .. });
-            for action in actions.into_iter().filter(|action| tells || !told(action)) {
-                self.observe(id, &Step::Do(action.clone()));
-                inputs.extend(self.perform(open, &escrow, &action).await);
-                self.observe(id, &Step::Done(action));
+            match self.perform_all(open, id, actions, tells).await? {
+                Some(more) => actions = more,
+                None => return Ok(()),
             }
         }
-        Ok(())
+    }
+
+    /// Does what is to be done. What comes of each is heard before the next is done: once a tranche failed, the others are
+    /// not paid. Gives what is then to be done; none if nothing was heard.
+    async fn perform_all(
+        &self,
+        open: &mut Open,
+        id: EscrowId,
+        actions: Vec<Action>,
+        tells: bool,
+    ) -> Result<Option<Vec<Action>>, EscrowError> {
+        let mut more = None;
+        for action in actions {
+            let escrow = self.escrow(open, id).await?;
+            let wanted = match &action {
+                Action::Tell { .. } => tells,
+                Action::Pay { tranche } => escrow.payable().any(|payable| payable == *tranche),
+                _ => true,
+            };
+            if !wanted {
+                continue;
+            }
+            self.observe(id, &Step::Do(action.clone()));
+            let heard = self.perform(open, &escrow, &action).await;
+            self.observe(id, &Step::Done(action));
+            if let Some(input) = heard {
+                more = Some(self.hear(open, id, &input).await?);
+            }
+        }
+        Ok(more)
     }
 
     /// Looks at all that is open.
@@ -392,7 +424,7 @@ impl Inner {
         let ids: BTreeSet<EscrowId> =
             open.escrows.iter().filter(|(_, escrow)| all || under_way(escrow)).map(|(id, _)| *id).collect();
         for id in ids {
-            self.send_lost(&mut open, id).await;
+            self.send_lost(&mut open, id, tells).await;
             if let Err(error) = self.go_on(&mut open, id, tells).await {
                 warn!(escrow = %id, %error, "an escrow could not go on");
             }
@@ -403,6 +435,10 @@ impl Inner {
         let escrow = self.escrow(open, id).await?;
         for over in self.over_unheard(&escrow).await? {
             self.turn(open, id, over, tells).await?;
+        }
+        let looks = tells && escrow.pays() && !escrow.given_up && escrow.verdict().is_none();
+        if looks && !self.is_direct(&escrow).await? {
+            self.turn(open, id, Input::Astray, tells).await?;
         }
         self.turn(open, id, Input::Tick, tells).await
     }
