@@ -5,7 +5,7 @@
 //! missed over a crash; those that are read twice change nothing. Messages are handed to whoever carries them
 //! ([`Post`]) and may be lost: each is repeated until the answer to it has come.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -24,12 +24,13 @@ use super::limits::{self, Consent};
 use super::log::Log;
 use super::machine::{Action, Input};
 use super::secrets::Secrets;
-use super::state::{Escrow, State};
+use super::state::Escrow;
 use crate::lightning::Wallet;
 
 mod error;
 mod hear;
 mod perform;
+mod turns;
 
 pub use error::EscrowError;
 
@@ -348,98 +349,5 @@ impl Inner {
         let escrow = self.on_log(move |log| log.load(id)).await?.ok_or(EscrowError::Unknown)?;
         open.escrows.entry(id).or_insert(escrow);
         Ok(())
-    }
-
-    async fn persist(&self, id: EscrowId, events: Vec<Event>) -> Result<(), EscrowError> {
-        let names: Vec<String> = events.iter().map(|event| event.name().to_string()).collect();
-        self.observe(id, &Step::Persist(names.clone()));
-        self.on_log(move |log| log.append(id, &events, now_ms())).await?;
-        self.observe(id, &Step::Persisted(names));
-        Ok(())
-    }
-
-    /// Has an escrow hear something, and writes down what happened; gives what is to be done.
-    async fn hear(&self, open: &mut Open, id: EscrowId, input: &Input) -> Result<Vec<Action>, EscrowError> {
-        let turn = self.escrow(open, id).await?.handle(input, self.wallet.height())?;
-        if !turn.events.is_empty() {
-            self.persist(id, turn.events).await?;
-            open.escrows.insert(id, turn.next);
-        }
-        Ok(turn.actions)
-    }
-
-    /// Has an escrow hear something and does what follows, until nothing does. What is said is said only if `tells`.
-    async fn turn(&self, open: &mut Open, id: EscrowId, input: Input, tells: bool) -> Result<(), EscrowError> {
-        let mut actions = self.hear(open, id, &input).await?;
-        loop {
-            if actions.is_empty() && self.escrow(open, id).await?.is_final() {
-                self.on_log(move |log| log.finish(id)).await?;
-                open.escrows.remove(&id);
-                open.sent.retain(|(escrow, _), _| *escrow != id);
-                return Ok(());
-            }
-            match self.perform_all(open, id, actions, tells).await? {
-                Some(more) => actions = more,
-                None => return Ok(()),
-            }
-        }
-    }
-
-    /// Does what is to be done. What comes of each is heard before the next is done: once a tranche failed, the others are
-    /// not paid. Gives what is then to be done; none if nothing was heard.
-    async fn perform_all(
-        &self,
-        open: &mut Open,
-        id: EscrowId,
-        actions: Vec<Action>,
-        tells: bool,
-    ) -> Result<Option<Vec<Action>>, EscrowError> {
-        let mut more = None;
-        for action in actions {
-            let escrow = self.escrow(open, id).await?;
-            let wanted = match &action {
-                Action::Tell { .. } => tells,
-                Action::Pay { tranche } => escrow.payable().any(|payable| payable == *tranche),
-                _ => true,
-            };
-            if !wanted {
-                continue;
-            }
-            self.observe(id, &Step::Do(action.clone()));
-            let heard = self.perform(open, &escrow, &action).await;
-            self.observe(id, &Step::Done(action));
-            if let Some(input) = heard {
-                more = Some(self.hear(open, id, &input).await?);
-            }
-        }
-        Ok(more)
-    }
-
-    /// Looks at all that is open.
-    async fn look(&self, all: bool, tells: bool) {
-        let mut open = self.open.lock().await;
-        let under_way = |escrow: &Escrow| {
-            escrow.states().any(|(_, state)| matches!(state, State::Settling { .. } | State::Cancelling))
-        };
-        let ids: BTreeSet<EscrowId> =
-            open.escrows.iter().filter(|(_, escrow)| all || under_way(escrow)).map(|(id, _)| *id).collect();
-        for id in ids {
-            self.send_lost(&mut open, id, tells).await;
-            if let Err(error) = self.go_on(&mut open, id, tells).await {
-                warn!(escrow = %id, %error, "an escrow could not go on");
-            }
-        }
-    }
-
-    async fn go_on(&self, open: &mut Open, id: EscrowId, tells: bool) -> Result<(), EscrowError> {
-        let escrow = self.escrow(open, id).await?;
-        for over in self.over_unheard(&escrow).await? {
-            self.turn(open, id, over, tells).await?;
-        }
-        let looks = tells && escrow.pays() && !escrow.given_up && escrow.verdict().is_none();
-        if looks && !self.is_direct(&escrow).await? {
-            self.turn(open, id, Input::Astray, tells).await?;
-        }
-        self.turn(open, id, Input::Tick, tells).await
     }
 }
