@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 
 /// Pause after the first failure, in milliseconds; each further one doubles it.
 const FIRST_MS: u64 = 5 * 60 * 1000;
-/// The longest pause, in milliseconds. A peer that it has passed for twice is forgotten.
+/// The longest pause, in milliseconds; as long after its pause a failure is forgotten.
 const LONGEST_MS: u64 = 24 * 3600 * 1000;
 
 /// Peers with which no channel could be opened lately, so that one that is away does not keep the others waiting. It is

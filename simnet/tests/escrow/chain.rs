@@ -68,6 +68,8 @@ async fn what_expired_is_not_cancelled_and_a_late_claim_gets_nothing() {
     let deadline = three.worker.wait_held(escrow).await;
     // The worker is told that it earned, and the preimage does not come: it waits to the end.
     let verdict = bare_verdict(&three.validator, escrow).await;
+    let forwarded = three.worker.escrows.receive(id("sponsor"), verdict.clone()).await;
+    assert!(matches!(forwarded, Err(EscrowError::Refused(Refused::NotTheirs))), "{forwarded:?}");
     three.worker.escrows.receive(id("validator"), verdict.clone()).await.unwrap();
     mine_to(&three, deadline - 1).await;
     assert_eq!(three.worker.states(escrow).await, [State::Held { deadline }]);
