@@ -2,13 +2,15 @@
 //! [`consortium_ledger::lightning::liquidity`] and within `--channel-budget`.
 //!
 //! Useful are the workers that this node pays: what they were paid within the last thirty days, by what this node thinks
-//! of them. Those that it has seen cheat get none.
+//! of them. Those that it has seen cheat get none; those with which no channel could be opened are left alone for a while
+//! that grows, and are then tried at their next address.
 
 use std::time::Duration;
 
 use anyhow::Context as _;
+use consortium_ledger::lightning::failures::Failures;
 use consortium_ledger::lightning::liquidity::{Budget, Candidate, Situation, Step, plan};
-use consortium_ledger::lightning::{Wallet, invoice};
+use consortium_ledger::lightning::{Wallet, WalletError, invoice};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -44,12 +46,13 @@ impl Liquidity {
             let mut every = tokio::time::interval(LOOK);
             every.set_missed_tick_behavior(MissedTickBehavior::Delay);
             every.reset();
+            let mut failures = Failures::default();
             loop {
                 tokio::select! {
                     () = stop.cancelled() => return,
                     _ = every.tick() => {}
                 }
-                if let Err(error) = self.step().await {
+                if let Err(error) = self.step(&mut failures).await {
                     warn!("the channels could not be tended: {error:#}");
                 }
             }
@@ -57,12 +60,19 @@ impl Liquidity {
     }
 
     /// Does what is best now, if anything.
-    async fn step(&self) -> anyhow::Result<()> {
-        match plan(&self.situation().await?) {
+    async fn step(&self, failures: &mut Failures) -> anyhow::Result<()> {
+        match plan(&self.situation(failures).await?) {
             Step::Wait => {}
             Step::Open(order) => {
                 let (peer, size_sat) = (order.peer.clone(), order.size_sat);
-                let channel = self.wallet.open_channel_within(self.budget, order).await.context("opening a channel")?;
+                let id = peer.split('@').next().unwrap_or(&peer);
+                let opening = self.wallet.open_channel_within(self.budget, order).await;
+                match &opening {
+                    Ok(_) => failures.forget(id),
+                    Err(error) if is_peers(error) => failures.note(id, wall_ms()),
+                    Err(_) => {}
+                }
+                let channel = opening.with_context(|| format!("opening a channel with {peer}"))?;
                 info!(channel, peer, size_sat, "opened a channel to a peer that is paid much");
             }
             Step::Close(channel) => {
@@ -74,7 +84,7 @@ impl Liquidity {
         Ok(())
     }
 
-    async fn situation(&self) -> anyhow::Result<Situation> {
+    async fn situation(&self, failures: &Failures) -> anyhow::Result<Situation> {
         // Watched without a budget, too: hints tell of it.
         let channels = self.wallet.channels_in_use().await?;
         if self.budget == Budget(0) {
@@ -83,7 +93,7 @@ impl Liquidity {
         let since = wall_ms().saturating_sub(COUNTED_MS);
         let mut peers = Vec::new();
         for payee in self.storage.payees(since, MAX_PAYEES).await? {
-            peers.extend(self.candidate(payee).await?);
+            peers.extend(self.candidate(payee, failures).await?);
         }
         Ok(Situation {
             channels,
@@ -95,16 +105,23 @@ impl Liquidity {
         })
     }
 
-    async fn candidate(&self, payee: Payee) -> anyhow::Result<Option<Candidate>> {
+    async fn candidate(&self, payee: Payee, failures: &Failures) -> anyhow::Result<Option<Candidate>> {
         // It was paid, so it was once read.
         let Ok(says) = invoice::read(&payee.invoice) else { return Ok(None) };
         if self.standings.is_banned(&payee.peer) {
             return Ok(None);
         }
-        let address = self.wallet.addresses_of(&says.payee).await?.into_iter().next();
+        let addresses = self.wallet.addresses_of(&says.payee).await?;
+        let address = failures.address(&says.payee, &addresses, wall_ms());
         let reputation = thousandths(self.standings.score(&payee.peer));
         Ok(Some(Candidate { id: says.payee, address, moved: payee.paid, reputation }))
     }
+}
+
+/// Whether a channel could not be opened because of the peer, and not for want of money or by this wallet's own trouble.
+fn is_peers(error: &WalletError) -> bool {
+    use WalletError::{Invalid, Late, Node, Unreachable};
+    matches!(error, Unreachable(_) | Late { .. } | Invalid(_) | Node { .. })
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "it is between 0 and 1000")]

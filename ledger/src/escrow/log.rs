@@ -19,7 +19,8 @@ use crate::store::{self, OpenError, Schema};
 /// "CESC".
 const APPLICATION_ID: i32 = 0x4345_5343;
 
-const MIGRATIONS: &[&str] = &["
+const MIGRATIONS: &[&str] = &[
+    "
     CREATE TABLE event (
         seq     INTEGER PRIMARY KEY NOT NULL,
         escrow  BLOB    NOT NULL CHECK (length(escrow) = 16),
@@ -46,7 +47,14 @@ const MIGRATIONS: &[&str] = &["
         id      INTEGER PRIMARY KEY NOT NULL CHECK (id = 1),
         seq     INTEGER NOT NULL CHECK (seq >= 0)
     ) STRICT;
-"];
+",
+    "
+    ALTER TABLE wallet ADD COLUMN name TEXT;
+    CREATE TABLE elsewhere (
+        escrow  BLOB    PRIMARY KEY NOT NULL CHECK (length(escrow) = 16)
+    ) STRICT, WITHOUT ROWID;
+",
+];
 
 /// Why the log failed.
 #[derive(Debug, thiserror::Error)]
@@ -185,6 +193,39 @@ impl Log {
         Ok(())
     }
 
+    /// Notes the name of the wallet's records. If it was another before, its events are read from the beginning, and
+    /// escrows of which something was sent are [`Log::is_elsewhere`]. Tells whether it was.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn bind_wallet(&self, name: &str) -> Result<bool, LogError> {
+        let mut connection = self.lock();
+        let transaction = connection.transaction_with_behavior(TransactionBehavior::Immediate)?;
+        let known: Option<Option<String>> =
+            transaction.query_row("SELECT name FROM wallet", [], |row| row.get(0)).optional()?;
+        let other = known.flatten().is_some_and(|known| known != name);
+        if other {
+            transaction.execute("UPDATE wallet SET seq = 0", [])?;
+            let sent = "INSERT OR IGNORE INTO elsewhere SELECT DISTINCT escrow FROM event WHERE name GLOB 'sent *'
+                        AND escrow NOT IN (SELECT escrow FROM finished)";
+            transaction.execute(sent, [])?;
+        }
+        let sql = "INSERT INTO wallet (id, seq, name) VALUES (1, 0, ?1) ON CONFLICT (id) DO UPDATE SET name = ?1";
+        transaction.execute(sql, [name])?;
+        transaction.commit()?;
+        Ok(other)
+    }
+
+    /// Whether something of an escrow was sent from another wallet than the present one.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn is_elsewhere(&self, escrow: EscrowId) -> Result<bool, LogError> {
+        let connection = self.lock();
+        let mut wanted = connection.prepare_cached("SELECT 1 FROM elsewhere WHERE escrow = ?1")?;
+        Ok(wanted.exists([escrow.0])?)
+    }
+
     /// Up to where the wallet's events were read.
     ///
     /// # Errors
@@ -199,7 +240,7 @@ impl Log {
     /// # Errors
     /// When the disk fails.
     pub fn note_wallet_seq(&self, seq: u64) -> Result<(), LogError> {
-        let sql = "INSERT INTO wallet VALUES (1, ?1) ON CONFLICT (id) DO UPDATE SET seq = max(seq, ?1)";
+        let sql = "INSERT INTO wallet (id, seq) VALUES (1, ?1) ON CONFLICT (id) DO UPDATE SET seq = max(seq, ?1)";
         self.lock().execute(sql, [i64::try_from(seq).unwrap_or(i64::MAX)])?;
         Ok(())
     }
@@ -283,6 +324,29 @@ mod tests {
         log.note_wallet_seq(7).unwrap();
         log.note_wallet_seq(5).unwrap();
         assert_eq!(log.wallet_seq().unwrap(), 7);
+    }
+
+    #[test]
+    fn what_another_wallet_sent_is_known() {
+        let dir = tempfile::tempdir().unwrap();
+        let (sent, unsent, me) = (samples::tranches(2), samples::reward(), samples::key(1).node_id());
+        let log = Log::open(&dir.path().join("escrow.db"), me).unwrap();
+        for terms in [&sent, &unsent] {
+            log.append(terms.payload().id, &[Event::Opened { terms: terms.clone(), height: 1 }], 1).unwrap();
+        }
+        log.append(sent.payload().id, &[Event::Sent { tranche: 1, deadline: 9 }], 1).unwrap();
+        // A log from before names were noted is of the wallet that is there.
+        log.note_wallet_seq(7).unwrap();
+        for _ in 0..2 {
+            assert!(!log.bind_wallet("one").unwrap());
+        }
+        let elsewhere = || [&sent, &unsent].map(|terms| log.is_elsewhere(terms.payload().id).unwrap());
+        assert_eq!((log.wallet_seq().unwrap(), elsewhere()), (7, [false, false]));
+        assert!(log.bind_wallet("other").unwrap());
+        assert_eq!((log.wallet_seq().unwrap(), elsewhere()), (0, [true, false]));
+        log.note_wallet_seq(3).unwrap();
+        assert!(!log.bind_wallet("other").unwrap());
+        assert_eq!((log.wallet_seq().unwrap(), elsewhere()), (3, [true, false]));
     }
 
     #[test]

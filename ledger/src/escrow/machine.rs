@@ -14,6 +14,11 @@ pub use super::turn::{Action, Input, Refused, Turn, Word};
 
 /// Blocks before a deadline at which nothing is waited for any longer.
 pub const GUARD: u32 = 18;
+/// Blocks before a deadline at which no verdict is given any longer: a few more than [`GUARD`], so that what is earned
+/// still comes to its payee, and heights that differ do no harm.
+pub const JUDGE_GUARD: u32 = GUARD + 6;
+/// Blocks by which a payment may come with less time than was agreed on: they may pass while it is on its way.
+pub const SLACK: u32 = 6;
 /// Blocks after its beginning during which a verdict is told again to who has not confirmed it.
 pub const LAST_WORD: u32 = 1008;
 
@@ -36,11 +41,12 @@ impl Escrow {
         }
         let mut actions = next.wanted(height);
         // Said once even if nothing of it was locked; then nobody needs to hear it.
-        if self.pays() && next.is_final() && events.contains(&Event::GivenUp) {
+        if next.is_final() && events.contains(&Event::GivenUp) {
             actions.extend(next.withdrawal());
         }
         if let Input::Verdict { .. } = input
             && self.role != Role::Validator
+            && next.has_heard()
         {
             actions.push(Action::Tell { to: self.terms.signer(), word: Word::Heard });
         }
@@ -64,7 +70,13 @@ impl Escrow {
             }
             Input::Held { tranche, deadline } => {
                 let new = self.is_paid() && state(*tranche) == Some(State::Created);
-                once(new, Event::Held { tranche: *tranche, deadline: *deadline })
+                once(
+                    new,
+                    match self.is_short(*deadline, height) {
+                        true => Event::Cancelling { tranche: *tranche },
+                        false => Event::Held { tranche: *tranche, deadline: *deadline },
+                    },
+                )
             }
             Input::Arrived { tranche } => {
                 let new = state(*tranche).is_some_and(|state| state != State::Settled);
@@ -82,7 +94,9 @@ impl Escrow {
             Input::Ready { from, deadline } => {
                 self.check_payee(*from)?;
                 let new = self.tranches.iter().all(|tranche| tranche.state == State::Created) && !self.given_up;
-                once(new, Event::Ready { deadline: *deadline })
+                // No more than was agreed on, whatever the payee says.
+                let most = height.saturating_add(u32::from(self.terms.payload().delta));
+                once(new, Event::Ready { deadline: *deadline.min(&most) })
             }
             Input::Verdict { verdict, sealed } => self.take_verdict(verdict, sealed, height),
             Input::Heard { from } => {
@@ -91,12 +105,21 @@ impl Escrow {
                 once(mine && !self.heard.contains(from), Event::Heard { by: *from })
             }
             Input::GivenUp { from } => {
-                // What is locked as a whole cannot be taken back by saying so.
-                let locked = self.tranches.iter().all(|tranche| tranche.state != State::Created);
-                let theirs = *from == self.terms.payload().payer && !self.pays();
+                let guard = if self.is_paid() { GUARD } else { JUDGE_GUARD };
+                let waits = |deadline: u32| height.saturating_add(guard) < deadline;
+                let held = |state| matches!(state, State::Held { deadline } if waits(deadline));
+                let locked = self.states().all(|(_, state)| held(state));
+                // The payee hears it from the payer. The validator of others' money believes the payee alone, who then
+                // has sent back what came: on the payer's word it would refuse to judge what the payee still holds.
+                let theirs = match (self.pays(), self.is_paid()) {
+                    (true, _) => false,
+                    (_, true) => *from == self.terms.payload().payer,
+                    _ => *from == self.terms.payload().payee,
+                };
                 let new = !self.given_up && self.verdict.is_none() && !locked;
                 if theirs { once(new, Event::GivenUp) } else { Err(Refused::NotTheirs) }
             }
+            Input::Astray => once(self.pays() && !self.given_up && self.verdict.is_none(), Event::GivenUp),
         }
     }
 
@@ -157,7 +180,7 @@ impl Escrow {
     fn can_judge(&self, height: u32) -> Result<(), Refused> {
         for tranche in &self.tranches {
             let State::Held { deadline } = tranche.state else { return Err(Refused::NotHeld) };
-            let last = deadline.saturating_sub(GUARD + 1);
+            let last = deadline.saturating_sub(JUDGE_GUARD + 1);
             if height > last {
                 return Err(Refused::TooLate { last, height });
             }
@@ -221,7 +244,9 @@ impl Escrow {
             State::Created if self.given_up || self.is_over(height) => Some(Event::Cancelled { tranche }),
             State::Held { .. } if self.gives(tranche) => Some(Event::Settling { tranche }),
             State::Held { .. } if self.verdict.is_some() => Some(Event::Cancelling { tranche }),
-            State::Held { deadline } if height.saturating_add(GUARD) >= deadline => Some(Event::Expired { tranche }),
+            State::Held { deadline } if height.saturating_add(JUDGE_GUARD) >= deadline => {
+                Some(Event::Expired { tranche })
+            }
             State::Settling { .. } if told => Some(Event::Settled { tranche }),
             State::Settling { deadline } if height >= deadline => Some(Event::Expired { tranche }),
             State::Cancelling if told || self.is_over(height) => Some(Event::Cancelled { tranche }),
@@ -263,22 +288,20 @@ impl Escrow {
     }
 
     fn payer_wants(&self, actions: &mut Vec<Action>) {
-        let stopped = self.verdict.is_some() || self.given_up;
-        for ((tranche, state), about) in self.states().zip(&self.tranches) {
-            if state == State::Created && about.invoice.is_some() && !stopped {
-                actions.push(Action::Pay { tranche });
-            }
-        }
+        actions.extend(self.payable().map(|tranche| Action::Pay { tranche }));
         if self.given_up && !self.is_final() {
             actions.extend(self.withdrawal());
         }
     }
 
-    /// Telling the others that the payer has given up.
-    fn withdrawal(&self) -> impl Iterator<Item = Action> + use<> {
-        let (payee, validator) = (self.terms.payload().payee, self.terms.signer());
-        let others = std::iter::once(payee).chain((payee != validator).then_some(validator));
-        others.map(|to| Action::Tell { to, word: Word::GivenUp })
+    /// Telling who believes it that the payer has given up: the payer tells the payee, and the payee the validator.
+    fn withdrawal(&self) -> Option<Action> {
+        let to = match (self.pays(), self.role) {
+            (true, _) => self.terms.payload().payee,
+            (_, Role::Worker) => self.terms.signer(),
+            _ => return None,
+        };
+        Some(Action::Tell { to, word: Word::GivenUp })
     }
 
     fn payee_wants(&self, actions: &mut Vec<Action>) {
@@ -289,6 +312,9 @@ impl Escrow {
                 State::Cancelling => actions.push(Action::Cancel { tranche }),
                 _ => {}
             }
+        }
+        if self.given_up && !self.is_final() {
+            actions.extend(self.withdrawal());
         }
         let invoiced = self.tranches.iter().all(|tranche| tranche.invoice.is_some());
         if invoiced && self.states().any(|(_, state)| state == State::Created) {

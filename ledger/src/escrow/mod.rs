@@ -59,8 +59,9 @@
 //!
 //! Expired is not cancelled: nobody sent it back, time did. A payer tells them apart by its own deadline, the height from
 //! which on the payee's node gives the money back by itself. 18 blocks ([`machine::GUARD`]) before the deadline nothing is
-//! waited for any longer: the payee sends back what no verdict gave it, and the validator gives no verdict any more. A
-//! preimage that comes later than that is still used while it can be.
+//! waited for any longer: the payee sends back what no verdict gave it. The validator gives no verdict 6 blocks sooner
+//! ([`machine::JUDGE_GUARD`]), so that its last one still comes in time. A preimage that comes later than that is still
+//! used while it can be. A payee sends back at once what leaves it less time than was agreed on.
 //!
 //! # Crashes
 //!
@@ -76,7 +77,11 @@
 //! back. An orderly stop never does this.
 //!
 //! A payment that finds no way is sent again if it is the only one of its escrow; of several, all are given up, so that
-//! no part stays locked for nothing.
+//! no part stays locked for nothing. The payer tells the payee, who sends back what has come and tells the validator; what
+//! a payer alone says does not keep the validator from judging.
+//!
+//! The log is of one wallet. With another, whose records have another name, nothing is sent again that was noted as sent:
+//! it may still arrive from the first.
 //!
 //! # What each party must trust, and the most it can lose
 //!
@@ -97,8 +102,9 @@
 //! - **Dust**: tranches of 354 sat and less ([`limits::DUST`]) cannot be enforced on-chain. They are refused unless a
 //!   party agrees to them in so many words: each can be lost, to fees, when its channel is closed by force meanwhile.
 //!   ldk-node does not show them in channels either, so a sponsor's payment of dust that a crash cut off is not sent
-//!   again, and that it was sent back is believed at once. What is only a little above dust can be enforced, and still
-//!   not be worth the fee of doing so when fees are high: choose units of thousands of sats.
+//!   again and counts as back some blocks after its deadline, and that it was sent back is believed at once. What is only
+//!   a little above dust can be enforced, and still not be worth the fee of doing so when fees are high: choose units of
+//!   thousands of sats.
 //!
 //! # Limits
 //!
@@ -109,11 +115,12 @@
 //!   money and pass nothing on, and the validator knows all of them. ldk-node 0.7.1 has no way to exclude a node from a
 //!   route and does not tell which one was taken. So a sponsor needs a usable channel with the worker's node, and pays in
 //!   one part, with no fee and no blocks for anyone in between, which nobody who routes asks for; a validator that
-//!   announced channels with neither would be seen, by [`driver::Escrows::is_direct`], to have the payment. Bonds go any
-//!   way: whoever has their preimage is their payee anyhow.
+//!   announced channels with neither would be seen, by [`driver::Escrows::is_direct`], to have the payment: the sponsor
+//!   looks as long as there is no verdict, and then gives up, which helps if the payee does not hold all of it. Bonds go
+//!   any way: whoever has their preimage is their payee anyhow.
 //! - Money for work is locked for 144 blocks at most; what is meant for weeks is a bond and a reputation. Of the delta,
 //!   Lightning keeps 39 blocks: a delta of 144 leaves 105, of which the last 18 are for acting.
-//! - The validator's deadline is what the payee says it is; the payee alone suffers from a wrong one.
+//! - The validator's deadline is what the payee says it is, within the delta; the payee alone suffers from a wrong one.
 //! - The small fee that a miss may cost is not taken from the bond, which goes back as a whole.
 
 #[cfg(feature = "lightning")]

@@ -7,6 +7,10 @@ use consortium_protocol::{Msat, NodeId, Signed};
 use serde::{Deserialize, Serialize};
 
 use super::event::Event;
+use super::machine::SLACK;
+
+/// Blocks of a delta that Lightning keeps for closing a channel, as the wallet's holds have it.
+pub(super) const LIGHTNINGS: u16 = 39;
 
 /// Who a party is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
@@ -226,6 +230,38 @@ impl Escrow {
     pub(super) fn may_send_again(&self, height: u32) -> bool {
         let over = self.opened.saturating_add(u32::from(self.terms.payload().delta));
         self.pays() && self.tranches.len() == 1 && self.verdict.is_none() && !self.given_up && height < over
+    }
+
+    /// Tranches that are still to be paid.
+    pub(super) fn payable(&self) -> impl Iterator<Item = u8> + '_ {
+        let stopped = !self.pays() || self.verdict.is_some() || self.given_up;
+        let open = self.states().zip(&self.tranches).filter(move |_| !stopped);
+        open.filter(|((_, state), about)| *state == State::Created && about.invoice.is_some()).map(|((n, _), _)| n)
+    }
+
+    /// Whether a tranche that was sent, and is in no channel, is not to be sent again.
+    #[cfg_attr(not(feature = "lightning"), allow(dead_code))]
+    pub(super) fn is_past_sending(&self, tranche: u8, height: u32) -> bool {
+        let over = match self.tranches.get(usize::from(tranche)).map(|tranche| tranche.state) {
+            Some(State::Held { deadline }) => height >= deadline,
+            _ => true,
+        };
+        over || self.verdict.is_some() || self.given_up
+    }
+
+    /// Whether a payment that arrives at a height goes back sooner than was agreed on. Lightning keeps 39 blocks of the
+    /// delta; whoever pays may leave out more.
+    pub(super) fn is_short(&self, deadline: u32, height: u32) -> bool {
+        let agreed = u32::from(self.terms.payload().delta.saturating_sub(LIGHTNINGS));
+        deadline.saturating_add(SLACK) < height.saturating_add(agreed)
+    }
+
+    /// Whether all that a verdict asks of this party is there: whoever is paid needs the preimage of each tranche that the
+    /// verdict gives, unless that is over. The validator stops telling who says that it has heard.
+    pub(super) fn has_heard(&self) -> bool {
+        let has = |tranche: &Tranche| tranche.sealed.is_some() || tranche.state.is_final();
+        let mut given = (0..=u8::MAX).zip(&self.tranches).filter(|(tranche, _)| self.gives(*tranche));
+        self.verdict.is_some() && (!self.is_paid() || given.all(|(_, tranche)| has(tranche)))
     }
 
     pub(super) fn is_bond(&self) -> bool {

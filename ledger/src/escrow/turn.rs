@@ -78,11 +78,13 @@ pub enum Input {
         /// Who.
         from: NodeId,
     },
-    /// The payer could not lock all of it.
+    /// The payer could not lock all of it, says the payer to the payee, and the payee to the validator.
     GivenUp {
         /// Who says so.
         from: NodeId,
     },
+    /// The payer's wallet finds a payment in a channel that is not with its payee.
+    Astray,
 }
 
 /// What is to be done.

@@ -1,8 +1,10 @@
 //! Hold invoices: money that has come, and stays neither here nor there until its preimage is given or it goes back.
 //!
 //! ldk-node fixes how many blocks a payment to it may at least be held at 42, of which 39 are kept for closing a channel.
-//! The invoice is therefore taken apart, given a longer delta, and signed again with the node's key: a delta of `n` leaves
-//! `n - 38` blocks. Payers allow 1008 blocks on the whole way, and each hop takes its own.
+//! The invoice is therefore taken apart, given a longer delta, and signed again with the node's key: a payer that keeps to
+//! a delta of `n` leaves `n - 38` blocks. Lightning itself enforces 42 alone, so a payer that does not keep to it may leave
+//! as few as four: the deadline that counts is that of [`super::event::WalletEvent::PaymentHeld`], and whoever needs more
+//! time cancels. Payers allow 1008 blocks on the whole way, and each hop takes its own.
 //!
 //! A payment is settled when [`super::event::WalletEvent::PaymentReceived`] says so, and not before: a claim that comes
 //! too late changes nothing, and Lightning does not say that it was. What is below [`super::invoice::DUST`] cannot be
@@ -29,7 +31,7 @@ pub const LARGEST_DELTA: u16 = 900;
 
 impl Wallet {
     /// An invoice on a hash whose preimage this wallet need not know. What is paid to it is held: for `delta` - 38 blocks
-    /// at least, and longer if the payer allows. May be called again until it is paid.
+    /// at least, if the payer keeps to the invoice, and longer if it allows; its deadline tells. May be called again until it is paid.
     ///
     /// # Errors
     /// When the order makes no sense, has no amount, or the hash was used before.
@@ -72,7 +74,7 @@ impl Wallet {
     /// Sends back what is held for a hash, and refuses what may still come for it. May be called again.
     ///
     /// # Errors
-    /// [`WalletError::NotHeld`] when there is no invoice for the hash, or it is being settled.
+    /// [`WalletError::NotHeld`] when there is no invoice for the hash, or it is settled or being settled.
     pub async fn cancel(&self, hash: PaymentHash) -> Result<(), WalletError> {
         self.ask("cancelling a payment", LOCAL, move |inner| cancel(inner, hash)).await
     }
@@ -127,6 +129,7 @@ fn cancel(inner: &Inner, hash: PaymentHash) -> Result<(), WalletError> {
     let held = inner.records.holds()?.into_iter().find(|held| held.hash == hash);
     match held {
         Some(held) if held.settling => return Err(WalletError::NotHeld(hash)),
+        None if inner.records.is_settled(&hash)? => return Err(WalletError::NotHeld(hash)),
         None if !inner.records.invoice(&hash)?.is_some_and(|note| note.hold) => return Err(WalletError::NotHeld(hash)),
         _ => {}
     }

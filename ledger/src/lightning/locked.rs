@@ -42,10 +42,12 @@ impl Wallet {
     /// Sends a payment and does not wait for its outcome, which [`Wallet::events`] tell.
     ///
     /// # Errors
-    /// [`WalletError::OnItsWay`] or [`WalletError::AlreadyPaid`] when it was sent before. After any other error nothing
-    /// was paid.
+    /// [`WalletError::OnItsWay`] or [`WalletError::AlreadyPaid`] when it was sent before; the former also when it is not
+    /// known whether it was, because the wallet is slow or stops meanwhile. After any other error nothing was paid.
     pub async fn send(&self, order: PayOrder, way: Way) -> Result<PaymentHash, WalletError> {
-        self.ask("sending a payment", LOCAL, move |inner| Ok(pay::send(inner, &order, way)?.0)).await
+        let hash = invoice::read(&order.invoice)?.hash;
+        let sending = self.ask("sending a payment", LOCAL, move |inner| Ok(pay::send(inner, &order, way)?.0)).await;
+        sending.map_err(|error| pay::unknown(error, hash))
     }
 
     /// Sends again what a crash may have cut off: noted as sent, but in no channel. To be asked once the channels with
@@ -54,7 +56,17 @@ impl Wallet {
     /// # Errors
     /// As [`Wallet::send`].
     pub async fn resend(&self, order: PayOrder, way: Way) -> Result<PaymentHash, WalletError> {
-        self.ask("sending a payment again", LOCAL, move |inner| resend(inner, &order, way)).await
+        let hash = invoice::read(&order.invoice)?.hash;
+        let sending = self.ask("sending a payment again", LOCAL, move |inner| resend(inner, &order, way)).await;
+        sending.map_err(|error| pay::unknown(error, hash))
+    }
+
+    /// Whether an invoice is of this wallet's network and has not expired.
+    ///
+    /// # Errors
+    /// [`WalletError::Invalid`] when it is not so.
+    pub fn check_current(&self, text: &str) -> Result<(), WalletError> {
+        pay::check_current(&invoice::parse(text)?, self.inner.settings.network)
     }
 
     /// The channel's payment with a hash, if there is one now that is not dust.

@@ -19,6 +19,7 @@
 //! recover       what peers paid out when they closed channels that were lost
 //! balance status history channels onchain invoice pay lookup hold locked backup    what can be asked of it
 //! liquidity     which channels are worth their money, within a budget; hints
+//! failures      peers with which no channel could be opened, left alone for a while
 //! towards       what settling tabs needs: the end of a payment, a channel back to a peer
 //! log           what ldk-node says, without what may carry secrets
 //! ```
@@ -69,6 +70,8 @@ pub mod error;
 #[cfg(feature = "lightning")]
 pub mod event;
 #[cfg(feature = "lightning")]
+pub mod failures;
+#[cfg(feature = "lightning")]
 pub mod hash;
 #[cfg(feature = "lightning")]
 pub mod history;
@@ -76,7 +79,6 @@ pub mod history;
 pub mod hold;
 #[cfg(feature = "lightning")]
 pub mod invoice;
-#[cfg(feature = "lightning")]
 pub mod liquidity;
 #[cfg(feature = "lightning")]
 pub mod locked;

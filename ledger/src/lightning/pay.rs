@@ -18,6 +18,7 @@ use super::error::{self, WalletError, sats};
 use super::event::{FailureReason, WalletEvent};
 use super::hash::{PaymentHash, Preimage};
 use super::records::Recorded;
+use super::settings::Network;
 use super::wallet::{Inner, LOCAL, Wallet, now_ms};
 use super::{balance, invoice};
 
@@ -80,11 +81,7 @@ impl Wallet {
         // Before it is sent, so that the outcome cannot be missed.
         let mut events = self.events();
         let sending = self.ask("sending a payment", LOCAL, move |inner| send(inner, &order, Way::Any)).await;
-        let (hash, amount) = sending.map_err(|error| match error {
-            // The thread goes on.
-            WalletError::Late { .. } | WalletError::Stopped => WalletError::OnItsWay(wanted),
-            error => error,
-        })?;
+        let (hash, amount) = sending.map_err(|error| unknown(error, wanted))?;
         let known = tokio::time::timeout(within, outcome(self, &mut events, hash)).await;
         match known.map_err(|_| WalletError::OnItsWay(hash))?? {
             Outcome::Sent(fee) => {
@@ -148,7 +145,8 @@ async fn outcome(
             Ok(_) => {}
             // Among the events that were missed may be the one.
             Err(RecvError::Lagged(_)) => {
-                let stored = wallet.ask("looking at a payment", LOCAL, move |inner| Ok(stored(inner, wanted))).await?;
+                let looking = wallet.ask("looking at a payment", LOCAL, move |inner| Ok(stored(inner, wanted))).await;
+                let stored = looking.map_err(|error| unknown(error, wanted))?;
                 if let Some(outcome) = stored {
                     return Ok(outcome);
                 }
@@ -164,6 +162,14 @@ fn stored(inner: &Inner, hash: PaymentHash) -> Option<Outcome> {
         PaymentStatus::Pending => None,
         PaymentStatus::Succeeded => Some(Outcome::Sent(Msat(payment.fee_paid_msat.unwrap_or(0)))),
         PaymentStatus::Failed => Some(Outcome::Failed(FailureReason::Other)),
+    }
+}
+
+/// What an error means for a payment that may have been sent: a thread that is late goes on.
+pub(super) fn unknown(error: WalletError, hash: PaymentHash) -> WalletError {
+    match error {
+        WalletError::Late { .. } | WalletError::Stopped => WalletError::OnItsWay(hash),
+        error => error,
     }
 }
 
@@ -201,13 +207,19 @@ pub(super) fn send(inner: &Inner, order: &PayOrder, way: Way) -> Result<(Payment
     }
 }
 
+/// Refuses an invoice of another network, or one that has expired.
+pub(super) fn check_current(invoice: &Bolt11Invoice, network: Network) -> Result<(), WalletError> {
+    invoice::check_network(invoice, network)?;
+    match invoice.is_expired() {
+        false => Ok(()),
+        true => Err(WalletError::Invalid("the invoice has expired; ask for a new one".to_owned())),
+    }
+}
+
 /// The amount to pay, if the invoice can be paid from here.
 fn check(inner: &Inner, invoice: &Bolt11Invoice, given: Option<Msat>) -> Result<Msat, WalletError> {
-    invoice::check_network(invoice, inner.settings.network)?;
+    check_current(invoice, inner.settings.network)?;
     let bad = |why: &str| Err(WalletError::Invalid(why.to_owned()));
-    if invoice.is_expired() {
-        return bad("the invoice has expired; ask for a new one");
-    }
     if invoice.recover_payee_pub_key() == inner.node.node_id() {
         return bad("the invoice is this wallet's own");
     }

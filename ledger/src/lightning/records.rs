@@ -270,6 +270,13 @@ impl Records {
         Ok(wanted.exists([hash.as_bytes()])?)
     }
 
+    /// Whether what was held for a hash is settled.
+    pub(super) fn is_settled(&self, hash: &PaymentHash) -> Result<bool, WalletError> {
+        let connection = self.lock();
+        let mut wanted = connection.prepare_cached("SELECT 1 FROM hold WHERE hash = ?1 AND state = 'settled'")?;
+        Ok(wanted.exists([hash.as_bytes()])?)
+    }
+
     /// Ends the holds whose deadline is at or below `height`: they went back. So did those being settled of which nobody
     /// said within [`TOO_LATE`] blocks more that they were received: the preimage came too late.
     pub(super) fn expire_holds(&self, height: u32, now_ms: u64) -> Result<Vec<Recorded>, WalletError> {
@@ -393,6 +400,7 @@ mod tests {
         assert_eq!(records.note(&late, 3).unwrap(), None, "it is over already");
         records.take(&WalletEvent::PaymentReceived { hash: hash(1), amount: Msat(9) }, 4).unwrap();
         assert_eq!(records.holds().unwrap().len(), 1);
+        assert!(records.is_settled(&hash(1)).unwrap() && !records.is_settled(&hash(3)).unwrap());
         for byte in [3, 4] {
             assert!(!records.is_cancelled(&hash(byte)).unwrap());
             records.cancel_hold(&hash(byte)).unwrap();

@@ -1,7 +1,7 @@
 //! Time, which is the height of the chain: deadlines, reorganisations, peers that vanish.
 
 use consortium_node::ledger::escrow::driver::EscrowError;
-use consortium_node::ledger::escrow::machine::GUARD;
+use consortium_node::ledger::escrow::machine::{GUARD, JUDGE_GUARD};
 use consortium_node::ledger::escrow::secrets::Secrets;
 use consortium_node::ledger::escrow::{Refused, State};
 use consortium_node::ledger::lightning::{Preimage, WalletError};
@@ -68,6 +68,8 @@ async fn what_expired_is_not_cancelled_and_a_late_claim_gets_nothing() {
     let deadline = three.worker.wait_held(escrow).await;
     // The worker is told that it earned, and the preimage does not come: it waits to the end.
     let verdict = bare_verdict(&three.validator, escrow).await;
+    let forwarded = three.worker.escrows.receive(id("sponsor"), verdict.clone()).await;
+    assert!(matches!(forwarded, Err(EscrowError::Refused(Refused::NotTheirs))), "{forwarded:?}");
     three.worker.escrows.receive(id("validator"), verdict.clone()).await.unwrap();
     mine_to(&three, deadline - 1).await;
     assert_eq!(three.worker.states(escrow).await, [State::Held { deadline }]);
@@ -92,7 +94,7 @@ async fn a_reorganisation_changes_nothing_that_was_agreed() {
     let escrow = three.offer(EscrowKind::Tranches, 2, UNIT).await;
     three.validator.wait_held(escrow).await;
     let deadline = three.worker.wait_held(escrow).await;
-    mine_to(&three, deadline - GUARD - 5).await;
+    mine_to(&three, deadline - JUDGE_GUARD - 5).await;
     let height = three.sponsor.wallet.height();
     // The last four blocks are replaced by five others.
     let hash = three.town.call("getblockhash", json!([height - 3])).await;

@@ -1,12 +1,15 @@
 //! Preimages that are used without a verdict, or twice.
 
 use consortium_node::ledger::escrow::State;
+use consortium_node::ledger::escrow::driver::EscrowError;
+use consortium_node::ledger::escrow::limits::Consent;
 use consortium_node::ledger::escrow::secrets::Secrets;
 use consortium_node::ledger::lightning::lookup::Fate;
 use consortium_node::ledger::lightning::pay::Way;
 use consortium_node::ledger::lightning::{PaymentHash, Preimage, WalletError};
+use consortium_protocol::Signed;
 use consortium_protocol::wire::Message as _;
-use consortium_protocol::wire::escrow::{Charge, EscrowId, EscrowKind, EscrowMessage, Misconduct};
+use consortium_protocol::wire::escrow::{Charge, EscrowId, EscrowKind, EscrowMessage, EscrowTerms, Misconduct};
 
 use super::money::{conserved, holdings};
 use super::party::{Three, UNIT, id};
@@ -77,6 +80,13 @@ async fn what_is_settled_twice_is_paid_once() {
         assert!(matches!(again, Err(WalletError::AlreadyPaid(_))), "{again:?}");
     }
     assert_eq!(three.sponsor.wallet.fate(hash).await.unwrap(), Fate::Sent);
+    // What is settled cannot be cancelled, and its hash is good for no other escrow.
+    let cancelled = three.worker.wallet.cancel(hash).await;
+    assert!(matches!(cancelled, Err(WalletError::NotHeld(_))), "{cancelled:?}");
+    let other = EscrowTerms { id: EscrowId([7; 16]), ..terms.payload().clone() };
+    let other = Signed::sign(&key("validator"), other);
+    let used = three.sponsor.escrows.agree(other, Consent::default()).await;
+    assert!(matches!(used, Err(EscrowError::UsedHash { tranche: 0 })), "{used:?}");
     let paid = i64::try_from(UNIT.0).unwrap();
     conserved(&three.wallets(), &before, &[-paid, paid, 0]).await;
     three.stop().await;

@@ -39,6 +39,12 @@ pub enum EscrowError {
         /// What is wrong with it.
         why: &'static str,
     },
+    /// A hash of the terms was paid before.
+    #[error("this wallet has paid the hash of tranche {tranche} before: its preimage may be known to others")]
+    UsedHash {
+        /// Which tranche.
+        tranche: usize,
+    },
     /// There is no channel with the payee.
     #[error(
         "there is no channel with the payee {payee} that can be used now. An escrow is paid through no other node: one on \

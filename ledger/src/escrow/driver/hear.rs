@@ -2,15 +2,16 @@
 
 use std::time::Instant;
 
-use consortium_protocol::wire::escrow::{EscrowId, EscrowMessage, HashLock, LockSecret, Misconduct};
-use consortium_protocol::{Msat, NodeId};
+use consortium_protocol::wire::escrow::{EscrowId, EscrowMessage, EscrowTerms, HashLock, LockSecret, Misconduct};
+use consortium_protocol::{Msat, NodeId, Signed};
 use tracing::{error, warn};
 
 use super::{EscrowError, Inner, Open};
 use crate::escrow::log::Log;
-use crate::escrow::machine::Input;
+use crate::escrow::machine::{Input, Refused};
 use crate::escrow::state::{Escrow, State};
 use crate::lightning::event::FailureReason;
+use crate::lightning::lookup::Fate;
 use crate::lightning::{PaymentHash, WalletEvent, invoice, locked};
 
 /// Events of the wallet that are read at once.
@@ -59,6 +60,11 @@ impl Inner {
                     continue;
                 }
                 if let Some(input) = told(&recorded.event, tranche) {
+                    if let Input::Held { deadline, .. } = input
+                        && self.escrow(&mut open, id).await?.is_short(deadline, self.wallet.height())
+                    {
+                        warn!(escrow = %id, tranche, deadline, "a payment came with less time than agreed on: it goes back");
+                    }
                     self.turn(&mut open, id, input, true).await?;
                 }
             }
@@ -96,6 +102,10 @@ impl Inner {
         message: EscrowMessage,
     ) -> Result<Input, EscrowError> {
         Ok(match message {
+            // Whoever else has it says it to no good end.
+            EscrowMessage::Verdict { terms, .. } | EscrowMessage::Release { terms, .. } if from != terms.signer() => {
+                return Err(Refused::NotTheirs.into());
+            }
             EscrowMessage::Invoices { invoices, .. } => {
                 let escrow = self.escrow(open, id).await?;
                 if escrow.pays() && escrow.tranches().iter().any(|tranche| tranche.invoice.is_none()) {
@@ -125,6 +135,7 @@ impl Inner {
         let mut payee = None;
         for (tranche, (invoice, lock)) in invoices.iter().zip(&terms.locks).enumerate() {
             let bad = |why| EscrowError::Invoice { tranche, why };
+            self.wallet.check_current(invoice)?;
             let facts = invoice::read(invoice)?;
             if facts.hash != payment_hash(lock) {
                 return Err(bad("it is for another hash"));
@@ -143,6 +154,47 @@ impl Inner {
             Some(payee) if !escrow.is_bond() => self.check_room(escrow, payee).await,
             _ => Ok(()),
         }
+    }
+
+    /// Refuses new terms under which this node would pay a hash that it has paid before: that payment would count as the
+    /// tranche's.
+    pub(super) async fn check_unused(&self, terms: &Signed<EscrowTerms>) -> Result<(), EscrowError> {
+        let digest = terms.digest();
+        let known = self.on_log(move |log| log.find(&digest)).await?.is_some();
+        let pays = terms.payload().payer == self.key.node_id();
+        for (tranche, lock) in terms.payload().locks.iter().enumerate().filter(|_| pays && !known) {
+            if self.wallet.fate(payment_hash(lock)).await? != Fate::Unsent {
+                return Err(EscrowError::UsedHash { tranche });
+            }
+        }
+        Ok(())
+    }
+
+    /// Notes which wallet this is. What the log has as sent was sent from another, if it was another then.
+    pub(super) async fn bind_wallet(&self) -> Result<(), EscrowError> {
+        let name = self.wallet.records_name().await?;
+        if self.on_log(move |log| log.bind_wallet(&name)).await? {
+            warn!(
+                "the wallet is another than the one that escrows were paid from: what that one sent is not sent again"
+            );
+        }
+        Ok(())
+    }
+
+    /// Notes what the wallet sent and the log does not have, because the program ended in between: it must not be taken
+    /// for unsent if the escrow is over meanwhile.
+    pub(super) async fn note_sent(&self) -> Result<(), EscrowError> {
+        let mut open = self.open.lock().await;
+        let unsent = open.escrows.iter().flat_map(|(id, escrow)| escrow.payable().map(|tranche| (*id, tranche)));
+        for (id, tranche) in unsent.collect::<Vec<_>>() {
+            let escrow = self.escrow(&mut open, id).await?;
+            let Some(lock) = escrow.terms().payload().locks.get(usize::from(tranche)) else { continue };
+            if let Fate::OnItsWay | Fate::Sent = self.wallet.fate(payment_hash(lock)).await? {
+                let deadline = self.deadline_of(&escrow);
+                self.hear(&mut open, id, &Input::Sent { tranche, deadline }).await?;
+            }
+        }
+        Ok(())
     }
 
     async fn check_room(&self, escrow: &Escrow, payee: String) -> Result<(), EscrowError> {

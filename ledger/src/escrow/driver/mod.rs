@@ -5,7 +5,7 @@
 //! missed over a crash; those that are read twice change nothing. Messages are handed to whoever carries them
 //! ([`Post`]) and may be lost: each is repeated until the answer to it has come.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::path::Path;
 use std::sync::Arc;
 use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
@@ -24,12 +24,13 @@ use super::limits::{self, Consent};
 use super::log::Log;
 use super::machine::{Action, Input};
 use super::secrets::Secrets;
-use super::state::{Escrow, State};
+use super::state::Escrow;
 use crate::lightning::Wallet;
 
 mod error;
 mod hear;
 mod perform;
+mod turns;
 
 pub use error::EscrowError;
 
@@ -156,6 +157,8 @@ impl Escrows {
         let open = Mutex::new(Open { escrows, sent: BTreeMap::new() });
         let secrets = Secrets::of(key);
         let inner = Inner { wallet, log, key: key.clone(), secrets, settings, post, open };
+        inner.bind_wallet().await?;
+        inner.note_sent().await?;
         Ok((Self { inner: Arc::new(inner) }, posts))
     }
 
@@ -179,12 +182,14 @@ impl Escrows {
     /// Takes part in an escrow. A payer will pay, as soon as the payee's invoices have come.
     ///
     /// # Errors
-    /// When the terms are not to be agreed to ([`limits::check`]), or the name is taken.
+    /// When the terms are not to be agreed to ([`limits::check`]), the name is taken, or this node is to pay a hash that it
+    /// has paid before.
     pub async fn agree(&self, terms: Signed<EscrowTerms>, consent: Consent) -> Result<EscrowId, EscrowError> {
         let inner = &self.inner;
         limits::check(&terms, inner.key.node_id(), consent)?;
         let id = terms.payload().id;
         let mut open = inner.open.lock().await;
+        inner.check_unused(&terms).await?;
         inner.begin(&mut open, id, &terms).await?;
         inner.turn(&mut open, id, Input::Tick, true).await?;
         Ok(id)
@@ -273,7 +278,8 @@ impl Escrows {
     }
 
     /// Whether all that this node has locked in an escrow, and the wallet shows, is locked in channels with its payee.
-    /// Nothing else is paid for; this looks at what really happened.
+    /// Nothing else is paid for; this looks at what really happened. [`Escrows::run`] looks, too, and gives up what it does
+    /// not find there.
     ///
     /// # Errors
     /// When there is no such escrow, or the wallet cannot be asked.
@@ -343,67 +349,5 @@ impl Inner {
         let escrow = self.on_log(move |log| log.load(id)).await?.ok_or(EscrowError::Unknown)?;
         open.escrows.entry(id).or_insert(escrow);
         Ok(())
-    }
-
-    async fn persist(&self, id: EscrowId, events: Vec<Event>) -> Result<(), EscrowError> {
-        let names: Vec<String> = events.iter().map(|event| event.name().to_string()).collect();
-        self.observe(id, &Step::Persist(names.clone()));
-        self.on_log(move |log| log.append(id, &events, now_ms())).await?;
-        self.observe(id, &Step::Persisted(names));
-        Ok(())
-    }
-
-    /// Has an escrow hear something and does what follows, until nothing does. What is said is said only if `tells`.
-    async fn turn(&self, open: &mut Open, id: EscrowId, input: Input, tells: bool) -> Result<(), EscrowError> {
-        let mut inputs = vec![input];
-        while !inputs.is_empty() {
-            let mut actions = Vec::new();
-            for input in std::mem::take(&mut inputs) {
-                let turn = self.escrow(open, id).await?.handle(&input, self.wallet.height())?;
-                if !turn.events.is_empty() {
-                    self.persist(id, turn.events).await?;
-                    open.escrows.insert(id, turn.next);
-                }
-                actions = turn.actions;
-            }
-            let escrow = self.escrow(open, id).await?;
-            if escrow.is_final() && actions.is_empty() {
-                self.on_log(move |log| log.finish(id)).await?;
-                open.escrows.remove(&id);
-                open.sent.retain(|(escrow, _), _| *escrow != id);
-                return Ok(());
-            }
-            let told = |action: &Action| matches!(action, Action::Tell { .. });
-            for action in actions.into_iter().filter(|action| tells || !told(action)) {
-                self.observe(id, &Step::Do(action.clone()));
-                inputs.extend(self.perform(open, &escrow, &action).await);
-                self.observe(id, &Step::Done(action));
-            }
-        }
-        Ok(())
-    }
-
-    /// Looks at all that is open.
-    async fn look(&self, all: bool, tells: bool) {
-        let mut open = self.open.lock().await;
-        let under_way = |escrow: &Escrow| {
-            escrow.states().any(|(_, state)| matches!(state, State::Settling { .. } | State::Cancelling))
-        };
-        let ids: BTreeSet<EscrowId> =
-            open.escrows.iter().filter(|(_, escrow)| all || under_way(escrow)).map(|(id, _)| *id).collect();
-        for id in ids {
-            self.send_lost(&mut open, id).await;
-            if let Err(error) = self.go_on(&mut open, id, tells).await {
-                warn!(escrow = %id, %error, "an escrow could not go on");
-            }
-        }
-    }
-
-    async fn go_on(&self, open: &mut Open, id: EscrowId, tells: bool) -> Result<(), EscrowError> {
-        let escrow = self.escrow(open, id).await?;
-        for over in self.over_unheard(&escrow).await? {
-            self.turn(open, id, over, tells).await?;
-        }
-        self.turn(open, id, Input::Tick, tells).await
     }
 }

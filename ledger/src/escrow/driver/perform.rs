@@ -23,6 +23,23 @@ const BLOCK: Duration = Duration::from_secs(600);
 const IN_CHANNEL: Duration = Duration::from_secs(10);
 /// Pause before what found no way is sent again.
 const AGAIN: Duration = Duration::from_secs(2);
+/// Blocks after its deadline at which dust, which no channel shows, counts as back if nothing was heard of it.
+const DUST_OVER: u32 = 6;
+
+/// What was seen of a payment that was noted as sent.
+enum Seen {
+    /// It is to be looked at again.
+    Unclear,
+    /// It is where it must be, or was sent again.
+    Underway,
+    /// It is in no channel and will not be.
+    Lost,
+}
+
+/// Whether a payment was not sent for a reason that passes, or that says nothing of the payment.
+fn passes(error: &WalletError) -> bool {
+    !error.is_callers() || matches!(error, WalletError::Late { .. } | WalletError::Stopped)
+}
 
 impl Inner {
     /// Does one thing; gives what is heard of it at once.
@@ -62,9 +79,7 @@ impl Inner {
     async fn pay(&self, open: &mut Open, escrow: &Escrow, tranche: u8) -> Result<Option<Input>, EscrowError> {
         let Some((order, way)) = order_of(escrow, tranche) else { return Ok(None) };
         let invoice = order.invoice.clone();
-        // From then on the payee's node sends it back by itself.
-        let window = escrow.terms().payload().delta.saturating_sub(KEPT_BLOCKS);
-        let deadline = self.wallet.height().saturating_add(u32::from(window));
+        let deadline = self.deadline_of(escrow);
         match self.wallet.send(order, way).await {
             Ok(_) | Err(WalletError::OnItsWay(_) | WalletError::AlreadyPaid(_)) => {
                 open.sent.insert((escrow.terms().payload().id, tranche), Some(Instant::now()));
@@ -72,12 +87,18 @@ impl Inner {
             }
             // Right after a start no peer is there yet. Nothing is sent then, and it is tried again.
             Err(error @ WalletError::NoRoute { .. }) if self.is_cut_off(&invoice, way).await? => Err(error.into()),
-            Err(WalletError::Late { what, after }) => Err(WalletError::Late { what, after }.into()),
+            Err(error) if passes(&error) => Err(error.into()),
             Err(error) => {
                 warn!(escrow = %escrow.terms().payload().id, tranche, %error, "a tranche could not be paid");
                 Ok(Some(Input::Failed { tranche }))
             }
         }
+    }
+
+    /// The height from which on the payee's node sends back by itself what is sent now.
+    pub(super) fn deadline_of(&self, escrow: &Escrow) -> u32 {
+        let window = escrow.terms().payload().delta.saturating_sub(KEPT_BLOCKS);
+        self.wallet.height().saturating_add(u32::from(window))
     }
 
     /// Whether what cannot be sent now could be at another time. A bond is one payment, so nothing else is locked while
@@ -158,8 +179,8 @@ impl Inner {
         let mut over = Vec::new();
         for (tranche, about) in (0..=u8::MAX).zip(escrow.tranches()).filter(|_| escrow.pays()) {
             let (State::Held { deadline }, Some(hash)) = (about.state, hash_of(escrow, tranche)) else { continue };
-            if about.amount > DUST
-                && self.wallet.height() >= deadline
+            let last = if about.amount > DUST { deadline } else { deadline.saturating_add(DUST_OVER) };
+            if self.wallet.height() >= last
                 && self.wallet.fate(hash).await? != Fate::Sent
                 && self.wallet.lock_of(hash).await?.is_none()
             {
@@ -172,8 +193,12 @@ impl Inner {
     /// Sends again what was noted as sent and is in no channel, though its peer is there: a crash may have come between
     /// LDK's list of payments and its channels. Looked at once for each tranche and start of the program. Dust is not
     /// shown in channels, and so is not sent again.
-    pub(super) async fn send_lost(&self, open: &mut Open, id: EscrowId) {
+    pub(super) async fn send_lost(&self, open: &mut Open, id: EscrowId, tells: bool) {
         let Some(escrow) = open.escrows.get(&id).filter(|escrow| escrow.pays()).cloned() else { return };
+        // What another wallet sent may still arrive: only its deadline ends it.
+        if !matches!(self.on_log(move |log| log.is_elsewhere(id)).await, Ok(false)) {
+            return;
+        }
         for (tranche, about) in (0..=u8::MAX).zip(escrow.tranches()) {
             if !matches!(about.state, State::Held { .. }) || about.amount <= DUST {
                 continue;
@@ -184,48 +209,67 @@ impl Inner {
             }
             let settled_in = since.is_some_and(|since| since.elapsed() >= IN_CHANNEL);
             match self.send_if_lost(&escrow, tranche, settled_in).await {
-                Ok(true) => {
+                Ok(Seen::Underway) => {
                     open.sent.insert((id, tranche), None);
                 }
-                Ok(false) => {}
+                Ok(Seen::Unclear) => {}
+                Ok(Seen::Lost) => {
+                    open.sent.insert((id, tranche), None);
+                    if let Err(error) = self.turn(open, id, Input::Failed { tranche }, tells).await {
+                        warn!(escrow = %id, tranche, %error, "that a payment is lost could not be noted");
+                    }
+                }
                 Err(error) => warn!(escrow = %id, tranche, %error, "a payment could not be sent again"),
             }
         }
     }
 
-    /// Whether it was looked at, and need not be again.
-    async fn send_if_lost(&self, escrow: &Escrow, tranche: u8, settled_in: bool) -> Result<bool, EscrowError> {
+    /// Looks for a payment, and sends it again if it is in no channel and there is still something to send it for.
+    async fn send_if_lost(&self, escrow: &Escrow, tranche: u8, settled_in: bool) -> Result<Seen, EscrowError> {
         let (Some((order, way)), Some(hash)) = (order_of(escrow, tranche), hash_of(escrow, tranche)) else {
-            return Ok(true);
+            return Ok(Seen::Underway);
         };
         let failed = match self.wallet.fate(hash).await? {
-            Fate::Sent => return Ok(true),
+            Fate::Sent => return Ok(Seen::Underway),
             // Of others than these the machine hears.
-            Fate::Failed if !escrow.may_send_again(self.wallet.height()) => return Ok(true),
+            Fate::Failed if !escrow.may_send_again(self.wallet.height()) => return Ok(Seen::Underway),
             Fate::Failed => true,
             Fate::Unsent | Fate::OnItsWay => false,
         };
         if self.wallet.lock_of(hash).await?.is_some() {
-            return Ok(true);
+            return Ok(Seen::Underway);
         }
         if !failed && !settled_in {
-            return Ok(false);
+            return Ok(Seen::Unclear);
         }
+        if escrow.is_past_sending(tranche, self.wallet.height()) {
+            return Ok(Seen::Lost);
+        }
+        let invoice = order.invoice.clone();
         let peers_are_back = match way {
             Way::Direct => !self.is_cut_off(&order.invoice, way).await?,
             Way::Any => self.wallet.status().await?.usable_channels > 0,
         };
         if !peers_are_back {
-            return Ok(false);
+            return Ok(Seen::Unclear);
         }
         match self.wallet.resend(order, way).await {
             Ok(_) => {
                 info!(escrow = %escrow.terms().payload().id, tranche, "a payment that a crash cut off is sent again");
             }
             Err(WalletError::OnItsWay(_) | WalletError::AlreadyPaid(_)) => {}
-            Err(error) => return Err(error.into()),
+            Err(error) if passes(&error) => return Err(error.into()),
+            Err(error @ WalletError::NoRoute { .. })
+                if escrow.may_send_again(self.wallet.height()) || self.is_cut_off(&invoice, way).await? =>
+            {
+                return Err(error.into());
+            }
+            Err(error) => {
+                warn!(escrow = %escrow.terms().payload().id, tranche, %error, "a lost payment cannot be sent again");
+                return Ok(Seen::Lost);
+            }
         }
-        Ok(true)
+        Ok(Seen::Underway)
     }
 }
 
