@@ -189,6 +189,18 @@ impl Ledger {
         })
     }
 
+    /// What the work is paid that was booked as the entry `seq`, held pay and tails included.
+    ///
+    /// # Errors
+    /// [`LedgerError::Database`].
+    pub fn work_booked(&self, seq: u64) -> Result<Msat, LedgerError> {
+        self.read(|tx| {
+            let mut statement = tx.prepare_cached("SELECT coalesce(sum(pay), 0) FROM claim WHERE seq = ?1")?;
+            let pay: i64 = statement.query_row([time(seq)], |row| row.get(0))?;
+            Ok(Msat(u64::try_from(pay).unwrap_or(0)))
+        })
+    }
+
     /// Applies an audit's verdict to the pay of the stage it is about: `Pass` and `Inconclusive` pay what is held,
     /// `Withheld` and `Fraud` return it, and `Fraud` returns all tails of the worker besides. Whose verdicts decide
     /// is the caller's choice. A verdict on pay that is settled already changes nothing, except for tails.

@@ -305,6 +305,14 @@ impl Ledger {
         })
     }
 
+    /// Forgets a payment that was expected and will not come; nothing happens where it was booked.
+    ///
+    /// # Errors
+    /// [`LedgerError::Database`].
+    pub fn forget_payment(&self, direction: Direction, hash: &Hash) -> Result<(), LedgerError> {
+        self.write(|tx| forget(tx, direction, hash))
+    }
+
     /// How far the events of a source have been booked; 0 at the beginning.
     ///
     /// # Errors
@@ -415,6 +423,11 @@ mod tests {
         assert!(ledger.payment(PAYER, &Hash::of(&[1])).unwrap().is_none());
         assert_eq!(ledger.payment(PAYER, &Hash::of(&[2])).unwrap().unwrap().note.chars().count(), MAX_NOTE);
         assert!(ledger.payment(PAYER, &Hash::of(&[3])).unwrap().is_some());
+        for byte in [2, 3] {
+            ledger.forget_payment(PAYER, &Hash::of(&[byte])).unwrap();
+        }
+        assert!(ledger.payment(PAYER, &Hash::of(&[2])).unwrap().is_some(), "it was booked");
+        assert!(ledger.payment(PAYER, &Hash::of(&[3])).unwrap().is_none());
     }
 
     #[test]

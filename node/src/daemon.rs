@@ -245,7 +245,8 @@ pub async fn run_tampered(
         wallet: wallet.clone(),
     };
     let rpc = Rpc::operated(sources, operated);
-    let earning = Earning { cluster, standings: standings.clone(), storage: storage.clone() };
+    let credit = tabs.credit().clone();
+    let earning = Earning { cluster, standings: standings.clone(), storage: storage.clone(), credit };
     tabs.spawn(swarm.clone(), view.subscribe(), stop.clone());
     #[cfg(feature = "lightning")]
     if let Some(wallet) = wallet.clone() {

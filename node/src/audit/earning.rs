@@ -1,6 +1,7 @@
 //! What payers owe this node for its work: booked when they say so, with their signature.
 
 use consortium_ledger::accounts::Owner;
+use consortium_ledger::journal::Posted;
 use consortium_ledger::ledger::{Ledger, LedgerError};
 use consortium_ledger::metering::{JobRecord, StageWork, Terms};
 use consortium_protocol::cluster::ClusterId;
@@ -16,6 +17,7 @@ use super::standings::Standings;
 use crate::clock::wall_ms;
 use crate::config::MAX_PRICE;
 use crate::storage::Storage;
+use crate::tabs::Credit;
 
 /// Cloneable handle to the worker's side of the books.
 #[derive(Clone)]
@@ -26,6 +28,8 @@ pub struct Earning {
     pub standings: Standings,
     /// Where the payers' words are kept.
     pub storage: Storage,
+    /// Where work counts that no payer has accepted.
+    pub credit: Credit,
 }
 
 fn disputed(why: &str) -> Refusal {
@@ -58,7 +62,13 @@ impl Earning {
             fee: 0,
             stages: vec![StageWork::of(receipt, price, said.drawn)],
         };
-        self.book(move |ledger| ledger.record_job(&record, &Terms::default(), wall_ms()).map(drop)).await?;
+        // Of work that overlaps with what was paid before, only the rest is.
+        let booked = move |ledger: &Ledger| match ledger.record_job(&record, &Terms::default(), wall_ms())? {
+            Posted::New(seq) => ledger.work_booked(seq),
+            Posted::Already(_) | Posted::Nothing => Ok(Msat::ZERO),
+        };
+        let booked = self.book(booked).await?;
+        self.credit.accepted(&from, &receipt.payload().order, receipt.payload().stage, booked);
         let (digest, signed) = (receipt.digest(), acceptance.as_bytes().to_vec());
         debug!(payer = %from, job = %order.job, msat = said.pay.0, "earned");
         if let Err(error) = self.storage.keep_acceptance(digest, wall_ms(), signed).await {
@@ -77,14 +87,14 @@ impl Earning {
         self.book(move |ledger| ledger.settle_with(&from, &verdict, &Terms::default(), wall_ms()).map(drop)).await
     }
 
-    async fn book(
+    async fn book<T: Send + 'static>(
         &self,
-        work: impl FnOnce(&Ledger) -> Result<(), LedgerError> + Send + 'static,
-    ) -> Result<(), Refusal> {
+        work: impl FnOnce(&Ledger) -> Result<T, LedgerError> + Send + 'static,
+    ) -> Result<T, Refusal> {
         let ledger = self.standings.ledger().clone();
         let internal = |error: &dyn std::fmt::Display| Refusal::new(RefusalCode::Internal, error.to_string());
         match tokio::task::spawn_blocking(move || work(&ledger)).await {
-            Ok(Ok(())) => Ok(()),
+            Ok(Ok(booked)) => Ok(booked),
             Ok(Err(error @ (LedgerError::NotAParty | LedgerError::Invalid(_) | LedgerError::Overflow))) => {
                 Err(disputed(&error.to_string()))
             }

@@ -9,6 +9,7 @@ use consortium_ledger::accounts::Owner;
 use consortium_ledger::cells::Cells;
 use consortium_ledger::ledger::Ledger;
 use consortium_ledger::metering::{JobRecord, StageWork, Terms};
+use consortium_ledger::reputation::AuditPolicy;
 use consortium_protocol::cluster::{ClusterId, ClusterName};
 use consortium_protocol::envelope::Signed;
 use consortium_protocol::hash::Hash;
@@ -18,6 +19,7 @@ use consortium_protocol::wire;
 use consortium_protocol::wire::audit::{AuditOrder, Nonce, Outcome, check_chain};
 use consortium_protocol::wire::heartbeat::{LayerRange, ModelRef};
 use consortium_protocol::wire::job::{JobId, Sampling};
+use consortium_protocol::wire::pay::Acceptance;
 use consortium_protocol::wire::pipeline::{Dtype, Frame, Hop, SessionOpen, StageFailureCode, StepHeader};
 use consortium_protocol::wire::rpc::{Assign, RefusalCode, Response};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -27,9 +29,11 @@ use super::chain::{Chain, ChainEvent, ChainStep};
 use super::{TokenInbox, Worker, framing};
 use crate::audit::Spool;
 use crate::audit::check::check;
+use crate::audit::earning::Earning;
 use crate::audit::opening::Opened;
 use crate::audit::proof::Proof;
 use crate::audit::spool::Place;
+use crate::audit::standings::Standings;
 use crate::cluster::ClusterView;
 use crate::config::TabRules;
 use crate::library::Library;
@@ -56,6 +60,8 @@ struct Pair {
     inbox: TokenInbox,
     spool: Spool,
     ledger: Ledger,
+    storage: Storage,
+    credit: Credit,
     _spool_dir: tempfile::TempDir,
 }
 
@@ -101,7 +107,8 @@ async fn pair(seed: u8) -> Pair {
     let spool = Spool::open(spool_dir.path()).unwrap();
     let ledger = Ledger::open(&spool_dir.path().join("ledger.db"), worker.me()).unwrap();
     let storage = Storage::open(&spool_dir.path().join("node.db")).unwrap();
-    let rules = TabRules { credit_limit: Msat(10_000), ..TabRules::default() };
+    let rules = TabRules { credit_limit: Msat(1_000_000), ..TabRules::default() };
+    let credit = Credit::new(ledger.clone(), storage.clone(), rules, true);
     let serving = Worker {
         cluster: cluster(),
         swarm: worker.clone(),
@@ -110,11 +117,11 @@ async fn pair(seed: u8) -> Pair {
         key: Arc::new(worker_key),
         spool: spool.clone(),
         asking: crate::prices::Asking::fixed(Msat(2)),
-        credit: Credit::new(ledger.clone(), storage, rules, true),
+        credit: credit.clone(),
         tamper: None,
     };
     tokio::spawn(serving.serve(stages));
-    Pair { key, master, worker, model, range, shards, inbox, spool, ledger, _spool_dir: spool_dir }
+    Pair { key, master, worker, model, range, shards, inbox, spool, ledger, storage, credit, _spool_dir: spool_dir }
 }
 
 impl Pair {
@@ -386,11 +393,33 @@ async fn a_worker_that_is_not_paid_stops_until_it_is() {
         let record = JobRecord { job: JobId([job; 16]), attempt: 1, payer: payer.clone(), fee: 0, stages: vec![work] };
         pair.ledger.record_job(&record, &Terms { tail: 0, ..Terms::default() }, 1).unwrap();
     };
-    owe(1, 1000);
+    owe(1, 100_000);
     assert_eq!(pair.tokens(2, &[5, 6, 7], 1).await.len(), 1);
-    owe(3, 1);
+    // Its three rows were not accepted: they count as if they were owed.
+    let layers = u64::from(pair.range.count());
     let open = Signed::sign(&pair.key, SessionOpen { job: JobId([4; 16]), ..pair.open() });
     assert_eq!(pair.provoke_open(&open).await, StageFailureCode::Unpaid);
-    pair.ledger.deposit(&payer, Msat(1), Hash::of(b"paid"), 2).unwrap();
+    pair.ledger.deposit(&payer, Msat(3 * 2 * layers), Hash::of(b"paid"), 2).unwrap();
     assert_eq!(pair.tokens(5, &[5, 6, 7], 1).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn work_counts_against_its_payer_until_that_accepts_it() {
+    let pair = pair(80).await;
+    let payer = pair.master.me();
+    let unaccepted = async || pair.credit.standing(payer).await.unwrap().unaccepted;
+    let AuditOrder { order, mut chain, .. } = sealed(&pair, 1, (6..46).collect()).await.order;
+    let receipt = chain.remove(0);
+    let pay = Acceptance::pay_of(order.payload(), receipt.payload()).unwrap();
+    assert_eq!((receipt.payload().positions, unaccepted().await), (42, pay));
+    let worker_key = Arc::new(RootKey::from_seed([81; 32]));
+    let standings = Standings::open(pair.ledger.clone(), worker_key, AuditPolicy::default(), 0).unwrap();
+    let (storage, credit) = (pair.storage.clone(), pair.credit.clone());
+    let earning = Earning { cluster: cluster(), standings, storage, credit };
+    let acceptance = Signed::sign(&pair.key, Acceptance { order, receipt, drawn: false, pay });
+    for _ in 0..2 {
+        earning.accepted(payer, acceptance.clone()).await.unwrap();
+        assert_eq!(unaccepted().await, Msat(0));
+        assert_eq!(pair.ledger.tab(&payer).unwrap().exposure(), pay);
+    }
 }

@@ -10,6 +10,7 @@ use consortium_inference::stage::{
 use consortium_protocol::cluster::ClusterId;
 use consortium_protocol::envelope::Signed;
 use consortium_protocol::identity::{NodeId, RootKey};
+use consortium_protocol::msat::Msat;
 use consortium_protocol::wire;
 use consortium_protocol::wire::audit::StageReceipt;
 use consortium_protocol::wire::pipeline::{Dtype, Frame, SessionOpen, StageFailure, StageFailureCode, StepHeader};
@@ -24,6 +25,7 @@ use crate::prices::Asking;
 use crate::shards::{ActiveSession, Shards};
 use crate::swarm::{ByteStream, Incoming, SwarmHandle};
 use crate::tabs::Credit;
+use crate::tabs::unaccepted::{Running, Work};
 
 /// Time for a peer to say what a stream it opened is for.
 const OPENING: Duration = Duration::from_secs(10);
@@ -123,11 +125,15 @@ impl Worker {
             let message = format!("a token through a layer costs {} msat here", self.asking.now().0);
             return Err(refuse(stage, StageFailureCode::Underpaid, message));
         }
-        self.credit.check(open.payer).await.map_err(|why| refuse(stage, StageFailureCode::Unpaid, why))?;
         let hop = open.route[stage];
         let shard = self.shards.find(&open.model, hop.range).ok_or_else(|| {
             refuse(stage, StageFailureCode::NotLoaded, format!("layers {} are not loaded here", hop.range))
         })?;
+        let place = u16::try_from(stage).unwrap_or(u16::MAX);
+        let position = Msat(open.prices[stage].0.saturating_mul(hop.range.count().into()));
+        let (payer, positions) = (open.payer, open.max_positions);
+        let work = Work { payer, order: signed.digest(), stage: place, position, positions };
+        let running = self.credit.begin(work).await.map_err(|why| refuse(stage, StageFailureCode::Unpaid, why))?;
         let params = SessionParams {
             sampling: open.sampling.clone(),
             prompt_len: open.prompt_len,
@@ -150,12 +156,12 @@ impl Worker {
             .await
             .map_err(|error| unreachable(error.to_string()))?;
         let active = self.shards.begin_session();
-        let place = u16::try_from(stage).unwrap_or(u16::MAX);
         let width = shard.stage.info().width;
         let record = Box::new(Record::new(signed.clone(), place, own_class(), width, &self.spool));
         let at = Place { me, stage, next, last: protocol == wire::TOKENS };
         let tampered = self.tamper.as_ref().and_then(|tamper| tamper.session(open, place));
-        let steps = Steps { at, guard, record: Some(record), key: Arc::clone(&self.key), tampered };
+        let (record, running, key) = (Some(record), Some(running), Arc::clone(&self.key));
+        let steps = Steps { at, guard, record, running, key, tampered };
         Ok(StageSession { _active: active, steps, downstream })
     }
 }
@@ -212,6 +218,8 @@ struct Steps {
     guard: SessionGuard,
     /// None once it is sealed.
     record: Option<Box<Record>>,
+    /// None once it is sealed.
+    running: Option<Running>,
     key: Arc<RootKey>,
     tampered: Option<Box<dyn TamperedSession>>,
 }
@@ -262,6 +270,9 @@ impl Steps {
         let hidden = (header.hidden > 0).then_some(HiddenStates { rows, width: header.hidden, data: payload });
         let step = Step { seq, pos, tokens: header.tokens, hidden, sample };
         let output = self.compute(step).await?;
+        if let Some(running) = &mut self.running {
+            running.computed(rows);
+        }
         // What leaves goes first: the next stage computes while this one writes down.
         let (hidden, drawn) = match output.kind {
             StepResult::Hidden(hidden) => {
@@ -321,6 +332,8 @@ impl Steps {
     ) -> Result<(), StageFailure> {
         let receipt = record.seal(&self.key, &chain);
         chain.push(receipt.map_err(|reason| self.at.failure(StageFailureCode::BadFrame, reason))?);
+        // What was done stands in the place of what was reserved before anyone can accept it.
+        self.running = None;
         self.at.send(downstream, &Frame::Receipts(chain)).await
     }
 }

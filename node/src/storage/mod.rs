@@ -40,6 +40,7 @@ const MIGRATIONS: &[&str] = &[
                                signed BLOB NOT NULL) STRICT, WITHOUT ROWID;
      CREATE INDEX acceptances_age ON acceptances (at_ms);",
     tabs::SCHEMA,
+    tab_channels::SCHEMA,
 ];
 /// Largest stored promise: a certificate of 64 votes fits many times over.
 const MAX_PROMISES: usize = 4 << 20;

@@ -228,6 +228,21 @@ impl Storage {
         .await
     }
 
+    /// Settlements with a peer whose end is not known: the 1024 that end last.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn settlements_open_with(&self, side: Side, peer: NodeId) -> Result<Vec<Settlement>, StorageError> {
+        self.run(move |db| {
+            let mut query = db.prepare_cached(
+                "SELECT hash, peer, msat, invoice, expires_s, asked_ms FROM settlement
+                 WHERE peer = ?1 AND own = ?2 AND state = 'open' ORDER BY expires_s DESC, hash LIMIT ?3",
+            )?;
+            query.query_map(params![peer.as_bytes(), side.own(), MAX_OPEN], settlement)?.collect()
+        })
+        .await
+    }
+
     /// Notes how a settlement ended. What failed long ago is let go.
     ///
     /// # Errors
@@ -345,6 +360,8 @@ mod tests {
             assert!(open().settlement_begin(Side::Worker, begun(n, 2)).await.unwrap());
         }
         assert_eq!(open().settlements_open(Side::Payer).await.unwrap().len(), 2);
+        let of = async |side, peer| open().settlements_open_with(side, node(peer)).await.unwrap().len();
+        assert_eq!((of(Side::Payer, 2).await, of(Side::Worker, 2).await, of(Side::Worker, 4).await), (1, 2, 0));
         open().settlement_end(Side::Payer, Hash::of(&[1]), false, 7).await.unwrap();
         assert_eq!(open().settlement_history(Side::Payer, node(2)).await.unwrap(), History::default());
         // The same invoice may be tried again, one that was paid may not.

@@ -1,13 +1,14 @@
 //! A channel just in time: a worker that no payment can reach is given one by its payer, and bears its cost.
 //!
 //! The payer says beforehand what the channel costs; the worker agrees with its signature, and connects to the payer's
-//! Lightning node, which it can do from behind a router. Over that connection the payer opens a private channel. When it is
-//! being opened, both take the cost off the tab, each in its own journal under the digest of the offer: the payer first,
-//! who then tells the worker until that one has booked it, too. A pair has one such channel.
+//! Lightning node, which it can do from behind a router. Over that connection the payer opens a private channel. Once its
+//! funding is in a block, both take the cost off the tab, each in its own journal under the digest of the offer: the payer
+//! first, who then tells the worker until that one sees the block and has booked it, too. A pair has one such channel, and
+//! another when it is full.
 
 use anyhow::{Context as _, bail};
-use consortium_ledger::lightning::Wallet;
-use consortium_ledger::lightning::channels::{ChannelState as InWallet, SMALLEST_SAT};
+use consortium_ledger::lightning::channels::{ChannelState as InWallet, ChannelView, SMALLEST_SAT};
+use consortium_ledger::lightning::{Wallet, WalletError};
 use consortium_protocol::envelope::Signed;
 use consortium_protocol::hash::Hash;
 use consortium_protocol::identity::NodeId;
@@ -25,6 +26,8 @@ use crate::storage::tabs::Side;
 /// A channel holds at least so many times what is due, and at least this many sat.
 const TIMES: u64 = 10;
 const LEAST_SAT: u64 = 100_000;
+/// What stays in a channel is a hundredth of it, and at least this many sat.
+const LEAST_RESERVE_SAT: u64 = 1000;
 /// What a channel costs is at most this part of what is due.
 const PART: u64 = 2;
 /// Time for a worker to agree: it connects meanwhile.
@@ -41,12 +44,13 @@ impl Payer {
         if let Some(known) = self.tabs.storage().channel(Side::Payer, worker, None).await?
             && known.state != ChannelState::Offered
         {
-            return self.waits_for_channel(&known.lightning).await;
+            self.may_open_another(&known, due).await?;
         }
-        if invoiced.receivable >= invoiced.amount() {
+        if invoiced.receivable >= invoiced.amount() && invoiced.amount() >= self.tabs.rules().settle_min {
             bail!("no way to its Lightning node with enough room was found");
         }
-        let size_sat = self.affordable(due).await?;
+        let size_sat =
+            self.affordable(due).await.with_context(|| format!("it can receive only {}", sats(invoiced.receivable)))?;
         let status = self.wallet.status().await?;
         let addresses = dialable(&status.listen, &self.swarm.listening().borrow());
         if addresses.is_empty() {
@@ -65,11 +69,48 @@ impl Payer {
         };
         let offer = Signed::sign(&self.tabs.inner.parts.key, offer);
         self.agreed(worker, &offer, &lightning).await?;
-        self.tabs.storage().channel_note(Side::Payer, &offer, lightning.clone(), ChannelState::Opening).await?;
-        self.wallet.open_channel_back(&lightning, size_sat).await.context("the channel towards it is not opened")?;
+        let before = names_with(&self.wallet.channels().await?, &lightning);
+        let opening = OfferedChannel { offer, lightning, state: ChannelState::Opening, channel: None, before };
+        self.open(opening).await?;
         info!(%worker, size_sat, "opening a channel towards a worker that no payment can reach");
         self.go_on_with_channel(worker).await?;
-        self.waits_for_channel(&lightning).await
+        bail!("the channel towards it is not usable yet")
+    }
+
+    /// Opens a channel that was agreed on, and notes its name.
+    async fn open(&self, mut opening: OfferedChannel) -> anyhow::Result<()> {
+        let storage = self.tabs.storage();
+        storage.channel_note(Side::Payer, &opening).await?;
+        match self.wallet.open_channel_back(&opening.lightning, opening.offer.payload().size_sat).await {
+            Ok(name) => {
+                opening.channel = Some(name);
+                Ok(storage.channel_note(Side::Payer, &opening).await?)
+            }
+            Err(error) => {
+                // It may come about yet if it was only late.
+                let failed = !matches!(error, WalletError::Late { .. } | WalletError::Stopped);
+                if failed && find(&opening, &self.wallet.channels().await?, true).is_none() {
+                    storage.channel_dropped(opening.offer.digest()).await?;
+                }
+                Err(error).context("the channel towards it is not opened")
+            }
+        }
+    }
+
+    /// Nothing, if the channel towards a worker is full or closed; else what is waited for.
+    async fn may_open_another(&self, known: &OfferedChannel, due: Msat) -> anyhow::Result<()> {
+        let channels = self.wallet.channels().await?;
+        match find(known, &channels, true) {
+            None => Ok(self.tabs.storage().channel_dropped(known.offer.digest()).await?),
+            Some(channel) => match channel.state {
+                InWallet::Usable if channel.spendable >= due => {
+                    bail!("the channel towards it has room, and the payment failed all the same")
+                }
+                InWallet::Usable => Ok(()),
+                InWallet::PeerAway => bail!("its Lightning node is away"),
+                InWallet::Pending | InWallet::Waiting => bail!("the channel towards it is not usable yet"),
+            },
+        }
     }
 
     /// What may be put into a channel for what is due, in sat.
@@ -84,9 +125,9 @@ impl Payer {
                 sats(rules.channel_cost)
             );
         }
-        let left = rules.channel_budget_sat.saturating_sub(self.tabs.storage().channels_opened_sat().await?);
+        let left = rules.channel_budget_sat.saturating_sub(self.tabs.in_channels_sat(&self.wallet).await?);
         let size = due.whole_sat().saturating_mul(TIMES).max(LEAST_SAT).min(left);
-        if size < SMALLEST_SAT || Msat::from_sat(size).is_none_or(|size| size <= due) {
+        if size < SMALLEST_SAT || !holds(size, due) {
             bail!("no payment can reach it, and {left} sat are left of the budget for channels");
         }
         Ok(size)
@@ -109,48 +150,60 @@ impl Payer {
         }
     }
 
-    async fn waits_for_channel(&self, lightning: &str) -> anyhow::Result<()> {
-        let channels = self.wallet.channels().await?;
-        match channels.iter().find(|channel| channel.peer == lightning).map(|channel| channel.state) {
-            None => bail!("the channel towards it was closed; open another one (`wallet open`)"),
-            Some(InWallet::Usable) => bail!("no way to its Lightning node with enough room was found"),
-            Some(InWallet::PeerAway) => bail!("its Lightning node is away"),
-            Some(InWallet::Pending | InWallet::Waiting) => bail!("the channel towards it is not confirmed yet"),
-        }
-    }
-
     /// Brings a channel that was begun to the point where both sides have booked its cost.
     pub(super) async fn go_on_with_channel(&self, worker: NodeId) -> anyhow::Result<()> {
-        let Some(known) = self.tabs.storage().channel(Side::Payer, worker, None).await? else { return Ok(()) };
-        let OfferedChannel { offer, lightning, state } = known;
-        match state {
+        let Some(mut known) = self.tabs.storage().channel(Side::Payer, worker, None).await? else { return Ok(()) };
+        match known.state {
             ChannelState::Offered | ChannelState::Told => return Ok(()),
             ChannelState::Opening => {
                 let channels = self.wallet.channels().await?;
-                let found = channels.iter().find(|channel| channel.peer == lightning && channel.opened_here);
-                match found.map(|channel| channel.funding.is_some()) {
-                    Some(true) => {}
-                    Some(false) => bail!("the channel towards it is being agreed on"),
-                    // Lightning forgets over a restart what was not funded.
-                    None => return Ok(self.tabs.storage().channel_dropped(offer.digest()).await?),
+                match find(&known, &channels, true) {
+                    Some(channel) if channel.confirmations > 0 => known.channel = Some(channel.id.clone()),
+                    Some(_) => bail!("the channel towards it is not confirmed yet"),
+                    // Lightning forgets what was not funded.
+                    None => return Ok(self.tabs.storage().channel_dropped(known.offer.digest()).await?),
                 }
-                self.tabs.storage().channel_note(Side::Payer, &offer, lightning.clone(), ChannelState::Begun).await?;
+                known.state = ChannelState::Begun;
+                self.tabs.storage().channel_note(Side::Payer, &known).await?;
             }
             ChannelState::Begun => {}
         }
-        let (digest, cost) = (offer.digest(), offer.payload().cost);
+        let (digest, cost) = (known.offer.digest(), known.offer.payload().cost);
         self.tabs.books(move |ledger| ledger.book_channel(&worker, cost, true, digest, wall_ms())).await?;
         let begun = Signed::sign(&self.tabs.inner.parts.key, ChannelBegun { offer: digest });
         match self.swarm.request(worker, Request::ChannelBegun(Box::new(begun)), BOOK).await {
             Ok(Response::Ack) => {
-                self.tabs.storage().channel_note(Side::Payer, &offer, lightning, ChannelState::Told).await?;
-                Ok(())
+                known.state = ChannelState::Told;
+                Ok(self.tabs.storage().channel_note(Side::Payer, &known).await?)
             }
             Ok(Response::Refused(refusal)) => bail!("it has not booked its channel: {}", refusal.message),
             Ok(_) => bail!("its answer does not fit the question"),
             Err(error) => bail!("it has not booked its channel: {error}"),
         }
     }
+}
+
+/// The channel of an offer among those of the wallet: the one of its name or, where that is not known yet, one of its size
+/// with its node that was not there before.
+fn find<'a>(known: &OfferedChannel, channels: &'a [ChannelView], opened_here: bool) -> Option<&'a ChannelView> {
+    channels.iter().find(|channel| match &known.channel {
+        Some(name) => channel.id == *name,
+        None => {
+            let new = !known.before.contains(&channel.id);
+            let fits = channel.size_sat == known.offer.payload().size_sat && channel.opened_here == opened_here;
+            new && fits && channel.peer == known.lightning
+        }
+    })
+}
+
+fn names_with(channels: &[ChannelView], lightning: &str) -> Vec<String> {
+    channels.iter().filter(|channel| channel.peer == lightning).map(|channel| channel.id.clone()).collect()
+}
+
+/// Whether what is owed can be paid through a channel of this size, in sat: its reserve stays in it.
+fn holds(size_sat: u64, owed: Msat) -> bool {
+    let reserve = (size_sat / 100).max(LEAST_RESERVE_SAT);
+    Msat::from_sat(size_sat.saturating_sub(reserve)).is_some_and(|room| room >= owed)
 }
 
 /// Where the wallet can be reached: an address of all interfaces stands for those that the node listens on.
@@ -191,16 +244,22 @@ impl Tabs {
         }
         let _one_at_a_time = self.answering(from)?;
         let owed = self.books(move |ledger| ledger.tab_owed(&from, wall_ms())).await.map_err(internal)?.now;
-        if owed == Msat::ZERO || said.cost.0.saturating_mul(PART) > owed.0 {
-            return Err(disputed(format!("it costs {}, and {} are owed", sats(said.cost), sats(owed))));
-        }
-        let before = self.storage().channel(Side::Worker, from, None).await.map_err(internal)?;
-        if before.is_some_and(|before| before.state != ChannelState::Offered) {
-            return Err(disputed("there was such a channel already"));
+        let receivable = wallet.largest_incoming().await.map_err(internal)?;
+        is_worth(said, owed, receivable, self.rules().channel_cost).map_err(disputed)?;
+        let channels = wallet.channels().await.map_err(internal)?;
+        let lightning = said.lightning.to_string();
+        if channels.iter().any(|channel| {
+            let coming = matches!(channel.state, InWallet::Pending | InWallet::Waiting);
+            channel.peer == lightning && !channel.opened_here && coming
+        }) {
+            return Err(disputed("the channel before is not usable yet"));
         }
         self.connect(wallet, said).await?;
-        let (lightning, own) = (said.lightning.to_string(), wallet.node_id().parse().map_err(internal)?);
-        self.storage().channel_note(Side::Worker, &offer, lightning, ChannelState::Offered).await.map_err(internal)?;
+        let own = wallet.node_id().parse().map_err(internal)?;
+        let before = names_with(&channels, &lightning);
+        let offered =
+            OfferedChannel { offer: offer.clone(), lightning, state: ChannelState::Offered, channel: None, before };
+        self.storage().channel_note(Side::Worker, &offered).await.map_err(internal)?;
         info!(payer = %from, size_sat = said.size_sat, cost = said.cost.0, "agreed to a channel");
         Ok(Signed::sign(&self.inner.parts.key, ChannelAgreed { offer: offer.digest(), lightning: own }))
     }
@@ -227,30 +286,124 @@ impl Tabs {
     ) -> Result<(), Refusal> {
         let digest: Hash = begun.payload().offer;
         let known = self.storage().channel(Side::Worker, from, Some(digest)).await.map_err(internal)?;
-        let Some(known) = known.filter(|_| begun.signer() == from) else {
+        let Some(mut known) = known.filter(|_| begun.signer() == from) else {
             return Err(disputed("no such channel was agreed on"));
         };
-        let said = known.offer.payload();
         if known.state == ChannelState::Offered {
-            let channels = wallet.channels().await.map_err(internal)?;
-            let there = channels.iter().any(|channel| {
-                channel.peer == known.lightning && channel.size_sat == said.size_sat && channel.funding.is_some()
-            });
-            if !there {
-                return Err(Refusal::new(RefusalCode::Busy, "there is no such channel here yet"));
+            // No channel is paid for twice.
+            let paid_for = self.storage().channels_named(Side::Worker).await.map_err(internal)?;
+            let mut channels = wallet.channels().await.map_err(internal)?;
+            channels.retain(|channel| !paid_for.contains(&channel.id));
+            match find(&known, &channels, false) {
+                Some(channel) if channel.confirmations > 0 => known.channel = Some(channel.id.clone()),
+                _ => return Err(Refusal::new(RefusalCode::Busy, "no such channel is confirmed here yet")),
             }
         }
-        let cost = said.cost;
+        let cost = known.offer.payload().cost;
         self.books(move |ledger| ledger.book_channel(&from, cost, false, digest, wall_ms())).await.map_err(internal)?;
-        let noted =
-            self.storage().channel_note(Side::Worker, &known.offer, known.lightning.clone(), ChannelState::Begun);
-        noted.await.map_err(internal)
+        known.state = ChannelState::Begun;
+        self.storage().channel_note(Side::Worker, &known).await.map_err(internal)
     }
+
+    /// What is in the channels that were opened to settle tabs and are not closed, in sat. Those that are closed are
+    /// noted as such.
+    pub(super) async fn in_channels_sat(&self, wallet: &Wallet) -> anyhow::Result<u64> {
+        let (opened, channels) = (self.storage().channels_opened().await?, wallet.channels().await?);
+        let mut sum = 0_u64;
+        for known in opened {
+            if known.state == ChannelState::Opening || find(&known, &channels, true).is_some() {
+                sum = sum.saturating_add(known.offer.payload().size_sat);
+            } else if known.state == ChannelState::Told {
+                self.storage().channel_dropped(known.offer.digest()).await?;
+            }
+        }
+        Ok(sum)
+    }
+}
+
+/// Whether a channel is worth its cost to a worker that is owed this and can receive so much at a time.
+fn is_worth(offer: &ChannelOffer, owed: Msat, receivable: Msat, most: Msat) -> Result<(), String> {
+    if offer.cost > most {
+        return Err(format!("it costs {}, and {} are paid for a channel here", sats(offer.cost), sats(most)));
+    }
+    if owed == Msat::ZERO || offer.cost.0.saturating_mul(PART) > owed.0 {
+        return Err(format!("it costs {}, and {} are owed", sats(offer.cost), sats(owed)));
+    }
+    if receivable >= owed {
+        return Err(format!("{} can be received without it, and {} are owed", sats(receivable), sats(owed)));
+    }
+    if !holds(offer.size_sat, owed) {
+        return Err(format!("{} sat are too little for the {} that are owed", offer.size_sat, sats(owed)));
+    }
+    Ok(())
 }
 
 #[cfg(test)]
 mod tests {
-    use super::dialable;
+    use consortium_protocol::identity::RootKey;
+
+    use super::*;
+
+    const OTHER: &str = "03e7156ae33b0a208d0744199163177e909e80176e55d97a2f221ede0f934dd9ad";
+
+    fn offer(size_sat: u64, cost: Msat) -> ChannelOffer {
+        ChannelOffer {
+            payer: RootKey::from_seed([1; 32]).node_id(),
+            worker: RootKey::from_seed([2; 32]).node_id(),
+            at_ms: 1,
+            size_sat,
+            cost,
+            lightning: OTHER.parse().unwrap(),
+            addresses: vec!["127.0.0.1:9735".to_owned()],
+        }
+    }
+
+    #[test]
+    fn a_worker_pays_for_no_channel_that_it_does_not_need() {
+        let owed = Msat(20_000_000);
+        let worth =
+            |size_sat, cost, receivable| is_worth(&offer(size_sat, Msat(cost)), owed, receivable, Msat(500_000));
+        assert_eq!(worth(100_000, 500_000, Msat(0)), Ok(()));
+        assert_eq!(worth(100_000, 500_000, Msat(19_999_999)), Ok(()));
+        assert_eq!(worth(21_000, 500_000, Msat(0)), Ok(()));
+        assert!(worth(100_000, 500_001, Msat(0)).unwrap_err().contains("are paid for a channel here"));
+        assert!(worth(100_000, 500_000, owed).unwrap_err().contains("can be received without it"));
+        assert!(worth(20_999, 500_000, Msat(0)).unwrap_err().contains("too little"), "the reserve stays in it");
+        let dear = is_worth(&offer(100_000, Msat(500_000)), Msat(999_999), Msat(0), Msat(500_000));
+        assert!(dear.unwrap_err().contains("are owed"));
+    }
+
+    #[test]
+    fn another_channel_with_the_same_node_is_not_taken_for_the_one_offered() {
+        let channel = |id: &str, size_sat, opened_here| ChannelView {
+            id: id.to_owned(),
+            peer: OTHER.to_owned(),
+            funding: None,
+            state: InWallet::Usable,
+            size_sat,
+            spendable: Msat(0),
+            receivable: Msat(0),
+            reserve_sat: 1000,
+            announced: false,
+            opened_here,
+            confirmations: 6,
+            needed: 6,
+        };
+        let key = RootKey::from_seed([1; 32]);
+        let mut known = OfferedChannel {
+            offer: Signed::sign(&key, offer(100_000, Msat(1))),
+            lightning: OTHER.to_owned(),
+            state: ChannelState::Opening,
+            channel: None,
+            before: names_with(&[channel("old", 100_000, true)], OTHER),
+        };
+        let old = [channel("old", 100_000, true), channel("theirs", 100_000, false), channel("larger", 100_001, true)];
+        assert_eq!(find(&known, &old, true), None);
+        let all = [&old[..], &[channel("new", 100_000, true)]].concat();
+        assert_eq!(find(&known, &all, true).map(|found| found.id.as_str()), Some("new"));
+        known.channel = Some("gone".to_owned());
+        assert_eq!(find(&known, &all, true), None);
+    }
 
     #[test]
     fn all_interfaces_stand_for_those_that_are_known() {

@@ -8,7 +8,10 @@
 //!
 //! # What is at stake
 //! A worker can lose what it lets a payer owe: its limit ([`credit`]), which begins at a tenth and grows with what the
-//! payer has paid. A payer pays for nothing that it has not accepted, and nothing to a node that it has seen cheat. A
+//! payer has paid, and one session more. Work that runs, and work that the payer has not accepted, count against it
+//! ([`unaccepted`]): the latter for hours, or until the worker is started anew. Who pays for a session is said by the
+//! master alone, whose order the payer does not sign: a master can name any node, and use up its limit here; and each
+//! node that it names anew begins with a limit of its own. A payer pays for nothing that it has not accepted, and nothing to a node that it has seen cheat. A
 //! worker that no payment can reach is given a channel (`channel`), within a budget; its cost, agreed to by the worker's
 //! signature, is taken off the tab on both sides. The worker
 //! books no cost without seeing the channel.
@@ -40,6 +43,7 @@ pub mod credit;
 mod payee;
 #[cfg(feature = "lightning")]
 mod payer;
+pub mod unaccepted;
 pub mod view;
 
 pub use credit::Credit;

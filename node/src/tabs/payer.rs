@@ -68,6 +68,8 @@ pub(super) struct Payer {
 enum Step {
     /// A payment was begun: what became of it?
     Follow(Settlement),
+    /// A channel was begun: what became of it?
+    Channel,
     Settle,
 }
 
@@ -153,6 +155,12 @@ impl Payer {
                 wanted.push((worker, Step::Settle));
             }
         }
+        for worker in self.tabs.storage().channels_unfinished().await? {
+            let idle = !busy.contains(&worker) && wanted.iter().all(|(other, _)| *other != worker);
+            if idle && present.contains(&worker) && self.is_time(&worker) {
+                wanted.push((worker, Step::Channel));
+            }
+        }
         Ok(wanted)
     }
 
@@ -180,6 +188,7 @@ impl Payer {
     async fn take(&self, worker: NodeId, step: Step) {
         let done = match step {
             Step::Follow(settlement) => self.follow(settlement).await,
+            Step::Channel => self.go_on_with_channel(worker).await,
             Step::Settle => self.settle(worker).await,
         };
         let Err(error) = done else {
@@ -237,6 +246,10 @@ impl Payer {
         };
         let invoiced = check(answer.payload(), worker, due, asked_ms)?;
         if invoiced.settlement.amount < self.tabs.rules().settle_min {
+            // No more comes at a time.
+            if invoiced.receivable == invoiced.amount() {
+                return self.open_towards(worker, &invoiced, due).await;
+            }
             bail!("its books show only {} yet", sats(invoiced.settlement.amount));
         }
         if !self.tabs.storage().settlement_begin(Side::Payer, invoiced.settlement.clone()).await? {

@@ -110,7 +110,7 @@ impl Tabs {
             settle_min: rules.settle_min,
             credit_limit: rules.credit_limit,
             channel_budget_sat: rules.channel_budget_sat,
-            channels_opened_sat: self.storage().channels_opened_sat().await?,
+            channels_opened_sat: self.channels_opened_sat().await?,
             tabs,
         })
     }
@@ -131,6 +131,15 @@ impl Tabs {
             paid_by: self.storage().settlement_history(Side::Worker, peer).await?.into(),
             trouble,
         })
+    }
+
+    async fn channels_opened_sat(&self) -> anyhow::Result<u64> {
+        #[cfg(feature = "lightning")]
+        if let Some(wallet) = &self.inner.parts.wallet {
+            return self.in_channels_sat(wallet).await;
+        }
+        let opened = self.storage().channels_opened().await?;
+        Ok(opened.iter().fold(0, |sum: u64, known| sum.saturating_add(known.offer.payload().size_sat)))
     }
 
     fn has_wallet(&self) -> bool {

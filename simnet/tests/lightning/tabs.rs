@@ -193,12 +193,6 @@ async fn a_newcomer_without_coins_or_address_is_given_a_channel_and_bears_its_co
     })
     .await;
     work(&payer, &newcomer, 2, 26_000_001);
-    until("both have booked the cost", || async {
-        let due = Msat(30_000_000 - 2_000_000);
-        payer.ledger.tab(&newcomer.id()).unwrap().due() == due
-            && newcomer.ledger.tab(&payer.id()).unwrap().owed() == due
-    })
-    .await;
     until("the channel is usable", || async {
         town.mine(1).await;
         tokio::time::sleep(Duration::from_millis(500)).await;
@@ -206,6 +200,9 @@ async fn a_newcomer_without_coins_or_address_is_given_a_channel_and_bears_its_co
     })
     .await;
     settled(&payer, &newcomer).await;
+    // Both took the cost of the channel off.
+    until("it is noted", || async { newcomer.with(payer.id()).await.paid_by.total == Msat(30_000_000 - 2_000_000) })
+        .await;
     assert!(newcomer.wallet.balances().await.unwrap().spendable > Msat::ZERO);
     assert_eq!(newcomer.wallet.channels().await.unwrap().len(), 1);
     assert_eq!(payer.tabs.view().await.unwrap().channels_opened_sat, 300_000);
