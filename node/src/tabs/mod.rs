@@ -14,7 +14,7 @@
 //! node that it names anew begins with a limit of its own. A payer pays for nothing that it has not accepted, and nothing to a node that it has seen cheat. A
 //! worker that no payment can reach is given a channel (`channel`), within a budget; its cost, agreed to by the worker's
 //! signature, is taken off the tab on both sides. The worker
-//! books no cost without seeing the channel.
+//! books no cost before it sees the channel confirmed.
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};

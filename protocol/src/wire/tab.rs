@@ -4,7 +4,7 @@
 //! own books and answers, signed ([`TabAnswer`]), with an invoice and the public key of its Lightning node, which binds
 //! that key to its PeerId. Where no payment can reach the worker, the payer offers a channel towards it
 //! ([`ChannelOffer`]): its cost is told beforehand, agreed to by the worker's signature ([`ChannelAgreed`]), and taken
-//! from the tab by both once the channel is being opened ([`ChannelBegun`]).
+//! from the tab by both once the channel is confirmed ([`ChannelBegun`]).
 
 use std::fmt;
 use std::str::FromStr;
@@ -199,7 +199,7 @@ impl Payload for ChannelAgreed {
     }
 }
 
-/// The channel is being opened, and the payer has taken its cost off the tab.
+/// The channel is confirmed, and the payer has taken its cost off the tab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChannelBegun {
