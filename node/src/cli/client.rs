@@ -19,6 +19,7 @@ use super::pay::PaymentRequired;
 use super::terminal::printable;
 use crate::data_dir::ApiFile;
 use crate::operator::{self, OperatorToken};
+use crate::status::NodeStatus;
 
 /// Time to reach the node.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -160,13 +161,25 @@ impl Client {
         self.api_base.strip_suffix("/v1").unwrap_or(&self.api_base)
     }
 
-    /// Fetches a document at a path of the node, such as `/status.json`.
+    /// How the node is: its `/status.json`.
+    ///
+    /// # Errors
+    /// As [`Client::document`].
+    pub(super) async fn status(&self) -> Result<NodeStatus> {
+        let url = format!("{}/status.json", self.root());
+        self.fetch(&url, self.as_operator(self.http.get(&url).timeout(DOCUMENT))).await
+    }
+
+    /// Fetches a document at a path of the node, such as `/v1/models`.
     ///
     /// # Errors
     /// When there is no answer, or not the one expected.
     pub(super) async fn document<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         let url = format!("{}{path}", self.root());
-        let call = self.http.get(&url).timeout(DOCUMENT);
+        self.fetch(&url, self.http.get(&url).timeout(DOCUMENT)).await
+    }
+
+    async fn fetch<T: DeserializeOwned>(&self, url: &str, call: reqwest::RequestBuilder) -> Result<T> {
         let mut response = self.send(call).await?;
         let bytes = read_bounded(&mut response).await?;
         serde_json::from_slice(&bytes).with_context(|| format!("the answer from {url} makes no sense"))
@@ -191,10 +204,10 @@ impl Client {
         patience: Duration,
     ) -> Result<T> {
         let call = self.http.post(format!("{}/rpc", self.root())).timeout(patience);
-        self.answer(call, method, params).await
+        self.answer(self.as_operator(call), method, params).await
     }
 
-    /// As [`Client::rpc_within`], as the operator of the node.
+    /// As [`Client::rpc_within`], for what takes the operator of the node.
     ///
     /// # Errors
     /// As [`Client::rpc`].
