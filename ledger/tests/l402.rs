@@ -134,7 +134,11 @@ fn a_top_up_goes_to_the_same_account() {
     let (same, second) = ledger.l402_mint(Some(&account), &later, NOW_S).unwrap();
     assert_eq!(same, account);
     bought(&books, 7);
-    assert_eq!(ledger.l402_custody(Some(&account), NOW_S).unwrap(), (Msat(20_000), Msat(20_000)), "its own invoice, and of all what is paid");
+    assert_eq!(
+        ledger.l402_custody(Some(&account), NOW_S).unwrap(),
+        (Msat(20_000), Msat(20_000)),
+        "its own invoice, and of all what is paid"
+    );
     assert_eq!(ledger.l402_custody(None, NOW_S + 600).unwrap(), (Msat(0), Msat(20_000)), "that invoice is over");
     assert_eq!(ledger.l402_admit(&credential(&second, 2), NOW_S).unwrap(), Verdict::Arriving);
     admitted(ledger, &credential(&first, 1));
@@ -259,9 +263,10 @@ fn a_budget_counts_what_was_charged_and_what_may_be_yet() {
     ledger.release_reservation(job(2), NOW).unwrap();
     assert_eq!((left(&wide), left(&narrow)), (Some(Msat(280)), Some(Msat(200))));
     assert!(ledger.reconcile().unwrap().is_exact());
-    let kept = rusqlite::Connection::open(books.path())
-        .unwrap()
-        .query_row("SELECT count(*) FROM l402_budget", [], |row| row.get::<_, i64>(0));
+    let kept =
+        rusqlite::Connection::open(books.path())
+            .unwrap()
+            .query_row("SELECT count(*) FROM l402_budget", [], |row| row.get::<_, i64>(0));
     assert_eq!(kept.unwrap(), 1, "under the narrow one nothing was spent");
 }
 

@@ -46,6 +46,13 @@ pub(super) struct ClientArgs {
     api_key: Option<String>,
 }
 
+#[cfg(all(test, feature = "lightning"))]
+impl ClientArgs {
+    pub(super) fn naming(api_base: &str) -> Self {
+        Self { api_base: Some(api_base.to_owned()), api_key: None }
+    }
+}
+
 /// How to ask a node, and how to show the answer.
 #[derive(Args, Debug)]
 pub(super) struct Asking {
@@ -84,6 +91,19 @@ struct Failure {
 
 #[derive(Deserialize)]
 struct FailureBody {
+    message: String,
+    /// A number in answers of JSON-RPC.
+    #[serde(default)]
+    code: Value,
+}
+
+/// What a method of the RPC answered in place of a result.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(super) struct Refused {
+    /// JSON-RPC's code.
+    #[cfg_attr(not(feature = "lightning"), expect(dead_code, reason = "only payments make a difference by it"))]
+    pub(super) code: Option<i64>,
     message: String,
 }
 
@@ -239,7 +259,9 @@ impl Client {
         let nonsense = || format!("the answer from {root}/rpc makes no sense");
         let answer: RpcAnswer = serde_json::from_slice(&bytes).with_context(nonsense)?;
         match answer {
-            RpcAnswer { error: Some(error), .. } => Err(anyhow!(printable(&error.message))),
+            RpcAnswer { error: Some(error), .. } => {
+                Err(Refused { code: error.code.as_i64(), message: printable(&error.message) }.into())
+            }
             RpcAnswer { result, .. } => serde_json::from_value(result.unwrap_or_default()).with_context(nonsense),
         }
     }

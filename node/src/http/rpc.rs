@@ -29,7 +29,12 @@ pub(super) async fn answer(
         }
         Err(error) => return document(error.status(), call::unreadable(error.message())),
     };
-    match state.app.rpc.answer_to(&text, rpc::Caller { address: caller.ip(), local, operator: operator.as_deref() }).await {
+    match state
+        .app
+        .rpc
+        .answer_to(&text, rpc::Caller { address: caller.ip(), local, operator: operator.as_deref() })
+        .await
+    {
         Answer::Document(text) => document(StatusCode::OK, text),
         Answer::Nothing => StatusCode::NO_CONTENT.into_response(),
         Answer::Busy { document: text, wait } => {

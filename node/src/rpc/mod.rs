@@ -164,7 +164,8 @@ impl Rpc {
 
     /// Answers the text of a request, to somebody who is not the operator.
     pub async fn answer(&self, request: &str, caller: IpAddr) -> Answer {
-        self.answer_to(request, Caller { address: caller, local: caller.to_canonical().is_loopback(), operator: None }).await
+        self.answer_to(request, Caller { address: caller, local: caller.to_canonical().is_loopback(), operator: None })
+            .await
     }
 
     /// Answers the text of a request.
@@ -177,7 +178,10 @@ impl Rpc {
             return Answer::Busy { document: call::too_many(wait), wait };
         }
         let operator = self.is_operator(caller);
-        calls.run(&self.module, methods::Asked { local: caller.local, operator }).await.map_or(Answer::Nothing, Answer::Document)
+        calls
+            .run(&self.module, methods::Asked { local: caller.local, operator })
+            .await
+            .map_or(Answer::Nothing, Answer::Document)
     }
 
     /// Whether the caller is the node's operator: on its own machine, with the token.

@@ -1,8 +1,10 @@
 //! What the nodes of a swarm owe each other, and what they have paid: as their RPC tells it.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
+use consortium_node::operator::OperatorToken;
 use consortium_node::tabs::view::TabsView;
 use serde_json::json;
 
