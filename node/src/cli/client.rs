@@ -47,6 +47,13 @@ pub(super) struct ClientArgs {
 }
 
 #[cfg(all(test, feature = "lightning"))]
+impl Refused {
+    pub(super) fn new(code: i32) -> Self {
+        Self { code: Some(code.into()), message: "no".to_owned() }
+    }
+}
+
+#[cfg(all(test, feature = "lightning"))]
 impl ClientArgs {
     pub(super) fn naming(api_base: &str) -> Self {
         Self { api_base: Some(api_base.to_owned()), api_key: None }

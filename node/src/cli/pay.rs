@@ -12,11 +12,12 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, anyhow, bail, ensure};
 use clap::Args;
 use consortium_ledger::l402::{Challenge, Credential, Macaroon};
 use consortium_ledger::lightning::invoice;
 use consortium_protocol::msat::Msat;
+use jsonrpsee::types::error::INTERNAL_ERROR_CODE;
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tokio::sync::Mutex;
@@ -24,7 +25,7 @@ use tokio::sync::Mutex;
 use super::client::{Client, ClientArgs, Refused};
 use super::terminal::remark;
 use super::units;
-use crate::rpc::NOT_FOUND;
+use crate::rpc::{NOT_FOUND, ON_ITS_WAY};
 
 /// File name within the data directory.
 const FILE: &str = "l402.json";
@@ -279,21 +280,20 @@ impl Till {
                 remark(&told(&cost, *left));
                 None
             }
+            Err(error) if may_arrive(&error) => {
+                return Err(error.context("the payment to the gateway may still arrive"));
+            }
             Err(error) => Some(error),
         };
-        let refused = trouble.as_ref().is_some_and(|error| error.is::<Refused>());
-        match (self.look_at(begun).await, trouble) {
-            (Ok(Some(bought)), _) if bought.preimage.is_some() => Ok(bought),
-            (Ok(None), Some(error)) => {
-                // Where the node did not answer, it may be about to send it all the same.
-                if refused {
-                    *left = before;
-                }
+        match (self.look_at(begun).await?, trouble) {
+            (Some(bought), _) if bought.preimage.is_some() => Ok(bought),
+            (Some(_), None) => bail!("the gateway was paid, and the wallet has no receipt for it yet"),
+            (Some(_), Some(error)) => Err(error.context("the payment to the gateway may still arrive")),
+            (None, error) => {
+                *left = before;
+                let error = error.unwrap_or_else(|| anyhow!("the wallet does not know of the payment any more"));
                 Err(error.context("the gateway could not be paid"))
             }
-            (Err(error), None) => Err(error),
-            (_, Some(error)) => Err(error.context("the payment to the gateway may still arrive")),
-            (Ok(_), None) => bail!("the payment was made, and the wallet has no receipt for it yet"),
         }
     }
 }
@@ -305,6 +305,12 @@ fn told(cost: &Cost, left: Msat) -> String {
         units::sats(cost.fee.0.into()),
         units::sats(left.0.into())
     )
+}
+
+/// Whether a payment may arrive though it was not said to: the node did not answer or broke off, or the outcome is not known.
+fn may_arrive(error: &anyhow::Error) -> bool {
+    let unknown = [Some(ON_ITS_WAY.into()), Some(INTERNAL_ERROR_CODE.into()), None];
+    error.downcast_ref::<Refused>().is_none_or(|refused| unknown.contains(&refused.code))
 }
 
 /// Whether the wallet says that it made no such payment, and is making none.
@@ -469,6 +475,19 @@ mod tests {
         store.keep(&Bought { preimage: None, ..paid.clone() }).unwrap();
         let left = store.load().unwrap();
         assert!(left.len() == 1 && left[0].preimage == paid.preimage);
+    }
+
+    #[test]
+    fn only_a_refusal_is_a_failure() {
+        let refused = |code| anyhow::Error::from(Refused::new(code)).context("more words");
+        assert!(
+            may_arrive(&anyhow!("no answer"))
+                && may_arrive(&refused(ON_ITS_WAY))
+                && may_arrive(&refused(INTERNAL_ERROR_CODE))
+        );
+        assert!(!may_arrive(&refused(NOT_FOUND)));
+        assert!(is_not_found(&refused(NOT_FOUND)) && !is_not_found(&anyhow!("no answer")));
+        assert!(!is_not_found(&refused(ON_ITS_WAY)));
     }
 
     #[tokio::test]

@@ -23,7 +23,7 @@
 //! has status 401 or 403 and the error shape of the rest of the API.
 //!
 //! # Errors
-//! Besides the codes of JSON-RPC: [`NOT_FOUND`], [`NOT_FOR_YOU`], [`WALLET_REFUSED`], -32007 (request too large), -32008 (answer too
+//! Besides the codes of JSON-RPC: [`NOT_FOUND`], [`NOT_FOR_YOU`], [`WALLET_REFUSED`], [`ON_ITS_WAY`], -32007 (request too large), -32008 (answer too
 //! large), -32009 (too many calls), -32010 (batch too large).
 
 use std::fmt;
@@ -60,7 +60,7 @@ mod reputation;
 #[cfg(feature = "lightning")]
 mod wallet;
 
-pub use fault::{NOT_FOR_YOU, NOT_FOUND, WALLET_REFUSED};
+pub use fault::{NOT_FOR_YOU, NOT_FOUND, ON_ITS_WAY, WALLET_REFUSED};
 pub use outside::OPENING_PAGE;
 
 /// Largest request, in bytes.

@@ -218,9 +218,10 @@ where
 
 impl From<WalletError> for Fault {
     fn from(error: WalletError) -> Self {
-        match error.is_callers() {
-            true => Self::Wallet(error.to_string()),
-            false => Self::WalletBroken(error.to_string()),
+        match &error {
+            WalletError::OnItsWay(_) => Self::OnItsWay(error.to_string()),
+            error if error.is_callers() => Self::Wallet(error.to_string()),
+            error => Self::WalletBroken(error.to_string()),
         }
     }
 }
