@@ -7,7 +7,7 @@ use consortium_ledger::api_keys::{ApiKeys, KeyId};
 use consortium_ledger::l402::refunds::{Refund, RefundState};
 use consortium_ledger::l402::terms::Budget;
 use consortium_ledger::l402::tokens::{
-    Admission, KEPT_S, MAX_OPEN, MAX_OPEN_OF_CALLER, MintError, Offer, Refusal, Verdict,
+    Admission, KEPT_S, MAX_OPEN, MAX_OPEN_OF_ACCOUNT, MAX_OPEN_OF_CALLER, MintError, Offer, Refusal, Verdict,
 };
 use consortium_ledger::l402::{Credential, Identifier, Macaroon};
 use consortium_ledger::metering::Terms as PayTerms;
@@ -134,7 +134,11 @@ fn a_top_up_goes_to_the_same_account() {
     let (same, second) = ledger.l402_mint(Some(&account), &later, NOW_S).unwrap();
     assert_eq!(same, account);
     bought(&books, 7);
-    assert_eq!(ledger.l402_custody(Some(&account), NOW_S).unwrap(), (Msat(20_000), Msat(30_000)));
+    assert_eq!(
+        ledger.l402_custody(Some(&account), NOW_S).unwrap(),
+        (Msat(20_000), Msat(20_000)),
+        "its own invoice, and of all what is paid"
+    );
     assert_eq!(ledger.l402_custody(None, NOW_S + 600).unwrap(), (Msat(0), Msat(20_000)), "that invoice is over");
     assert_eq!(ledger.l402_admit(&credential(&second, 2), NOW_S).unwrap(), Verdict::Arriving);
     admitted(ledger, &credential(&first, 1));
@@ -179,11 +183,12 @@ fn what_is_never_paid_is_bounded_and_goes_away() {
     for n in MAX_OPEN_OF_CALLER..MAX_OPEN {
         numbered(n, &format!("caller {}", n / 8)).unwrap();
     }
-    assert!(matches!(ledger.l402_room("b", NOW_S), Err(MintError::Many)));
+    // Who comes then is not turned away for those who do not pay: the oldest is given up.
+    numbered(MAX_OPEN, "b").unwrap();
     // They make room when they can no longer be paid, and are forgotten when that is certain.
     ledger.l402_room("a", NOW_S + 600).unwrap();
     let end = NOW_S + 600 + KEPT_S;
-    assert_eq!(ledger.l402_sweep(end - 1, 5000).unwrap().len(), 0);
+    assert_eq!(ledger.l402_sweep(end - 1, 5000).unwrap().len(), 1, "what was given up has ended before");
     assert_eq!(ledger.l402_sweep(end, 1000).unwrap().len(), 1000);
     assert_eq!(ledger.l402_sweep(end, 1000).unwrap().len(), 24);
     let left: i64 = rusqlite::Connection::open(books.path())
@@ -193,6 +198,25 @@ fn what_is_never_paid_is_bounded_and_goes_away() {
         })
         .unwrap();
     assert_eq!(left, 0);
+}
+
+#[test]
+fn an_invoice_that_was_given_up_is_credit_when_it_is_paid_all_the_same() {
+    let books = books();
+    let ledger = &books.ledger;
+    let (account, first) = ledger.l402_mint(None, &offer(1, ""), NOW_S).unwrap();
+    let most = u8::try_from(MAX_OPEN_OF_ACCOUNT).unwrap();
+    for n in 0..most {
+        let later = Offer { invoice_until_s: NOW_S + 601, ..offer(10 + n, "") };
+        ledger.l402_mint(Some(&account), &later, NOW_S).unwrap();
+    }
+    // Eight invoices count, the first of nine does not any more.
+    let open = u64::from(MAX_OPEN_OF_ACCOUNT) * 10_000;
+    assert_eq!(ledger.l402_custody(Some(&account), NOW_S).unwrap(), (Msat(open), Msat(0)));
+    assert!(ledger.l402_sweep(NOW_S + KEPT_S - 1, 9).unwrap().is_empty());
+    pay(ledger, 1);
+    assert_eq!(admitted(ledger, &credential(&first, 1)).account, account);
+    assert_eq!(free(ledger, &account), (10_000, 0));
 }
 
 #[test]
@@ -239,6 +263,11 @@ fn a_budget_counts_what_was_charged_and_what_may_be_yet() {
     ledger.release_reservation(job(2), NOW).unwrap();
     assert_eq!((left(&wide), left(&narrow)), (Some(Msat(280)), Some(Msat(200))));
     assert!(ledger.reconcile().unwrap().is_exact());
+    let kept =
+        rusqlite::Connection::open(books.path())
+            .unwrap()
+            .query_row("SELECT count(*) FROM l402_budget", [], |row| row.get::<_, i64>(0));
+    assert_eq!(kept.unwrap(), 1, "under the narrow one nothing was spent");
 }
 
 fn wanted(account: &KeyId, n: u8, msat: u64, fee: u64) -> Refund {

@@ -18,7 +18,7 @@ use tracing::{debug, info, warn};
 use crate::audit::{Audits, Settlement};
 use crate::cluster::ClusterView;
 use crate::gateway::Submission;
-use crate::pipeline::{Driver, read_message, write_message};
+use crate::pipeline::{Driver, feeding, read_message, write_message};
 use crate::swarm::{ByteStream, Incoming, SwarmHandle};
 use crate::tabs::Tabs;
 
@@ -30,7 +30,7 @@ const SILENCE: Duration = Duration::from_secs(120);
 const MAX_RESUBMISSIONS: u32 = 4;
 /// Jobs that this node forwards or drives at a time.
 const MAX_JOBS: usize = 256;
-/// Time for the receipts to follow the answer.
+/// Time for the receipts to follow the answer, once there is nothing to be computed any more.
 const RECEIPTS: Duration = Duration::from_secs(15);
 const OPENING: Duration = Duration::from_secs(10);
 /// Least pause before a job is handed in again.
@@ -238,14 +238,21 @@ impl Dispatch {
                 JobEvent::Receipts(_) => return Outcome::Lost("the master sent receipts before the answer".to_owned()),
                 JobEvent::Done { .. } | JobEvent::Failed { .. } => {}
             }
-            let (done, failed) = (matches!(event, JobEvent::Done { .. }), matches!(event, JobEvent::Failed { .. }));
+            let failed = matches!(event, JobEvent::Failed { .. });
+            let done = match &event {
+                JobEvent::Done { usage, .. } => Some(*usage),
+                _ => None,
+            };
             // A client that has gone is noticed above.
             let _gone = events.send(event).await;
             if failed {
                 return Outcome::Over;
             }
-            if done {
-                let following = tokio::time::timeout(RECEIPTS, queue.recv()).await;
+            if let Some(usage) = done {
+                // Whose client has left may still have a prompt to be computed, and that is paid for too.
+                let left = leave.is_cancelled() || events.is_closed();
+                let patience = if left { RECEIPTS + feeding(usage.prompt_tokens) } else { RECEIPTS };
+                let following = tokio::time::timeout(patience, queue.recv()).await;
                 return Outcome::Done(match following {
                     Ok(Some(JobEvent::Receipts(receipts))) => Some(receipts),
                     _ => None,
@@ -287,16 +294,21 @@ async fn forward_job(
     let (mut read, mut write) = tokio::io::split(stream);
     write_message(&mut write, request).await.map_err(|error| error.to_string())?;
     let reading = async {
+        let mut patience = SILENCE;
         loop {
-            let next = tokio::time::timeout(SILENCE, read_message::<JobEvent>(&mut read)).await;
+            let next = tokio::time::timeout(patience, read_message::<JobEvent>(&mut read)).await;
             let event = match next {
-                Err(_) => return Err(format!("the master was silent for {} s", SILENCE.as_secs())),
+                Err(_) => return Err(format!("the master was silent for {} s", patience.as_secs())),
                 Ok(Err(error)) => return Err(error.to_string()),
                 Ok(Ok(None)) => return Err("the master closed the stream".to_owned()),
                 Ok(Ok(Some(event))) => event,
             };
             // The stream ends with `Receipts`; an answer without them is known to its reader by silence.
             let last = matches!(event, JobEvent::Receipts(_) | JobEvent::Failed { .. });
+            if matches!(event, JobEvent::Done { .. }) {
+                // Its reader knows how long the receipts may take, and ends this when they took longer.
+                patience = feeding(u32::MAX) + RECEIPTS;
+            }
             if events.send(event).await.is_err() || last {
                 return Ok(());
             }

@@ -59,8 +59,15 @@ pub(crate) fn give_back(tx: &Transaction<'_>, job: JobId, amount: Msat) -> Resul
     Ok(())
 }
 
-/// The job has ended: nothing more will be given back.
+/// The job has ended: nothing more will be given back. Budgets under which nothing was spent are forgotten: whoever holds a
+/// macaroon can think of as many as they like, and spending nothing costs nothing.
 pub(crate) fn close(tx: &Transaction<'_>, job: JobId) -> Result<(), LedgerError> {
+    tx.prepare_cached(
+        "DELETE FROM l402_budget WHERE msat = 0
+             AND name IN (SELECT name FROM l402_budget_of_job WHERE job = ?1)
+             AND name NOT IN (SELECT name FROM l402_budget_of_job WHERE job <> ?1 AND name = l402_budget.name)",
+    )?
+    .execute([job.0])?;
     tx.prepare_cached("DELETE FROM l402_budget_of_job WHERE job = ?1")?.execute([job.0])?;
     Ok(())
 }

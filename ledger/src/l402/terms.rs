@@ -12,7 +12,7 @@
 //! | `consortium_budget_msat` | a number | spending so much, in all |
 //!
 //! A condition that comes again may only narrow: a list to a part of it, a number to one no larger. Budgets and rates all
-//! count, each on its own and with all that were narrowed further from the same macaroon. A condition that is not known
+//! count, each on its own and with all that were narrowed further from the same macaroon; there may be four of each. A condition that is not known
 //! here is passed over, as the specification asks, for it may be meant for somebody else; a known one whose value makes no
 //! sense spoils the macaroon.
 
@@ -24,6 +24,8 @@ use super::SERVICE;
 
 /// Longest name of a model in a caveat is what a caveat holds; this many at most.
 const MAX_ITEMS: usize = 64;
+/// Most budgets, and most rates, that a macaroon has: each is counted by itself.
+const MAX_LIMITS: usize = 4;
 
 /// What a macaroon may be used for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord)]
@@ -86,6 +88,9 @@ pub enum TermsError {
     /// A condition comes again and allows more than before.
     #[error("the caveat `{0}` widens the one before it")]
     Widens(&'static str),
+    /// A condition of which each is counted comes too often.
+    #[error("there are more than {MAX_LIMITS} caveats `{0}`")]
+    Many(&'static str),
 }
 
 const SERVICES: &str = "services";
@@ -135,12 +140,14 @@ impl Terms {
             RATE => {
                 let wanted = u32::try_from(number(RATE, value)?).map_err(|_| TermsError::Value(RATE))?;
                 at_most(RATE, wanted, self.rates.last().map(|rate| rate.per_minute))?;
+                room(RATE, self.rates.len())?;
                 self.rates.push(Rate { name: name(), per_minute: wanted });
                 Ok(())
             }
             BUDGET => {
                 let limit = Msat(number(BUDGET, value)?);
                 at_most(BUDGET, limit, self.budgets.last().map(|budget| budget.limit))?;
+                room(BUDGET, self.budgets.len())?;
                 self.budgets.push(Budget { name: name(), limit });
                 Ok(())
             }
@@ -201,6 +208,10 @@ fn subset(list: &mut Option<BTreeSet<String>>, condition: &'static str, value: &
 fn number(condition: &'static str, value: &str) -> Result<u64, TermsError> {
     let digits = value.bytes().all(|byte| byte.is_ascii_digit());
     value.parse().ok().filter(|_| digits).ok_or(TermsError::Value(condition))
+}
+
+fn room(condition: &'static str, limits: usize) -> Result<(), TermsError> {
+    if limits < MAX_LIMITS { Ok(()) } else { Err(TermsError::Many(condition)) }
 }
 
 fn at_most<T: PartialOrd>(condition: &'static str, wanted: T, before: Option<T>) -> Result<(), TermsError> {
@@ -270,6 +281,11 @@ mod tests {
             (["consortium_budget_msat=7", "consortium_budget_msat = 8"], BUDGET),
         ] {
             assert_eq!(read(&caveats), Err(TermsError::Widens(condition)));
+        }
+        for condition in [RATE, BUDGET] {
+            let limit = format!("{condition}=9");
+            assert!(read(&[limit.as_str(); 4]).is_ok());
+            assert_eq!(read(&[limit.as_str(); 5]), Err(TermsError::Many(condition)));
         }
         for (caveat, condition) in [
             ("consortium_valid_until=", VALID_UNTIL),

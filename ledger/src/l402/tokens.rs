@@ -6,7 +6,9 @@
 //! sweep          takes away what was never paid, and what nobody can use any more
 //! ```
 //!
-//! Callers that have not paid anything are bounded: so many invoices at a time for each of them, and for all together.
+//! Callers that have not paid anything are bounded: so many invoices at a time for each of them, for each account, and for all
+//! together. None of them can close the shop: where an account or all together have as many as they may, the one that ends
+//! first is given up. It does not count any more then; whoever is paying it at that moment has the credit all the same.
 
 use consortium_protocol::{Hash, Msat};
 use rusqlite::{OptionalExtension as _, Row, Transaction, params};
@@ -24,8 +26,12 @@ use crate::payments::{self, Direction};
 pub const MAX_TOKENS: u32 = 100_000;
 /// Most invoices that one caller may have open.
 pub const MAX_OPEN_OF_CALLER: u32 = 32;
+/// Most invoices that one account may have open.
+pub const MAX_OPEN_OF_ACCOUNT: u32 = 8;
 /// Most invoices that all together may have open.
 pub const MAX_OPEN: u32 = 1024;
+/// Most unpaid invoices that are kept, those included that are over or given up.
+pub const MAX_KEPT: u32 = 65_536;
 /// How long after its end an invoice is kept, in seconds. Lightning goes by the clocks of blocks, which may be two hours
 /// behind: until then it might still be paid.
 pub const KEPT_S: u64 = 3 * 3600;
@@ -39,7 +45,8 @@ pub struct Offer {
     pub payment_hash: [u8; 32],
     /// Its amount.
     pub amount: Msat,
-    /// Who asked: what tells callers apart. Empty where nothing does, as behind a proxy: then only the bound for all holds.
+    /// Who asked: what tells callers apart. Empty where nothing does, as behind a proxy that does not say whom it serves:
+    /// then only the other bounds hold.
     pub caller: String,
     /// Until when it can be paid, in seconds since 1970.
     pub invoice_until_s: u64,
@@ -119,8 +126,8 @@ pub enum MintError {
     /// The caller has as many invoices as one may have.
     #[error("{MAX_OPEN_OF_CALLER} invoices for this caller are unpaid")]
     ManyOfCaller,
-    /// All together have as many invoices as there may be.
-    #[error("{MAX_OPEN} invoices are unpaid")]
+    /// As many invoices as are kept were not paid.
+    #[error("{MAX_KEPT} invoices were not paid")]
     Many,
     /// As many tokens were sold as the ledger keeps.
     #[error("{MAX_TOKENS} tokens were sold already")]
@@ -171,12 +178,32 @@ fn check_room(tx: &Transaction<'_>, caller: &str, now_s: u64) -> Result<(), Mint
     if !caller.is_empty() && count(tx, of_caller, params![now, caller])? >= MAX_OPEN_OF_CALLER {
         return Err(MintError::ManyOfCaller);
     }
-    if count(tx, "SELECT count(*) FROM l402_invoice WHERE expires_s > ?1", [now])? >= MAX_OPEN {
+    if count(tx, "SELECT count(*) FROM l402_invoice", [])? >= MAX_KEPT {
         return Err(MintError::Many);
     }
     if count(tx, "SELECT count(*) FROM l402_token WHERE paid_s IS NOT NULL", [])? >= MAX_TOKENS {
         return Err(MintError::Full);
     }
+    Ok(())
+}
+
+/// Gives up open invoices, those first that end first, until there is room for one more of this account and in all. They can
+/// still be paid until they are swept.
+fn make_room(tx: &Transaction<'_>, account: &KeyId, now_s: u64) -> Result<(), LedgerError> {
+    let now = time(now_s);
+    tx.prepare_cached(
+        "UPDATE l402_invoice SET expires_s = ?1 WHERE hash IN (
+             SELECT hash FROM l402_invoice WHERE account = ?2 AND expires_s > ?1
+                 ORDER BY expires_s DESC, hash LIMIT -1 OFFSET ?3
+         )",
+    )?
+    .execute(params![now, account.as_str(), MAX_OPEN_OF_ACCOUNT - 1])?;
+    tx.prepare_cached(
+        "UPDATE l402_invoice SET expires_s = ?1 WHERE hash IN (
+             SELECT hash FROM l402_invoice WHERE expires_s > ?1 ORDER BY expires_s DESC, hash LIMIT -1 OFFSET ?2
+         )",
+    )?
+    .execute(params![now, MAX_OPEN - 1])?;
     Ok(())
 }
 
@@ -268,8 +295,8 @@ impl Ledger {
         self.write(|tx| paid(tx, account, hash, now_s))
     }
 
-    /// What is in this node's keeping for an account, and for all accounts of keys and tokens together: their credit, and
-    /// what open invoices may add to it.
+    /// What is in this node's keeping: for an account its credit, and what its open invoices may add to it; for all accounts
+    /// of keys and tokens together their credit alone, for whoever asks for an invoice has not paid it.
     ///
     /// # Errors
     /// [`LedgerError::Database`].
@@ -279,12 +306,13 @@ impl Ledger {
             let of = account.map_or("", KeyId::as_str);
             let sums: (u64, u64) = tx
                 .prepare_cached(
-                    "SELECT coalesce(sum(msat) FILTER (WHERE account = ?1), 0), coalesce(sum(msat), 0) FROM (
-                         SELECT substr(owner, 5) AS account, msat FROM balance
+                    "SELECT coalesce(sum(msat) FILTER (WHERE account = ?1), 0), coalesce(sum(msat) FILTER (WHERE paid), 0)
+                     FROM (
+                         SELECT substr(owner, 5) AS account, msat, TRUE AS paid FROM balance
                              WHERE owner >= 'key/' AND owner < 'key0' AND msat > 0
-                         UNION ALL SELECT account, payment.msat FROM l402_invoice JOIN payment
+                         UNION ALL SELECT account, payment.msat, FALSE FROM l402_invoice JOIN payment
                              ON direction = 'in' AND payment.hash = l402_invoice.hash AND seq IS NULL
-                             WHERE expires_s > ?2
+                             WHERE account = ?1 AND expires_s > ?2
                      )",
                 )?
                 .query_row(params![of, now], |row| Ok((row.get(0)?, row.get(1)?)))?;
@@ -376,6 +404,7 @@ fn mint(
     let until_s = token.expires_s.max(offer.token_until_s);
     tx.prepare_cached("UPDATE l402_token SET expires_s = ?2 WHERE account = ?1")?
         .execute(params![token.account.as_str(), time(until_s)])?;
+    make_room(tx, &token.account, now_s)?;
     tx.prepare_cached("INSERT INTO l402_invoice (hash, account, caller, expires_s) VALUES (?1, ?2, ?3, ?4)")?
         .execute(params![offer.payment_hash, token.account.as_str(), offer.caller, time(offer.invoice_until_s)])?;
     let (owner, hash) = (Owner::Key(token.account.clone()), Hash::from_bytes(offer.payment_hash));

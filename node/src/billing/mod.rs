@@ -22,7 +22,7 @@ use consortium_ledger::statement::Statement;
 use consortium_protocol::msat::Msat;
 use consortium_protocol::wire::heartbeat::LayerRange;
 use consortium_protocol::wire::job::{JobError, JobErrorCode, JobRequest, Prompt};
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
 
 pub use account::{Bill, JobAccount};
 use account::{Promise, Reservation};
@@ -37,6 +37,13 @@ use crate::till;
 const PRICE: Duration = Duration::from_secs(15);
 /// Tokens that a chat template may add, and those that it may add for each message.
 const TEMPLATE: (u64, u64) = (256, 16);
+/// Bytes that one token stands for at most, in the vocabularies that there are.
+const LONGEST_TOKEN: u64 = 256;
+/// Prompts that are put into tokens at a time to tell their price: for strangers, who pay nothing for it and stand in a
+/// queue of their own, and for all others.
+const COUNTING: (usize, usize) = (1, 2);
+/// Longest wait for a turn at that.
+const TURN: Duration = Duration::from_secs(15);
 
 /// Tells prices and puts credit aside. Cheap to clone.
 #[derive(Clone)]
@@ -45,6 +52,8 @@ pub struct Billing {
     fee: u16,
     serving: Arc<[Arc<Serving>]>,
     status: watch::Receiver<NodeStatus>,
+    strangers: Arc<Semaphore>,
+    others: Arc<Semaphore>,
 }
 
 impl std::fmt::Debug for Billing {
@@ -129,7 +138,8 @@ impl Billing {
     /// in thousandths.
     #[must_use]
     pub fn new(ledger: Ledger, fee: u16, serving: &[Arc<Serving>], status: watch::Receiver<NodeStatus>) -> Self {
-        Self { ledger, fee, serving: serving.into(), status }
+        let [strangers, others] = [COUNTING.0, COUNTING.1].map(|turns| Arc::new(Semaphore::new(turns)));
+        Self { ledger, fee, serving: serving.into(), status, strangers, others }
     }
 
     /// What one token of a model costs now; this node is not paid by itself. None while no pipeline stands.
@@ -180,7 +190,8 @@ impl Billing {
     /// What a job costs at most.
     ///
     /// # Errors
-    /// [`BillingError::Job`] when there is no such model, no pipeline, or no such prompt; [`BillingError::Ledger`] when
+    /// [`BillingError::Job`] when there is no such model, no pipeline, no such prompt, one that is far too long, or too many
+    /// are asked for at the same time; [`BillingError::Ledger`] when
     /// the price cannot be counted.
     pub async fn offer(&self, payer: &Payer, request: &JobRequest) -> Result<Offer, BillingError> {
         let (rate, context) = {
@@ -190,7 +201,10 @@ impl Billing {
             let rate = rate_of(&status, &model.name, payer.is_charged(), self.fee).ok_or_else(|| not_ready(&status))?;
             (rate, u64::from(model.context))
         };
-        let (prompt_tokens, counted) = self.prompt_tokens(request).await?;
+        if !may_fit(&request.prompt, context) {
+            return Err(too_long(context).into());
+        }
+        let (prompt_tokens, counted) = self.prompt_tokens(payer, request).await?;
         let prompt_tokens = prompt_tokens.min(context);
         let room = context - prompt_tokens;
         let max_tokens = request.max_tokens.map_or(room, |most| u64::from(most).min(room));
@@ -251,11 +265,19 @@ impl Billing {
     }
 
     /// How many tokens the prompt has, and whether that was counted.
-    async fn prompt_tokens(&self, request: &JobRequest) -> Result<(u64, bool), BillingError> {
+    async fn prompt_tokens(&self, payer: &Payer, request: &JobRequest) -> Result<(u64, bool), BillingError> {
         let serving = self.serving.iter().find(|serving| serving.model.name == request.model).cloned();
         let Some(serving) = serving else { return Ok((most_tokens(&request.prompt), false)) };
+        let turns = if *payer == Payer::Nobody { &self.strangers } else { &self.others };
+        let turn = tokio::time::timeout(TURN, Arc::clone(turns).acquire_owned()).await;
+        let turn = turn.map_err(|_| JobError::new(JobErrorCode::Overloaded, "too many prices are asked for"))?;
+        let turn = turn.map_err(|_| BillingError::Closed)?;
         let prompt = request.prompt.clone();
-        let counting = tokio::task::spawn_blocking(move || serving.tokens(&prompt).map(|tokens| tokens.len() as u64));
+        let counting = tokio::task::spawn_blocking(move || {
+            // Until it is done, though nobody waits for it any more.
+            let _turn = turn;
+            serving.tokens(&prompt).map(|tokens| tokens.len() as u64)
+        });
         Ok((counting.await.map_err(|_| BillingError::Closed)??, true))
     }
 
@@ -305,6 +327,24 @@ fn rate_of(status: &NodeStatus, model: &str, for_key: bool, fee: u16) -> Option<
         })
         .collect();
     Rate::of(stages?, if for_key { fee } else { 0 }).ok()
+}
+
+/// Whether a prompt may fit into a context. What cannot is not worth being counted.
+fn may_fit(prompt: &Prompt, context: u64) -> bool {
+    let bytes = match prompt {
+        Prompt::Tokens(tokens) => return tokens.len() as u64 <= context,
+        Prompt::Text(text) => text.len() as u64,
+        Prompt::Chat(messages) => messages.iter().map(|said| said.content.len() as u64).sum(),
+    };
+    bytes <= context.saturating_mul(LONGEST_TOKEN)
+}
+
+fn too_long(context: u64) -> JobError {
+    JobError {
+        code: JobErrorCode::ContextLength,
+        message: format!("the prompt is far longer than the context of {context} positions"),
+        param: Some("prompt".to_owned()),
+    }
 }
 
 /// More tokens than a prompt has: one for each byte, and what the template may add.
@@ -374,6 +414,41 @@ mod tests {
         assert_eq!(rate(&status, true), None, "a stage whose price is not known");
         status.stages.clear();
         assert_eq!(rate(&status, true), None);
+    }
+
+    #[tokio::test]
+    async fn what_cannot_fit_is_refused_before_it_is_counted() {
+        let dir = tempfile::tempdir().unwrap();
+        let me = consortium_protocol::identity::RootKey::from_seed([1; 32]).node_id();
+        let ledger = Ledger::open(&dir.path().join("ledger.db"), me).unwrap();
+        let status = NodeStatus {
+            peer_id: "me".to_owned(),
+            models: vec![ModelStatus { name: "tiny".to_owned(), digest: String::new(), layers: 4, context: 64 }],
+            stages: vec![StageStatus { peer_id: "a".to_owned(), layers: "0-3".to_owned() }],
+            members: vec![member("a", 5)],
+            ..NodeStatus::default()
+        };
+        let request = |prompt| JobRequest {
+            job: consortium_protocol::wire::job::JobId([1; 16]),
+            model: "tiny".to_owned(),
+            prompt,
+            sampling: consortium_protocol::wire::job::Sampling::default(),
+            max_tokens: None,
+            stop: Vec::new(),
+            ignore_eos: false,
+            emitted: Vec::new(),
+            challenge: consortium_protocol::hash::Hash::of(b"challenge"),
+        };
+        let (_status, reader) = watch::channel(status);
+        let billing = Billing::new(ledger, 0, &[], reader);
+        let offer = async |prompt| billing.offer(&Payer::Nobody, &request(prompt)).await;
+        let longest = usize::try_from(64 * LONGEST_TOKEN).unwrap();
+        assert!(offer(Prompt::Text("a".repeat(longest))).await.is_ok());
+        for long in [Prompt::Text("a".repeat(longest + 1)), Prompt::Tokens(vec![1; 65])] {
+            let refusal = offer(long).await.unwrap_err();
+            let BillingError::Job(error) = refusal else { panic!("{refusal}") };
+            assert_eq!(error.code, JobErrorCode::ContextLength);
+        }
     }
 
     #[test]

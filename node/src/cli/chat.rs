@@ -229,7 +229,7 @@ impl Conversation {
                 false => error,
             });
         };
-        let (mut paid, mut forgotten) = (false, false);
+        let mut paid = false;
         loop {
             let within = purse.keep_within(&self.client, &mut self.request, self.max_tokens).await;
             let result = match within {
@@ -239,14 +239,14 @@ impl Conversation {
             let Err(error) = result else { return result };
             match error.downcast_ref::<PaymentRequired>() {
                 Some(asked) if !paid => {
-                    paid = true;
-                    self.client.use_credential(Some(purse.pay(&asked.challenge).await?));
+                    let bought = purse.pay(&asked.challenge).await?;
+                    paid = bought.now;
+                    self.client.use_credential(Some(bought.credential));
                 }
-                None if error.is::<CredentialRefused>() && !forgotten && !paid => {
-                    forgotten = true;
+                // It stays where it is kept: another time the gateway may know it again.
+                None if error.is::<CredentialRefused>() && !paid => {
                     remark(&format!("[{error}]"));
-                    purse.forget()?;
-                    self.client.use_credential(None);
+                    self.client.use_credential(purse.another()?);
                 }
                 _ => return Err(error),
             }

@@ -19,6 +19,7 @@ use super::pay::PaymentRequired;
 use super::terminal::printable;
 use crate::data_dir::ApiFile;
 use crate::operator::{self, OperatorToken};
+use crate::status::NodeStatus;
 
 /// Time to reach the node.
 const CONNECT: Duration = Duration::from_secs(5);
@@ -43,6 +44,20 @@ pub(super) struct ClientArgs {
     /// API key, where the node asks for one; made with `consortium-node key create`.
     #[arg(long, env = "CONSORTIUM_API_KEY", hide_env_values = true, value_name = "KEY")]
     api_key: Option<String>,
+}
+
+#[cfg(all(test, feature = "lightning"))]
+impl Refused {
+    pub(super) fn new(code: i32) -> Self {
+        Self { code: Some(code.into()), message: "no".to_owned() }
+    }
+}
+
+#[cfg(all(test, feature = "lightning"))]
+impl ClientArgs {
+    pub(super) fn naming(api_base: &str) -> Self {
+        Self { api_base: Some(api_base.to_owned()), api_key: None }
+    }
 }
 
 /// How to ask a node, and how to show the answer.
@@ -83,6 +98,19 @@ struct Failure {
 
 #[derive(Deserialize)]
 struct FailureBody {
+    message: String,
+    /// A number in answers of JSON-RPC.
+    #[serde(default)]
+    code: Value,
+}
+
+/// What a method of the RPC answered in place of a result.
+#[derive(Debug, thiserror::Error)]
+#[error("{message}")]
+pub(super) struct Refused {
+    /// JSON-RPC's code.
+    #[cfg_attr(not(feature = "lightning"), expect(dead_code, reason = "only payments make a difference by it"))]
+    pub(super) code: Option<i64>,
     message: String,
 }
 
@@ -160,13 +188,25 @@ impl Client {
         self.api_base.strip_suffix("/v1").unwrap_or(&self.api_base)
     }
 
-    /// Fetches a document at a path of the node, such as `/status.json`.
+    /// How the node is: its `/status.json`.
+    ///
+    /// # Errors
+    /// As [`Client::document`].
+    pub(super) async fn status(&self) -> Result<NodeStatus> {
+        let url = format!("{}/status.json", self.root());
+        self.fetch(&url, self.as_operator(self.http.get(&url).timeout(DOCUMENT))).await
+    }
+
+    /// Fetches a document at a path of the node, such as `/v1/models`.
     ///
     /// # Errors
     /// When there is no answer, or not the one expected.
     pub(super) async fn document<T: DeserializeOwned>(&self, path: &str) -> Result<T> {
         let url = format!("{}{path}", self.root());
-        let call = self.http.get(&url).timeout(DOCUMENT);
+        self.fetch(&url, self.http.get(&url).timeout(DOCUMENT)).await
+    }
+
+    async fn fetch<T: DeserializeOwned>(&self, url: &str, call: reqwest::RequestBuilder) -> Result<T> {
         let mut response = self.send(call).await?;
         let bytes = read_bounded(&mut response).await?;
         serde_json::from_slice(&bytes).with_context(|| format!("the answer from {url} makes no sense"))
@@ -191,10 +231,10 @@ impl Client {
         patience: Duration,
     ) -> Result<T> {
         let call = self.http.post(format!("{}/rpc", self.root())).timeout(patience);
-        self.answer(call, method, params).await
+        self.answer(self.as_operator(call), method, params).await
     }
 
-    /// As [`Client::rpc_within`], as the operator of the node.
+    /// As [`Client::rpc_within`], for what takes the operator of the node.
     ///
     /// # Errors
     /// As [`Client::rpc`].
@@ -226,7 +266,9 @@ impl Client {
         let nonsense = || format!("the answer from {root}/rpc makes no sense");
         let answer: RpcAnswer = serde_json::from_slice(&bytes).with_context(nonsense)?;
         match answer {
-            RpcAnswer { error: Some(error), .. } => Err(anyhow!(printable(&error.message))),
+            RpcAnswer { error: Some(error), .. } => {
+                Err(Refused { code: error.code.as_i64(), message: printable(&error.message) }.into())
+            }
             RpcAnswer { result, .. } => serde_json::from_value(result.unwrap_or_default()).with_context(nonsense),
         }
     }

@@ -43,7 +43,8 @@ pub(super) enum KeyCommand {
     },
     /// List the keys, and the tokens that were bought over Lightning (L402), with their credit, without their secrets.
     List,
-    /// Add to a key's credit, for money that was received for it.
+    /// Add to a key's credit, for money that was received for it. With --l402 the key's holder can have it paid out over
+    /// Lightning.
     Credit {
         /// The key's id, as listed.
         id: String,

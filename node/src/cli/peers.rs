@@ -33,7 +33,7 @@ pub(super) struct PeersArgs {
 /// # Errors
 /// When no node answers.
 pub(super) async fn run(args: PeersArgs, data_dir: &Path) -> Result<()> {
-    let status: NodeStatus = Client::find(args.client, data_dir)?.document("/status.json").await?;
+    let status: NodeStatus = Client::find(args.client, data_dir)?.status().await?;
     let text =
         if args.json { format!("{}\n", serde_json::to_string_pretty(&status.members)?) } else { render(&status) };
     print(&text)?;

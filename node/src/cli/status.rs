@@ -33,7 +33,7 @@ pub(super) struct StatusArgs {
 /// When no node answers.
 pub(super) async fn run(args: StatusArgs, data_dir: &Path) -> Result<()> {
     let client = Client::find(args.client, data_dir)?;
-    let status: NodeStatus = client.document("/status.json").await?;
+    let status: NodeStatus = client.status().await?;
     if args.json {
         print(&format!("{}\n", serde_json::to_string_pretty(&status)?))?;
         return Ok(());

@@ -33,7 +33,7 @@ pub(super) async fn show(State(state): State<AppState>, request: Request) -> Res
         "balance_msat": i64::try_from(view.balance.total()).unwrap_or(i64::MAX),
         "spent_msat": view.spent,
     });
-    if state.app.till.is_some() {
+    if state.selling().is_some() {
         // The largest invoice that /v1/account/refund would pay.
         document["refundable_msat"] = json!(state.app.billing.refundable(&key).await?.0);
     }

@@ -42,6 +42,10 @@ pub(super) async fn topup(State(state): State<AppState>, request: Request) -> Re
 /// Pays an invoice of the customer's from the account's credit.
 pub(super) async fn refund(State(state): State<AppState>, request: Request) -> Result<Json<Value>, ApiError> {
     let (asking, key, till) = customer(&state, &request)?;
+    // Where the node does not sell, only its operator moves money out of its wallet.
+    if state.selling().is_none() {
+        return Err(ApiError::no_refunds());
+    }
     asking.allows(Capability::Refund)?;
     if !asking.is_whole() {
         return Err(ApiError::not_allowed("take credit out"));

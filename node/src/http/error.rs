@@ -171,9 +171,15 @@ impl ApiError {
         Self::new(StatusCode::NOT_FOUND, INVALID_REQUEST, Some("no_wallet"), message)
     }
 
+    /// 404: nobody takes credit out here.
+    pub(super) fn no_refunds() -> Self {
+        let message = "This node does not sell over Lightning (--l402), and pays no credit out.".to_owned();
+        Self::new(StatusCode::NOT_FOUND, INVALID_REQUEST, Some("no_refunds"), message)
+    }
+
     /// 429: more often than a credential may be used.
     pub(super) fn too_often(wait: Duration) -> Self {
-        let message = "This L402 credential is used more often than its caveats allow.".to_owned();
+        let message = "This L402 credential is used more often than its caveats, or this node, allow.".to_owned();
         Self::new(StatusCode::TOO_MANY_REQUESTS, "requests", Some("rate_limit_exceeded"), message)
             .retry_after(seconds(wait))
     }

@@ -4,6 +4,10 @@
 //! such pages out. A page that made its own name resolve to 127.0.0.1 (DNS rebinding) shows in the `Host` header; a
 //! page that merely sends requests here shows in `Origin`. There are no CORS headers, so no page can read an answer.
 //!
+//! Behind a proxy on the same machine every connection comes from this machine. What a proxy has passed on tells of it in
+//! its headers ([`PASSED_ON`]) and counts as from elsewhere; and where the node sells to everybody, so that a proxy is
+//! likely, what is for this machine alone is for its operator alone, by the token.
+//!
 //! A credential that was bought (L402) is as good as a key for what costs something, and for its own account; what tells of
 //! peers and addresses it does not open. Where the node sells to everybody, what is for sale and its price can be asked
 //! for without any: the answer to that is 402.
@@ -26,6 +30,9 @@ use super::error::ApiError;
 use super::{AppState, Shared};
 use crate::{operator, rpc};
 
+/// Headers of what a proxy has passed on; those that begin with `x-forwarded-` are others.
+const PASSED_ON: [&str; 5] = ["forwarded", "via", "x-real-ip", "true-client-ip", "cf-connecting-ip"];
+
 /// Where a connection comes from.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Caller(pub(super) SocketAddr);
@@ -35,6 +42,8 @@ pub(super) struct Caller(pub(super) SocketAddr);
 pub(super) struct Asking {
     right: Right,
     caller: IpAddr,
+    /// From this machine, by a program on it.
+    local: bool,
 }
 
 /// What a request came with.
@@ -65,9 +74,14 @@ impl Asking {
         matches!(self.right, Right::Operator)
     }
 
-    /// From where.
+    /// From where; where a proxy on this machine says it, from where the proxy was asked.
     pub(super) fn caller(&self) -> IpAddr {
         self.caller
+    }
+
+    /// Whether a program on this machine asks, and no proxy for somebody else.
+    pub(super) fn is_local(&self) -> bool {
+        self.local
     }
 
     /// What a credential's caveats say.
@@ -111,7 +125,7 @@ impl Asking {
 
 /// Who asks, by the guard's word.
 pub(super) fn asking(request: &Request) -> Asking {
-    let nobody = || Asking { right: Right::None, caller: Ipv4Addr::UNSPECIFIED.into() };
+    let nobody = || Asking { right: Right::None, caller: Ipv4Addr::UNSPECIFIED.into(), local: false };
     request.extensions().get().cloned().unwrap_or_else(nobody)
 }
 
@@ -139,17 +153,19 @@ pub(super) async fn check(
     }
     check_origin(request.headers(), &host)?;
     let path = request.uri().path();
-    let right = if path == "/health" { Right::None } else { right(&shared, caller, request.headers()).await? };
+    let local = is_local(caller, request.headers());
+    let right = if path == "/health" { Right::None } else { right(&shared, caller, local, request.headers()).await? };
     let enough = match right {
         Right::Key(_) | Right::Operator => true,
         // Who has paid may use what is paid for, and not look at the node itself.
         Right::Bought(_) if !is_inside(path) => true,
-        Right::Bought(_) | Right::None => !needs_key(&shared, caller, path),
+        Right::Bought(_) | Right::None => !needs_key(&shared, local, path),
     };
     if !enough {
         return Err(if bearer(request.headers()).is_some() { ApiError::bad_key() } else { ApiError::no_key() });
     }
-    request.extensions_mut().insert(Asking { right, caller: caller.0.ip() });
+    let caller = asked_from(caller, request.headers());
+    request.extensions_mut().insert(Asking { right, caller, local });
     Ok(next.run(request).await)
 }
 
@@ -157,9 +173,9 @@ pub(super) async fn check(
 ///
 /// # Errors
 /// 401 for a credential of L402 that does not work, and for a bad key where whoever has none is asked to pay.
-async fn right(shared: &Shared, caller: Caller, headers: &HeaderMap) -> Result<Right, ApiError> {
+async fn right(shared: &Shared, caller: Caller, local: bool, headers: &HeaderMap) -> Result<Right, ApiError> {
     if let Some(token) = headers.get(operator::HEADER).and_then(|token| token.to_str().ok())
-        && shared.app.rpc.is_operator(rpc::Caller { address: caller.0.ip(), operator: Some(token) })
+        && shared.app.rpc.is_operator(rpc::Caller { address: caller.0.ip(), local, operator: Some(token) })
     {
         return Ok(Right::Operator);
     }
@@ -238,11 +254,29 @@ fn is_for_sale(path: &str) -> bool {
         || path.starts_with("/v1/models/")
 }
 
-fn needs_key(shared: &Shared, caller: Caller, path: &str) -> bool {
+/// Whether a program on this machine asks, and no proxy for somebody else.
+fn is_local(caller: Caller, headers: &HeaderMap) -> bool {
+    let passed_on = |name: &str| PASSED_ON.contains(&name) || name.starts_with("x-forwarded-");
+    caller.0.ip().to_canonical().is_loopback() && !headers.keys().any(|name| passed_on(name.as_str()))
+}
+
+/// Who asks, to tell callers apart and for nothing else. A proxy on this machine says whom it was asked by at the end of
+/// its list; what stands before that is the client's own word.
+fn asked_from(caller: Caller, headers: &HeaderMap) -> IpAddr {
+    let address = caller.0.ip();
+    if !address.to_canonical().is_loopback() {
+        return address;
+    }
+    let last = headers.get_all("x-forwarded-for").iter().next_back();
+    let last = last.and_then(|list| list.to_str().ok()?.rsplit(',').next()?.trim().parse().ok());
+    last.unwrap_or(address)
+}
+
+fn needs_key(shared: &Shared, local: bool, path: &str) -> bool {
     match path {
         "/health" => false,
-        // From elsewhere they take a key in any case.
-        _ if is_inside(path) => shared.app.require_key || !caller.0.ip().to_canonical().is_loopback(),
+        // From elsewhere they take a key in any case, and so where a proxy may make everyone local.
+        _ if is_inside(path) => shared.app.require_key || !local || shared.selling().is_some(),
         _ if shared.selling().is_some() && is_for_sale(path) => false,
         _ => shared.app.require_key,
     }
@@ -284,6 +318,26 @@ mod tests {
         {
             assert!(!is_loopback(name), "{name}");
         }
+    }
+
+    #[test]
+    fn what_a_proxy_passes_on_is_not_of_this_machine() {
+        let asked = |address: &str, given: &[(&'static str, &str)]| {
+            let mut headers = HeaderMap::new();
+            for (name, value) in given {
+                headers.append(*name, value.parse().unwrap());
+            }
+            let caller = Caller(SocketAddr::new(address.parse().unwrap(), 1));
+            (is_local(caller, &headers), asked_from(caller, &headers).to_string())
+        };
+        assert_eq!(asked("127.0.0.1", &[("accept", "*/*")]), (true, "127.0.0.1".to_owned()));
+        assert_eq!(asked("::ffff:127.0.0.1", &[]).0, true);
+        for name in ["forwarded", "via", "x-real-ip", "x-forwarded-proto", "x-forwarded-host"] {
+            assert_eq!(asked("::1", &[(name, "x")]), (false, "::1".to_owned()), "{name}");
+        }
+        let chain = [("x-forwarded-for", "127.0.0.1, 192.0.2.1"), ("x-forwarded-for", "192.0.2.7, 192.0.2.8")];
+        assert_eq!(asked("127.0.0.1", &chain), (false, "192.0.2.8".to_owned()));
+        assert_eq!(asked("192.0.2.9", &chain), (false, "192.0.2.9".to_owned()), "that is no proxy of this machine");
     }
 
     #[test]

@@ -40,8 +40,8 @@ pub(super) async fn open(
     if !asking.allows_model(&request.model) {
         return Err(ApiError::not_allowed("use this model"));
     }
-    if let (Some(till), Some(terms)) = (&state.app.till, asking.terms()) {
-        till.count(terms).map_err(ApiError::too_often)?;
+    if let (Some(till), Some(account), Some(terms)) = (&state.app.till, asking.key(), asking.terms()) {
+        till.count(account, terms).map_err(ApiError::too_often)?;
     }
     match state.app.billing.open(&state.payer(asking), request).await {
         Err(BillingError::Insufficient { offer, free, reserved }) => {

@@ -8,7 +8,7 @@ use axum::response::{IntoResponse, Response};
 
 use super::AppState;
 use super::body;
-use super::guard::Caller;
+use super::guard::{self, Caller};
 use crate::operator;
 use crate::rpc::{self, Answer, MAX_REQUEST, call};
 
@@ -18,6 +18,9 @@ pub(super) async fn answer(
     Extension(Caller(caller)): Extension<Caller>,
     request: Request,
 ) -> Response {
+    let asking = guard::asking(&request);
+    // Where a proxy is likely, this machine's programs are known by the operator's token alone.
+    let local = asking.is_local() && (state.selling().is_none() || asking.is_operator());
     let operator = request.headers().get(operator::HEADER).and_then(|token| token.to_str().ok()).map(str::to_owned);
     let text = match body::text(request, MAX_REQUEST).await {
         Ok(text) => text,
@@ -26,7 +29,12 @@ pub(super) async fn answer(
         }
         Err(error) => return document(error.status(), call::unreadable(error.message())),
     };
-    match state.app.rpc.answer_to(&text, rpc::Caller { address: caller.ip(), operator: operator.as_deref() }).await {
+    match state
+        .app
+        .rpc
+        .answer_to(&text, rpc::Caller { address: caller.ip(), local, operator: operator.as_deref() })
+        .await
+    {
         Answer::Document(text) => document(StatusCode::OK, text),
         Answer::Nothing => StatusCode::NO_CONTENT.into_response(),
         Answer::Busy { document: text, wait } => {

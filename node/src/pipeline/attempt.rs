@@ -21,11 +21,32 @@ impl Attempt {
         self.awaited.is_some() || self.tokens.len() > self.drawn_from as usize
     }
 
+    /// Positions that the stages were given at once and have not answered yet.
+    pub(super) fn being_fed(&self) -> u32 {
+        if self.awaited.is_some() && self.tokens.len() == self.drawn_from as usize { self.drawn_from } else { 0 }
+    }
+
     /// Takes a token that was drawn, if it is the one that is awaited.
     pub(super) fn drawn(&mut self, seq: u32, pos: u32, id: u32) {
         if self.tokens.len() == pos as usize && self.awaited == Some(seq) {
             self.awaited = None;
             self.tokens.push(id);
         }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_prompt_is_being_fed_until_its_first_token_comes() {
+        let mut attempt = Attempt { tokens: vec![7; 600], drawn_from: 600, ..Attempt::default() };
+        assert_eq!((attempt.being_fed(), attempt.began()), (0, false), "nothing was sent yet");
+        attempt.awaited = Some(2);
+        assert_eq!((attempt.being_fed(), attempt.began()), (600, true));
+        attempt.drawn(2, 600, 9);
+        attempt.awaited = Some(3);
+        assert_eq!(attempt.being_fed(), 0, "one token is quick");
     }
 }

@@ -4,6 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use consortium_inference::PREFILL_CHUNK;
 use consortium_inference::session::{Input, JobSpec, Output, Session, SessionTiming};
 use consortium_protocol::cluster::ClusterId;
 use consortium_protocol::envelope::Signed;
@@ -30,7 +31,7 @@ use crate::swarm::SwarmHandle;
 
 /// Time for a pipeline to stand, at first and after a failure.
 const PIPELINE: Duration = Duration::from_secs(20);
-/// Time for the receipts of all stages to come home.
+/// Time for the receipts of all stages to come home, once they have nothing to compute any more.
 const SEAL: Duration = Duration::from_secs(10);
 const TICK: Duration = Duration::from_millis(250);
 /// Jobs driven at a time; more are refused rather than made to wait without end.
@@ -82,6 +83,15 @@ impl Unpaid {
             None => Ok(()),
         }
     }
+}
+
+/// Longest time that the stages take for so many positions that they were given at once: as long as the driver itself
+/// would wait for them.
+#[must_use]
+pub fn feeding(positions: u32) -> Duration {
+    let timing = SessionTiming::default();
+    let chunks = u64::from(positions).div_ceil(PREFILL_CHUNK as u64);
+    Duration::from_millis(timing.chunk.saturating_mul(chunks).min(timing.job))
 }
 
 impl Driver {
@@ -465,7 +475,10 @@ impl<'a> Job<'a> {
         if !self.attempt.began() || !self.chain.as_ref().is_some_and(Chain::seal) {
             return None;
         }
-        match tokio::time::timeout(SEAL, self.sealed()).await {
+        // A prompt is queued whole. When its reader leaves, the stages still have to compute it before they sign, and are paid
+        // for it: leaving is not free.
+        let patience = SEAL + feeding(self.attempt.being_fed());
+        match tokio::time::timeout(patience, self.sealed()).await {
             Ok(Ok(chain)) => {
                 let Attempt { tokens, drawn_from, .. } = std::mem::take(&mut self.attempt);
                 Some(Receipts { order, chain, tokens, drawn_from })

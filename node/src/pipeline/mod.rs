@@ -23,7 +23,7 @@ mod tests;
 mod text_out;
 mod worker;
 
-pub use driver::{Driver, DriverConfig};
+pub use driver::{Driver, DriverConfig, feeding};
 pub use framing::{read_exactly, read_message, write_message};
 pub use inbox::TokenInbox;
 pub use tamper::{Tamper, TamperedSession};

@@ -13,6 +13,8 @@ pub const NOT_FOUND: i32 = -32001;
 pub const NOT_FOR_YOU: i32 = -32002;
 /// The wallet did not do what was asked of it; the message says why and what to do.
 pub const WALLET_REFUSED: i32 = -32003;
+/// The payment was sent, and its outcome is not known yet.
+pub const ON_ITS_WAY: i32 = -32004;
 
 /// A failed call.
 #[derive(Debug, thiserror::Error)]
@@ -39,6 +41,10 @@ pub(super) enum Fault {
     #[cfg(feature = "lightning")]
     #[error("{0}")]
     Wallet(String),
+    /// The outcome of a payment is not known yet.
+    #[cfg(feature = "lightning")]
+    #[error("{0}")]
+    OnItsWay(String),
     /// The wallet failed.
     #[cfg(feature = "lightning")]
     #[error("the wallet failed: {0}")]
@@ -74,6 +80,8 @@ impl From<Fault> for ErrorObjectOwned {
             Fault::Closed => INTERNAL_ERROR_CODE,
             #[cfg(feature = "lightning")]
             Fault::NoWallet | Fault::Wallet(_) => WALLET_REFUSED,
+            #[cfg(feature = "lightning")]
+            Fault::OnItsWay(_) => ON_ITS_WAY,
             #[cfg(feature = "lightning")]
             Fault::WalletBroken(_) => {
                 tracing::error!(error = %fault, "an RPC call failed");

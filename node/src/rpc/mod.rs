@@ -17,11 +17,13 @@
 //! is about the node's jobs (`job_receipts`, `audit_order`, `audit_opening`, `audit_submit`), is answered on the node's own
 //! machine alone: a key pays for work, and opens neither others' books nor what they asked. Whoever is to audit from
 //! elsewhere is let in by the node's owner, by a tunnel for example. What the wallet has is told there alone, too, and
-//! what it is to do takes the operator's token besides ([`crate::operator`] says what that keeps out). What the guard refuses
+//! what it is to do takes the operator's token besides ([`crate::operator`] says what that keeps out). What a proxy on that
+//! machine passes on is from elsewhere, and where the node sells to everybody the machine's own programs are known by the
+//! token alone. What the guard refuses
 //! has status 401 or 403 and the error shape of the rest of the API.
 //!
 //! # Errors
-//! Besides the codes of JSON-RPC: [`NOT_FOUND`], [`NOT_FOR_YOU`], [`WALLET_REFUSED`], -32007 (request too large), -32008 (answer too
+//! Besides the codes of JSON-RPC: [`NOT_FOUND`], [`NOT_FOR_YOU`], [`WALLET_REFUSED`], [`ON_ITS_WAY`], -32007 (request too large), -32008 (answer too
 //! large), -32009 (too many calls), -32010 (batch too large).
 
 use std::fmt;
@@ -58,7 +60,7 @@ mod reputation;
 #[cfg(feature = "lightning")]
 mod wallet;
 
-pub use fault::{NOT_FOR_YOU, NOT_FOUND, WALLET_REFUSED};
+pub use fault::{NOT_FOR_YOU, NOT_FOUND, ON_ITS_WAY, WALLET_REFUSED};
 pub use outside::OPENING_PAGE;
 
 /// Largest request, in bytes.
@@ -110,6 +112,8 @@ pub struct Operated {
 pub struct Caller<'a> {
     /// From where.
     pub address: IpAddr,
+    /// Whether it is a program on the node's own machine, and no proxy there that passes on what others ask.
+    pub local: bool,
     /// The operator's token, as it was given.
     pub operator: Option<&'a str>,
 }
@@ -160,7 +164,8 @@ impl Rpc {
 
     /// Answers the text of a request, to somebody who is not the operator.
     pub async fn answer(&self, request: &str, caller: IpAddr) -> Answer {
-        self.answer_to(request, Caller { address: caller, operator: None }).await
+        self.answer_to(request, Caller { address: caller, local: caller.to_canonical().is_loopback(), operator: None })
+            .await
     }
 
     /// Answers the text of a request.
@@ -172,17 +177,18 @@ impl Rpc {
         if let Err(wait) = self.limits.take(caller.address, calls.count(), Instant::now()) {
             return Answer::Busy { document: call::too_many(wait), wait };
         }
-        let local = caller.address.to_canonical().is_loopback();
         let operator = self.is_operator(caller);
-        calls.run(&self.module, methods::Asked { local, operator }).await.map_or(Answer::Nothing, Answer::Document)
+        calls
+            .run(&self.module, methods::Asked { local: caller.local, operator })
+            .await
+            .map_or(Answer::Nothing, Answer::Document)
     }
 
     /// Whether the caller is the node's operator: on its own machine, with the token.
     #[must_use]
     pub fn is_operator(&self, caller: Caller<'_>) -> bool {
-        let local = caller.address.to_canonical().is_loopback();
         let token = self.operator.as_ref().zip(caller.operator);
-        local && token.is_some_and(|(token, given)| token.is(given))
+        caller.local && token.is_some_and(|(token, given)| token.is(given))
     }
 
     /// The names of all methods.

@@ -10,6 +10,7 @@ use std::time::Duration;
 use consortium_ledger::lightning::channels::{Closing, OpenOrder};
 use consortium_ledger::lightning::history::MAX_PAGE;
 use consortium_ledger::lightning::invoice::{EXPIRY, InvoiceOrder};
+use consortium_ledger::lightning::lookup::Fate;
 use consortium_ledger::lightning::onchain::OnchainAmount;
 use consortium_ledger::lightning::pay::{OUTCOME, PaidView, PayOrder};
 use consortium_ledger::lightning::{Wallet, WalletError};
@@ -157,9 +158,13 @@ pub(super) fn register(module: &mut RpcModule<Context>) {
     });
     add(module, "wallet_receipt", For::Operator, async |wallet: Wallet, wanted: Receipt| {
         let hash = wanted.hash.parse().map_err(|error| Fault::Params(format!("hash: {error}")))?;
-        let receipt = wallet.receipt(hash).await?;
-        let receipt = receipt.ok_or_else(|| Fault::NotFound("this wallet made no such payment".to_owned()))?;
-        shown(json!({"preimage": hex::encode(receipt.reveal())}))
+        // The fate first: what is on its way then may have arrived when the receipt is looked for, and not the other way.
+        let unpaid = matches!(wallet.fate(hash).await?, Fate::Unsent | Fate::Failed);
+        let receipt = wallet.receipt(hash).await?.map(|receipt| hex::encode(receipt.reveal()));
+        match receipt {
+            None if unpaid => Err(Fault::NotFound("this wallet made no such payment".to_owned())),
+            receipt => shown(json!({"preimage": receipt})),
+        }
     });
     add(module, "wallet_open", For::Operator, async |wallet: Wallet, wanted: Open| {
         let Open { peer, sat, push_msat, announced } = wanted;
@@ -213,9 +218,10 @@ where
 
 impl From<WalletError> for Fault {
     fn from(error: WalletError) -> Self {
-        match error.is_callers() {
-            true => Self::Wallet(error.to_string()),
-            false => Self::WalletBroken(error.to_string()),
+        match &error {
+            WalletError::OnItsWay(_) => Self::OnItsWay(error.to_string()),
+            error if error.is_callers() => Self::Wallet(error.to_string()),
+            error => Self::WalletBroken(error.to_string()),
         }
     }
 }

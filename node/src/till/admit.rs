@@ -2,12 +2,14 @@
 
 use std::time::{Duration, Instant};
 
+use consortium_ledger::api_keys::KeyId;
 use consortium_ledger::l402::header::HeaderError;
 use consortium_ledger::l402::terms::Rate;
 use consortium_ledger::l402::tokens::{Admission, Refusal, Verdict};
 use consortium_ledger::l402::{Credential, Terms};
+use consortium_protocol::hash::Hash;
 
-use super::{Till, Trouble};
+use super::{Till, Trouble, USE};
 use crate::buckets::Pace;
 use crate::clock;
 
@@ -52,11 +54,13 @@ impl Till {
         }
     }
 
-    /// Counts a request against the limits of how often.
+    /// Counts a request against the limits of how often: that of every token, and those of a credential's caveats.
     ///
     /// # Errors
     /// How long to wait.
-    pub fn count(&self, terms: &Terms) -> Result<(), Duration> {
+    pub fn count(&self, account: &KeyId, terms: &Terms) -> Result<(), Duration> {
+        let whose = Hash::of(format!("use of {account}").as_bytes());
+        self.inner.rates.take(whose, 1, USE, Instant::now())?;
         terms.rates().iter().try_for_each(|rate| self.count_one(*rate))
     }
 

@@ -93,7 +93,7 @@ impl Till {
         lacking: Msat,
     ) -> Result<Request, AskError> {
         let _one_at_a_time = self.inner.asking.lock().await;
-        // From this machine come the requests of a proxy, and they are not all one customer's.
+        // From this machine come the requests of a proxy that does not say whose they are: they are not all one customer's.
         let local = caller.to_canonical().is_loopback();
         let caller = if local { String::new() } else { one_of_many(caller).to_string() };
         let amount = self.allowed(&caller, account, wanted, lacking).await?;

@@ -13,7 +13,8 @@
 //!
 //! # The gateway is a custodian
 //! Credit that is not spent yet is the customer's money in the node's keeping. It is bounded, for each account and for all
-//! together ([`TillSettings`]); a customer can lose, at most, what is on the account, if the node's operator keeps it or
+//! together ([`TillSettings`]): nothing more is asked for once that is reached, and what was asked for before may still be paid.
+//! A customer can lose, at most, what is on the account, if the node's operator keeps it or
 //! loses the ledger. The customer takes it out again at any time, less the fees of its way. Preimage and macaroon together
 //! are money: whoever gets hold of both spends the credit. They go over the wire as they are, so beyond one's own machine
 //! the API belongs behind TLS.
@@ -38,7 +39,7 @@ pub use ask::{AskError, Request};
 pub use cashier::{Cashier, CashierError, Invoice, Outcome, Reading};
 pub use refund::{RefundError, Refunded, largest};
 
-use crate::buckets::Buckets;
+use crate::buckets::{Buckets, Pace};
 
 /// Credit that is sold at a time by default.
 pub const BUNDLE: Msat = Msat(1_000_000);
@@ -49,6 +50,8 @@ pub const MAX_CUSTODY: Msat = Msat(1_000_000_000);
 
 /// Credentials with limits of how often that are told apart.
 const MAX_RATES: usize = 4096;
+/// How often a token may be used, whatever its caveats say.
+const USE: Pace = Pace { burst: 1200, per_second: 20.0 };
 
 /// What is sold, and how much of others' money is kept.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -80,7 +83,7 @@ struct Inner {
     ledger: Ledger,
     cashier: Arc<dyn Cashier>,
     settings: TillSettings,
-    /// How often credentials were used that have limits of it.
+    /// How often credentials were used, and how often credit was taken out.
     rates: Buckets<Hash>,
     /// One invoice is made at a time, so that the bounds hold.
     asking: tokio::sync::Mutex<()>,

@@ -346,6 +346,10 @@ async fn an_api_key_is_topped_up_too() {
         let response = stall.send(Method::POST, "/v1/account/topup", Some(&bearer), Some(&body)).await;
         assert_eq!(refusal(response).await, (StatusCode::BAD_REQUEST, code.to_owned()), "{sats}");
     }
+    let body = json!({"invoice": "theirs:1000"});
+    let response = stall.send(Method::POST, "/v1/account/refund", Some(&bearer), Some(&body)).await;
+    assert_eq!(refusal(response).await, (StatusCode::NOT_FOUND, "no_refunds".to_owned()));
+    assert!(stall.purse.paid.lock().unwrap().is_empty(), "nothing leaves the wallet of a node that does not sell");
     // Whoever has no key is the operator, as ever.
     let call = stall.node.post("/v1/completions", &ten(20));
     let submission = stall.node.submission().await;
@@ -413,13 +417,40 @@ async fn a_stranger_finds_what_is_for_sale_and_nothing_else() {
 }
 
 #[tokio::test]
+async fn a_proxy_on_the_machine_lets_nobody_in() {
+    let stall = Stall::open().await;
+    let (_, secret) = stall.node.keys.create("").unwrap();
+    let call = json!({"jsonrpc": "2.0", "id": 1, "method": "ledger_accounts", "params": {}});
+    let asked = async |headers: &[(&str, &str)]| {
+        let status =
+            headers.iter().fold(stall.node.call(Method::GET, "/status.json"), |call, (n, v)| call.header(*n, *v));
+        let rpc = headers.iter().fold(stall.node.call(Method::POST, "/rpc"), |call, (n, v)| call.header(*n, *v));
+        let rpc: Value = rpc.json(&call).send().await.unwrap().json().await.unwrap();
+        (status.send().await.unwrap().status(), rpc["result"].is_object())
+    };
+    let key = format!("Bearer {secret}");
+    let operator = stall.node.operator.as_str();
+    assert_eq!(asked(&[]).await, (StatusCode::UNAUTHORIZED, false));
+    assert_eq!(asked(&[("authorization", &key)]).await, (StatusCode::OK, false), "a key does not make it local");
+    assert_eq!(asked(&[("consortium-operator", operator)]).await, (StatusCode::OK, true));
+    let passed_on = [("consortium-operator", operator), ("x-forwarded-for", "192.0.2.1")];
+    assert_eq!(asked(&passed_on).await, (StatusCode::UNAUTHORIZED, false));
+    // A node that does not sell trusts the programs of its machine, and a proxy none the more.
+    let node = Node::start().await;
+    for (headers, expected) in [(&[] as &[_], StatusCode::OK), (&[("via", "1.1 proxy")], StatusCode::UNAUTHORIZED)] {
+        let call = headers.iter().fold(node.call(Method::GET, "/status.json"), |call, (n, v)| call.header(*n, *v));
+        assert_eq!(call.send().await.unwrap().status(), expected);
+    }
+}
+
+#[tokio::test]
 async fn a_node_without_a_wallet_takes_no_money() {
     let node = Node::start().await;
     let (_, secret) = node.keys.create("").unwrap();
     for path in ["/v1/account/topup", "/v1/account/refund"] {
         let response =
             node.call(Method::POST, path).bearer_auth(&secret).json(&json!({"sats": 1})).send().await.unwrap();
-        assert_eq!(refusal(response).await, (StatusCode::NOT_FOUND, "no_wallet".to_owned()));
+        assert_eq!(refusal(response).await, (StatusCode::NOT_FOUND, "no_wallet".to_owned()), "{path}");
     }
     let response = node.call(Method::GET, "/v1/models").header("authorization", "L402 a:b").send().await.unwrap();
     assert_eq!(response.status(), StatusCode::UNAUTHORIZED);

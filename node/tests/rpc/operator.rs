@@ -51,7 +51,7 @@ async fn orders_are_taken_from_the_operator_alone() {
         let rebound = [("host", "evil.example")];
         assert_eq!(code(&node, &call, Some(&token), &rebound).await, "host_not_allowed", "{method}");
         // From elsewhere the token is worth nothing.
-        let elsewhere = Caller { address: "192.0.2.9".parse().unwrap(), operator: Some(&token) };
+        let elsewhere = Caller { address: "192.0.2.9".parse().unwrap(), local: false, operator: Some(&token) };
         let Answer::Document(answer) = node.rpc.answer_to(&call.to_string(), elsewhere).await else { panic!() };
         let answer: Value = serde_json::from_str(&answer).unwrap();
         assert_eq!(answer["error"]["code"], NOT_FOR_YOU, "{method}");

@@ -100,7 +100,7 @@ async fn chat(dir: SwarmDir, mut rng: ChaCha8Rng, end: Instant) -> Result<Tally>
             0 => Duration::from_millis(rng.random_range(5..300)),
             _ => ANSWER,
         };
-        let model = match client.status(&gateway.api_base).await {
+        let model = match client.status(&gateway.api_base, &gateway.data_dir).await {
             Ok(status) => status.models.first().map(|model| model.name.clone()),
             Err(_) => None,
         };
@@ -141,7 +141,7 @@ async fn wait_until_whole(dir: &SwarmDir) -> Result<()> {
         let nodes = read_nodes(dir)?;
         let mut ready = 0;
         for node in &nodes {
-            ready += usize::from(client.status(&node.api_base).await.is_ok_and(|status| status.ready));
+            ready += usize::from(client.status(&node.api_base, &node.data_dir).await.is_ok_and(|status| status.ready));
         }
         if ready == nodes.len() {
             return Ok(());

@@ -89,8 +89,8 @@ async fn wallets(nodes: &[NodeRecord]) -> Result<Vec<Option<WalletRecord>>> {
     let client = Client::new()?;
     let mut questions = JoinSet::new();
     for (index, node) in nodes.iter().enumerate().filter(|(_, node)| node.state == "running") {
-        let (client, api_base) = (client.clone(), node.api_base.clone());
-        questions.spawn(async move { (index, WalletRecord::ask(&client, &api_base).await) });
+        let (client, api_base, data_dir) = (client.clone(), node.api_base.clone(), node.data_dir.clone());
+        questions.spawn(async move { (index, WalletRecord::ask(&client, &api_base, &data_dir).await) });
     }
     let mut wallets = vec![None; nodes.len()];
     while let Some(answer) = questions.join_next().await {
@@ -105,8 +105,8 @@ async fn tabs(nodes: &[NodeRecord]) -> Result<Vec<Option<TabsView>>> {
     let client = Client::new()?;
     let mut questions = JoinSet::new();
     for (index, node) in nodes.iter().enumerate().filter(|(_, node)| node.state == "running") {
-        let (client, api_base) = (client.clone(), node.api_base.clone());
-        questions.spawn(async move { (index, settlement::tabs(&client, &api_base).await) });
+        let (client, api_base, data_dir) = (client.clone(), node.api_base.clone(), node.data_dir.clone());
+        questions.spawn(async move { (index, settlement::tabs(&client, &api_base, &data_dir).await) });
     }
     let mut tabs = vec![None; nodes.len()];
     while let Some(answer) = questions.join_next().await {
@@ -121,8 +121,8 @@ async fn ask(nodes: &[NodeRecord]) -> Result<Vec<Option<consortium_node::status:
     let client = Client::new()?;
     let mut questions = JoinSet::new();
     for (index, node) in nodes.iter().enumerate().filter(|(_, node)| node.state == "running") {
-        let (client, api_base) = (client.clone(), node.api_base.clone());
-        questions.spawn(async move { (index, client.status(&api_base).await.ok()) });
+        let (client, api_base, data_dir) = (client.clone(), node.api_base.clone(), node.data_dir.clone());
+        questions.spawn(async move { (index, client.status(&api_base, &data_dir).await.ok()) });
     }
     let mut statuses = vec![None; nodes.len()];
     while let Some(answer) = questions.join_next().await {

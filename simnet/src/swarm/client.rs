@@ -1,8 +1,10 @@
 //! How simnet talks to its nodes: over their own HTTP API, as anybody would.
 
+use std::path::Path;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, bail};
+use consortium_node::operator::OperatorToken;
 use consortium_node::status::NodeStatus;
 use serde::Deserialize;
 use serde_json::{Value, json};
@@ -71,13 +73,16 @@ impl Client {
         Ok(Self { http })
     }
 
-    /// The status of the node whose API is at `api_base` (ending in `/v1`).
+    /// The status of the node whose API is at `api_base` (ending in `/v1`), asked as its operator, who can read `data_dir`.
     ///
     /// # Errors
     /// When it does not answer in time, or with something else.
-    pub(crate) async fn status(&self, api_base: &str) -> Result<NodeStatus> {
+    pub(crate) async fn status(&self, api_base: &str, data_dir: &Path) -> Result<NodeStatus> {
         let root = api_base.strip_suffix("/v1").unwrap_or(api_base);
-        let request = self.http.get(format!("{root}/status.json")).timeout(STATUS_TIMEOUT);
+        let mut request = self.http.get(format!("{root}/status.json")).timeout(STATUS_TIMEOUT);
+        if let Ok(token) = OperatorToken::read(data_dir) {
+            request = request.header(consortium_node::operator::HEADER, token);
+        }
         Ok(request.send().await?.error_for_status()?.json().await?)
     }
 

@@ -256,7 +256,7 @@ impl NodeProcess {
     /// Asks it for its status, and remembers the answer. None while it does not answer.
     pub(crate) async fn ask(&mut self, client: &Client) -> Option<NodeStatus> {
         let api_base = self.api_base()?;
-        let status = client.status(&api_base).await.ok()?;
+        let status = client.status(&api_base, &self.data_dir).await.ok()?;
         self.status = Some(status.clone());
         Some(status)
     }

@@ -1,8 +1,10 @@
 //! What the nodes of a swarm owe each other, and what they have paid: as their RPC tells it.
 
 use std::collections::BTreeMap;
+use std::path::Path;
 use std::time::Duration;
 
+use consortium_node::operator::OperatorToken;
 use consortium_node::tabs::view::TabsView;
 use serde_json::json;
 
@@ -27,15 +29,16 @@ pub(crate) struct Last {
     pub(crate) took_ms: u64,
 }
 
-/// The tabs of the node at `api_base`; none where it does not tell.
-pub(crate) async fn tabs(client: &Client, api_base: &str) -> Option<TabsView> {
-    serde_json::from_value(client.rpc(api_base, "tabs", json!({}), None, CALL).await.ok()?).ok()
+/// The tabs of the node at `api_base`, asked as its operator, who can read `data_dir`; none where it does not tell.
+pub(crate) async fn tabs(client: &Client, api_base: &str, data_dir: &Path) -> Option<TabsView> {
+    let operator = OperatorToken::read(data_dir).ok();
+    serde_json::from_value(client.rpc(api_base, "tabs", json!({}), operator.as_deref(), CALL).await.ok()?).ok()
 }
 
 /// What the node at `api_base` has paid.
-pub(crate) async fn paid(client: &Client, api_base: &str) -> Paid {
+pub(crate) async fn paid(client: &Client, api_base: &str, data_dir: &Path) -> Paid {
     let mut paid = Paid::default();
-    for tab in tabs(client, api_base).await.into_iter().flat_map(|view| view.tabs) {
+    for tab in tabs(client, api_base, data_dir).await.into_iter().flat_map(|view| view.tabs) {
         let worker = tab.peer.to_string();
         paid.count.insert(worker.clone(), tab.paid_to.count);
         if let Some(last) = tab.paid_to.last {

@@ -97,7 +97,7 @@ impl Swarm {
             steps.say(&endowed.done().await?);
         }
         let access = self.access()?;
-        let paid_before = settlement::paid(&self.client, &access.gateway).await;
+        let paid_before = self.paid_by(&access.gateway).await;
         self.first_completion(&access, steps, deadline).await?;
         if self.chain.is_some() && self.nodes.len() > 1 {
             self.first_payment(&access, paid_before, steps, deadline).await?;
@@ -260,11 +260,19 @@ impl Swarm {
         }
     }
 
+    /// What the node whose API is at `api_base` has paid.
+    async fn paid_by(&self, api_base: &str) -> Paid {
+        match self.nodes.iter().find(|node| node.api_base().as_deref() == Some(api_base)) {
+            Some(node) => settlement::paid(&self.client, api_base, node.data_dir()).await,
+            None => Paid::default(),
+        }
+    }
+
     /// Waits until the gateway has paid for the first completion.
     async fn first_payment(&self, access: &Access, before: Paid, steps: &Steps, deadline: Instant) -> Result<()> {
         let asked = Instant::now();
         loop {
-            let paid = settlement::paid(&self.client, &access.gateway).await;
+            let paid = self.paid_by(&access.gateway).await;
             if let Some((worker, last)) = paid.since(&before) {
                 let named = |peer: &str| self.nodes.iter().find(|node| node.is_called(peer)).map(NodeProcess::name);
                 let payer = self.nodes.iter().find(|node| node.api_base().as_ref() == Some(&access.gateway));
@@ -363,8 +371,8 @@ impl Swarm {
             if *node.state() == State::Running
                 && let Some(api_base) = node.api_base()
             {
-                let client = self.client.clone();
-                questions.spawn(async move { (index, client.status(&api_base).await.ok()) });
+                let (client, data_dir) = (self.client.clone(), node.data_dir().to_owned());
+                questions.spawn(async move { (index, client.status(&api_base, &data_dir).await.ok()) });
             }
         }
         let mut statuses = vec![None; self.nodes.len()];

@@ -231,8 +231,9 @@ async fn mine(chain: &ChainRecord, blocks: u32) -> Result<()> {
 
 impl WalletRecord {
     /// What the wallet of a node has; none where it has none, or does not answer.
-    pub(crate) async fn ask(client: &Client, api_base: &str) -> Option<Self> {
-        let status = client.rpc(api_base, "wallet_status", json!({}), None, CALL / 10).await.ok()?;
+    pub(crate) async fn ask(client: &Client, api_base: &str, data_dir: &Path) -> Option<Self> {
+        let operator = OperatorToken::read(data_dir).ok();
+        let status = client.rpc(api_base, "wallet_status", json!({}), operator.as_deref(), CALL / 10).await.ok()?;
         let balances = &status["balances"];
         let onchain = ["spendable_sat", "unconfirmed_sat", "reserved_sat"].map(|part| balances[part].as_u64());
         Some(Self {

@@ -62,7 +62,7 @@ pub(super) const METHODS: &[Method] = &[
     },
     Method {
         name: "wallet_receipt",
-        summary: "The preimage of a payment that was made, which proves it; for the operator.",
+        summary: "The preimage of a payment that was made, which proves it, or null while it is on its way; for the operator.",
         params: &[must("hash", Kind::Digest, "the payment's")],
         result: &["preimage"],
     },
