@@ -331,7 +331,7 @@ mod tests {
             (is_local(caller, &headers), asked_from(caller, &headers).to_string())
         };
         assert_eq!(asked("127.0.0.1", &[("accept", "*/*")]), (true, "127.0.0.1".to_owned()));
-        assert_eq!(asked("::ffff:127.0.0.1", &[]).0, true);
+        assert!(asked("::ffff:127.0.0.1", &[]).0);
         for name in ["forwarded", "via", "x-real-ip", "x-forwarded-proto", "x-forwarded-host"] {
             assert_eq!(asked("::1", &[(name, "x")]), (false, "::1".to_owned()), "{name}");
         }
