@@ -263,20 +263,6 @@ impl Ledger {
         self.read(|tx| find(tx, direction, hash))
     }
 
-    /// Payments for an account, the newest first; at most `limit`, and [`MAX_PAGE`].
-    ///
-    /// # Errors
-    /// [`LedgerError::Database`].
-    pub fn payments_of(&self, owner: &Owner, limit: u32) -> Result<Vec<Payment>, LedgerError> {
-        self.read(|tx| {
-            let query =
-                format!("SELECT {COLUMNS} FROM payment WHERE owner = ?1 ORDER BY at_ms DESC, direction, hash LIMIT ?2");
-            let mut statement = tx.prepare_cached(&query)?;
-            let rows = statement.query_map(params![owner.to_string(), limit.min(MAX_PAGE)], read)?;
-            Ok(rows.collect::<Result<_, _>>()?)
-        })
-    }
-
     /// Payments that were booked, in the order of the journal, from the entry after `after` on; at most [`MAX_PAGE`].
     ///
     /// # Errors
@@ -393,7 +379,6 @@ mod tests {
         assert!(ledger.reconcile().unwrap().is_exact());
         assert_eq!(ledger.payments_booked(None).unwrap().len(), 2);
         assert_eq!(ledger.payments_booked(Some(0)).unwrap().len(), 1);
-        assert_eq!(ledger.payments_of(&peer, 9).unwrap()[0].note, "back");
     }
 
     #[test]

@@ -167,7 +167,7 @@ const MIGRATIONS: &[&str] = &[
         CHECK ((seq IS NULL) = (moved IS NULL) AND (seq IS NULL) = (fee IS NULL)),
         PRIMARY KEY (direction, hash)
     ) STRICT, WITHOUT ROWID;
-    CREATE INDEX payment_of_owner ON payment (owner, at_ms);
+    CREATE INDEX payment_booked ON payment (seq) WHERE seq IS NOT NULL;
     CREATE TABLE followed (
         source     TEXT    PRIMARY KEY NOT NULL,
         seq        INTEGER NOT NULL

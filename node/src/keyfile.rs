@@ -1,10 +1,12 @@
 //! The root key on disk: 32 bytes of seed as hex, readable by its owner alone.
 
-use std::fs::{File, OpenOptions};
-use std::io::{self, Read as _, Write as _};
+use std::fs::File;
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use consortium_protocol::identity::RootKey;
+
+use crate::data_dir::write_private;
 
 /// File name within the data directory.
 pub const FILE: &str = "identity.key";
@@ -44,7 +46,7 @@ pub enum KeyError {
 pub fn load_or_create(data_dir: &Path) -> Result<RootKey, KeyError> {
     let path = data_dir.join(FILE);
     match load(&path) {
-        Err(KeyError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => create(data_dir, &path),
+        Err(KeyError::Io { source, .. }) if source.kind() == io::ErrorKind::NotFound => create(&path),
         other => other,
     }
 }
@@ -72,21 +74,12 @@ fn check_mode(_: &Path, _: &File) -> Result<(), KeyError> {
     Ok(())
 }
 
-/// Writes a fresh key beside its final name and renames it, so that a crash leaves a whole key or none.
-fn create(data_dir: &Path, path: &Path) -> Result<RootKey, KeyError> {
+/// Makes a fresh key; a crash leaves a whole one or none.
+fn create(path: &Path) -> Result<RootKey, KeyError> {
     let io = |source| KeyError::Io { path: path.to_owned(), source };
     let mut seed = [0; 32];
     getrandom::fill(&mut seed).map_err(|error| io(io::Error::other(error)))?;
-    let temporary = data_dir.join(format!("{FILE}.new"));
-    let mut options = OpenOptions::new();
-    options.write(true).create(true).truncate(true);
-    #[cfg(unix)]
-    std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-    let mut file = options.open(&temporary).map_err(io)?;
-    file.write_all(hex::encode(seed).as_bytes()).and_then(|()| file.write_all(b"\n")).map_err(io)?;
-    file.sync_all().map_err(io)?;
-    std::fs::rename(&temporary, path).map_err(io)?;
-    File::open(data_dir).and_then(|dir| dir.sync_all()).map_err(io)?;
+    write_private(path, format!("{}\n", hex::encode(seed)).as_bytes()).map_err(io)?;
     Ok(RootKey::from_seed(seed))
 }
 

@@ -3,14 +3,15 @@
 //! At each start a node draws 32 random bytes and leaves them in its data directory, in `operator.token`, readable by its
 //! owner alone. What moves money asks for them in a header of their own ([`HEADER`]), besides being called on the node's
 //! own machine. A web page in the operator's browser cannot send it: it cannot read files, and a page of another origin
-//! that adds a header must ask first (CORS) and gets no leave; nor can another user of the machine, or the holder of an API key, wherever they call
-//! from. The secret ends with the node.
+//! that adds a header must ask first (CORS) and gets no leave; nor can another user of the machine, or the holder of an
+//! API key, wherever they call from. The secret ends with the node.
 
-use std::fs::OpenOptions;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
 use subtle::ConstantTimeEq as _;
+
+use crate::data_dir::write_private;
 
 /// The header that carries the token.
 pub const HEADER: &str = "consortium-operator";
@@ -34,18 +35,7 @@ impl OperatorToken {
         let mut bytes = [0; 32];
         getrandom::fill(&mut bytes).map_err(io::Error::other)?;
         let token = Self(hex::encode(bytes));
-        let temporary = data_dir.join(format!("{FILE}.new"));
-        if let Err(error) = std::fs::remove_file(&temporary)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            return Err(error);
-        }
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        options.open(&temporary)?.write_all(token.0.as_bytes())?;
-        std::fs::rename(temporary, Self::path(data_dir))?;
+        write_private(&Self::path(data_dir), token.0.as_bytes())?;
         Ok(token)
     }
 

@@ -20,7 +20,7 @@
 //! balance status history channels onchain invoice pay lookup hold locked backup    what can be asked of it
 //! liquidity     which channels are worth their money, within a budget; hints
 //! failures      peers with which no channel could be opened, left alone for a while
-//! towards       what settling tabs needs: the end of a payment, a channel back to a peer
+//! towards       what settling tabs needs: how much can come at a time, a channel back to a peer
 //! log           what ldk-node says, without what may carry secrets
 //! ```
 //!

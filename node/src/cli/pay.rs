@@ -6,8 +6,7 @@
 //! taken out of the file, whatever a gateway says of it.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::fs::OpenOptions;
-use std::io::{self, Read as _, Write as _};
+use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
@@ -25,6 +24,7 @@ use tokio::sync::Mutex;
 use super::client::{Client, ClientArgs, Refused};
 use super::terminal::remark;
 use super::units;
+use crate::data_dir::write_private;
 use crate::rpc::{NOT_FOUND, ON_ITS_WAY};
 
 /// File name within the data directory.
@@ -401,24 +401,7 @@ impl Store {
         change(all.entry(self.gateway.clone()).or_default());
         let bytes = serde_json::to_vec_pretty(&all)?;
         ensure!(bytes.len() as u64 <= MAX_FILE, "{} has no room for more; move it away", self.path.display());
-        self.write(&bytes).with_context(cannot)
-    }
-
-    fn write(&self, bytes: &[u8]) -> io::Result<()> {
-        let temporary = self.path.with_extension("json.new");
-        if let Err(error) = std::fs::remove_file(&temporary)
-            && error.kind() != io::ErrorKind::NotFound
-        {
-            return Err(error);
-        }
-        let mut options = OpenOptions::new();
-        options.write(true).create_new(true);
-        #[cfg(unix)]
-        std::os::unix::fs::OpenOptionsExt::mode(&mut options, 0o600);
-        let mut file = options.open(&temporary)?;
-        file.write_all(bytes)?;
-        file.sync_all()?;
-        std::fs::rename(temporary, &self.path)
+        write_private(&self.path, &bytes).with_context(cannot)
     }
 }
 
