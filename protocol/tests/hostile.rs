@@ -13,7 +13,7 @@ use consortium_protocol::election::{
 use consortium_protocol::envelope::{ENVELOPE_BYTES, Payload, Signed};
 use consortium_protocol::wire::Message;
 use consortium_protocol::wire::audit::{Opening, StageReceipt};
-use consortium_protocol::wire::escrow::{EscrowMessage, Misconduct};
+use consortium_protocol::wire::escrow::{EscrowMessage, LockSecret, Misconduct};
 use consortium_protocol::wire::fact::Fact;
 use consortium_protocol::wire::heartbeat::{Heartbeat, LayerRange};
 use consortium_protocol::wire::job::{JobEvent, JobRequest, Receipts};
@@ -548,16 +548,18 @@ fn a_tab_that_contradicts_itself_is_refused() {
         change(&mut tab);
         assert!(Signed::<Tab>::decode(Signed::sign(&key(1), tab).as_bytes()).is_err());
     }
-    let with_invoice = |length: usize, amount| {
+    let answered = |length: usize, amount, receipts: usize| {
         let lightning: LightningId = format!("03{}", "ab".repeat(32)).parse().unwrap();
         let (invoice, receivable) = ("l".repeat(length), Msat(u64::MAX));
-        let answer =
-            TabAnswer { tab: Hash::of(b"tab"), says: TabSays::Invoice { lightning, amount, invoice, receivable } };
+        let says = TabSays::Invoice { lightning, amount, invoice, receivable };
+        let receipts = vec![LockSecret::from_bytes([7; 32]); receipts];
+        let answer = TabAnswer { tab: Hash::of(b"tab"), says, receipts };
         Signed::<TabAnswer>::decode(Signed::sign(&key(2), answer).as_bytes())
     };
-    assert!(with_invoice(2048, Msat(u64::MAX)).is_ok(), "the longest one fits");
-    assert!(with_invoice(2049, Msat(1)).is_err());
-    assert!(with_invoice(10, Msat::ZERO).is_err());
+    assert!(answered(2048, Msat(u64::MAX), 16).is_ok(), "the longest one fits");
+    assert!(answered(2049, Msat(1), 0).is_err());
+    assert!(answered(10, Msat::ZERO, 0).is_err());
+    assert!(answered(10, Msat(1), 17).is_err());
 }
 
 #[test]

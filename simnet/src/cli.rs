@@ -185,6 +185,9 @@ pub(crate) struct Chaos {
     /// Seconds from one fault to the next, about.
     #[arg(long, default_value = "5", value_name = "SECONDS", value_parser = seconds)]
     pub(crate) every: Duration,
+    /// Seconds from one block to the next, where the swarm has a chain.
+    #[arg(long, default_value = "15", value_name = "SECONDS", value_parser = seconds)]
+    pub(crate) blocks: Duration,
     /// Decides who suffers what, and who asks what.
     #[arg(long, default_value_t = 1)]
     pub(crate) seed: u64,

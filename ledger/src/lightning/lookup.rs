@@ -44,6 +44,21 @@ impl Wallet {
         .await
     }
 
+    /// The preimage of a payment that this wallet received: its payer has, or should have, the same as a receipt. None where
+    /// none was received, or the preimage was not this wallet's own.
+    ///
+    /// # Errors
+    /// When the wallet is stopped.
+    pub async fn given_receipt(&self, hash: PaymentHash) -> Result<Option<Preimage>, WalletError> {
+        self.ask("looking for a receipt", LOCAL, move |inner| {
+            let received = inner.node.payment(&PaymentId(*hash.as_bytes())).is_some_and(|payment| {
+                (payment.direction, payment.status) == (PaymentDirection::Inbound, PaymentStatus::Succeeded)
+            });
+            Ok(received.then(|| pay::preimage(inner, hash)).flatten())
+        })
+        .await
+    }
+
     /// Forgets an invoice that nobody paid, once it has expired: ldk-node keeps them for ever. Nothing happens where it was
     /// paid, or is none.
     ///

@@ -264,6 +264,55 @@ impl Storage {
         .await
     }
 
+    /// What was settled with a peer last, at most `count`, the newest first.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn settlements_paid_with(
+        &self,
+        side: Side,
+        peer: NodeId,
+        count: usize,
+    ) -> Result<Vec<Settlement>, StorageError> {
+        self.run(move |db| {
+            let mut query = db.prepare_cached(
+                "SELECT hash, peer, msat, invoice, expires_s, asked_ms FROM settlement
+                 WHERE peer = ?1 AND own = ?2 AND state = 'paid' ORDER BY ended_ms DESC, hash LIMIT ?3",
+            )?;
+            query.query_map(params![peer.as_bytes(), side.own(), count], settlement)?.collect()
+        })
+        .await
+    }
+
+    /// This node's payment of a hash to a peer, if it failed.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn settlement_failed(&self, peer: NodeId, hash: Hash) -> Result<Option<Settlement>, StorageError> {
+        self.run(move |db| {
+            db.prepare_cached(
+                "SELECT hash, peer, msat, invoice, expires_s, asked_ms FROM settlement
+                 WHERE hash = ?1 AND own = 1 AND peer = ?2 AND state = 'failed'",
+            )?
+            .query_row(params![hash.as_bytes(), peer.as_bytes()], settlement)
+            .optional()
+        })
+        .await
+    }
+
+    /// Notes that this node's payment arrived though it had failed here.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn settlement_arrived(&self, hash: Hash, now_ms: u64) -> Result<(), StorageError> {
+        self.run(move |db| {
+            let query = "UPDATE settlement SET state = 'paid', ended_ms = ?2
+                         WHERE hash = ?1 AND own = 1 AND state = 'failed'";
+            db.execute(query, params![hash.as_bytes(), int(now_ms)]).map(drop)
+        })
+        .await
+    }
+
     /// What was paid between this node and a peer.
     ///
     /// # Errors
@@ -376,6 +425,14 @@ mod tests {
         assert_eq!(history, History { total: Msat(2000), count: 1, last });
         assert!(!open().settlement_begin(Side::Payer, begun(2, 2)).await.unwrap());
         assert_eq!(open().settlements_open(Side::Worker).await.unwrap().len(), 2);
+
+        // The first one failed, and arrived all the same.
+        let failed = async |peer, n: u8| open().settlement_failed(node(peer), Hash::of(&[n])).await.unwrap();
+        assert_eq!((failed(2, 1).await, failed(4, 1).await, failed(2, 2).await), (Some(begun(1, 2)), None, None));
+        open().settlement_arrived(Hash::of(&[1]), 12).await.unwrap();
+        assert_eq!(failed(2, 1).await, None);
+        let paid = async |count| open().settlements_paid_with(Side::Payer, node(2), count).await.unwrap();
+        assert_eq!((paid(1).await, paid(9).await), (vec![begun(1, 2)], vec![begun(1, 2), begun(2, 2)]));
     }
 
     #[tokio::test]

@@ -11,8 +11,9 @@ use consortium_protocol::envelope::Signed;
 use consortium_protocol::hash::Hash;
 use consortium_protocol::identity::NodeId;
 use consortium_protocol::msat::Msat;
+use consortium_protocol::wire::escrow::LockSecret;
 use consortium_protocol::wire::rpc::{Refusal, RefusalCode};
-use consortium_protocol::wire::tab::{Tab, TabAnswer, TabSays};
+use consortium_protocol::wire::tab::{MAX_RECEIPTS, Tab, TabAnswer, TabSays};
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -55,7 +56,8 @@ impl Tabs {
         let owed = self.books(move |ledger| ledger.tab_owed(&from, wall_ms())).await.map_err(internal)?;
         // Nothing is kept about those who owe nothing.
         if owed.most == Msat::ZERO {
-            return Ok(self.answer(&tab, TabSays::Disputed { owed: Msat::ZERO }));
+            let receipts = self.receipts(wallet, from).await.map_err(internal)?;
+            return Ok(self.answer(&tab, TabSays::Disputed { owed: Msat::ZERO }, receipts));
         }
         if let Err(why) = self.storage().tab_heard(said).await.map_err(internal)? {
             warn!(payer = %from, seq = said.seq, why, "a tab is refused");
@@ -72,11 +74,22 @@ impl Tabs {
             self.note_trouble(from, None);
             self.invoice(wallet, from, amount).await?
         };
-        Ok(self.answer(&tab, says))
+        let receipts = if due > owed.now { self.receipts(wallet, from).await.map_err(internal)? } else { Vec::new() };
+        Ok(self.answer(&tab, says, receipts))
     }
 
-    fn answer(&self, tab: &Signed<Tab>, says: TabSays) -> Signed<TabAnswer> {
-        Signed::sign(&self.inner.parts.key, TabAnswer { tab: tab.digest(), says })
+    fn answer(&self, tab: &Signed<Tab>, says: TabSays, receipts: Vec<LockSecret>) -> Signed<TabAnswer> {
+        Signed::sign(&self.inner.parts.key, TabAnswer { tab: tab.digest(), says, receipts })
+    }
+
+    /// Preimages of what a payer has paid last.
+    async fn receipts(&self, wallet: &Wallet, payer: NodeId) -> anyhow::Result<Vec<LockSecret>> {
+        let mut receipts = Vec::new();
+        for paid in self.storage().settlements_paid_with(Side::Worker, payer, MAX_RECEIPTS).await? {
+            let given = wallet.given_receipt(PaymentHash::from_bytes(*paid.hash.as_bytes())).await?;
+            receipts.extend(given.map(|preimage| LockSecret::from_bytes(*preimage.reveal())));
+        }
+        Ok(receipts)
     }
 
     /// An invoice over what is owed, or over a part of it: the rest follows.

@@ -12,11 +12,12 @@ use consortium_ledger::lightning::invoice;
 use consortium_ledger::lightning::lookup::Fate;
 use consortium_ledger::lightning::pay::PayOrder;
 use consortium_ledger::lightning::{PaymentHash, Wallet, WalletError, WalletEvent};
-use consortium_ledger::payments::Direction;
+use consortium_ledger::payments::{Direction, Moved};
 use consortium_protocol::envelope::Signed;
 use consortium_protocol::hash::Hash;
 use consortium_protocol::identity::NodeId;
 use consortium_protocol::msat::Msat;
+use consortium_protocol::wire::escrow::LockSecret;
 use consortium_protocol::wire::rpc::{Request, Response};
 use consortium_protocol::wire::tab::{LightningId, Tab, TabAnswer, TabSays};
 use tokio::sync::broadcast::error::RecvError;
@@ -244,6 +245,10 @@ impl Payer {
             Response::Refused(refusal) => bail!("it refuses: {}", refusal.message),
             _ => bail!("its answer does not fit the question"),
         };
+        if self.take_receipts(worker, &answer.payload().receipts).await? {
+            // The next word, if one is still due, tells of them.
+            return Ok(());
+        }
         let invoiced = check(answer.payload(), worker, due, asked_ms)?;
         if invoiced.settlement.amount < self.tabs.rules().settle_min {
             // No more comes at a time.
@@ -293,6 +298,28 @@ impl Payer {
                 Err(error.into())
             }
         }
+    }
+
+    /// Books payments that failed here and arrived all the same: their worker has shown the preimages. That money left this
+    /// wallet with a channel that closed while it was on its way, and is too little to be had back on-chain. True if there
+    /// were any.
+    async fn take_receipts(&self, worker: NodeId, receipts: &[LockSecret]) -> anyhow::Result<bool> {
+        let mut taken = false;
+        for receipt in receipts {
+            let hash = Hash::from_bytes(*receipt.lock().as_bytes());
+            let Some(Settlement { amount, .. }) = self.tabs.storage().settlement_failed(worker, hash).await? else {
+                continue;
+            };
+            if self.wallet.fate(PaymentHash::from_bytes(*hash.as_bytes())).await? != Fate::Failed {
+                continue;
+            }
+            let moved = Moved { direction: Direction::Outgoing, hash, amount, fee: Msat::ZERO };
+            self.tabs.books(move |ledger| ledger.book_payment(&moved, wall_ms())).await?;
+            self.tabs.storage().settlement_arrived(hash, wall_ms()).await?;
+            warn!(%worker, msat = amount.0, "a payment that a closing channel had cut off has arrived: booked");
+            taken = true;
+        }
+        Ok(taken)
     }
 
     async fn end(&self, settlement: &Settlement, paid: bool) -> anyhow::Result<()> {
@@ -372,6 +399,7 @@ mod tests {
                 invoice: invoice.to_owned(),
                 receivable: Msat(0),
             },
+            receipts: Vec::new(),
         };
         let other = format!("02{}", &PAYEE[2..]);
         let checked = check(&answer(PAYEE, AMOUNT, COFFEE), worker, AMOUNT, 5).unwrap();
@@ -382,7 +410,10 @@ mod tests {
             (answer(PAYEE, more, COFFEE), more),
             (answer(PAYEE, AMOUNT, COFFEE), Msat(AMOUNT.0 - 1)),
             (answer(PAYEE, AMOUNT, "lnbc1"), AMOUNT),
-            (TabAnswer { tab: Hash::of(b"tab"), says: TabSays::Disputed { owed: AMOUNT } }, AMOUNT),
+            (
+                TabAnswer { tab: Hash::of(b"tab"), says: TabSays::Disputed { owed: AMOUNT }, receipts: Vec::new() },
+                AMOUNT,
+            ),
         ] {
             assert!(check(&bad, worker, due, 5).is_err(), "{bad:?}");
         }

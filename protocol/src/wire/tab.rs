@@ -13,6 +13,7 @@ use serde::{Deserialize, Serialize};
 use serde_bytes::ByteArray;
 
 use super::check_text;
+use super::escrow::LockSecret;
 use crate::envelope::{Invalid, Payload};
 use crate::hash::{Hash, hex_text};
 use crate::identity::NodeId;
@@ -20,6 +21,8 @@ use crate::msat::Msat;
 
 /// Longest invoice taken, in bytes; those of nodes have a few hundred.
 pub const MAX_INVOICE: usize = 2048;
+/// Receipts in an answer at most.
+pub const MAX_RECEIPTS: usize = 16;
 /// Addresses of a Lightning node in an offer.
 pub const MAX_ADDRESSES: usize = 4;
 /// Longest address, `HOST:PORT`, in bytes.
@@ -109,6 +112,10 @@ pub struct TabAnswer {
     pub tab: Hash,
     /// What the worker makes of it.
     pub says: TabSays,
+    /// Where the payer says that it owes more than the worker does: preimages of what the worker received from it last.
+    /// A payment that its payer's channel closed upon can have failed for the payer and arrived all the same; small ones
+    /// are lost to the fees of the closing then. Who holds the preimage has paid (BOLT 11).
+    pub receipts: Vec<LockSecret>,
 }
 
 /// What a worker makes of a [`Tab`].
@@ -136,9 +143,10 @@ pub enum TabSays {
 impl Payload for TabAnswer {
     const DOMAIN: &'static str = "tab-answer";
     const VERSION: u16 = 1;
-    const MAX_BYTES: usize = MAX_INVOICE + 512;
+    const MAX_BYTES: usize = MAX_INVOICE + 512 + MAX_RECEIPTS * 34;
 
     fn check(&self) -> Result<(), Invalid> {
+        Invalid::unless(self.receipts.len() <= MAX_RECEIPTS, "receipts", "too many")?;
         let TabSays::Invoice { lightning, amount, invoice, .. } = &self.says else { return Ok(()) };
         lightning.check()?;
         Invalid::unless(*amount > Msat::ZERO, "amount", "nothing to pay")?;

@@ -357,7 +357,7 @@ pub(crate) fn tab_answer() -> TabAnswer {
         invoice: "lnbcrt11999990p1".into(),
         receivable: Msat(5_000_000),
     };
-    TabAnswer { tab: Hash::of(b"tab"), says }
+    TabAnswer { tab: Hash::of(b"tab"), says, receipts: vec![LockSecret::from_bytes([5; 32])] }
 }
 
 pub(crate) fn channel_offer() -> ChannelOffer {

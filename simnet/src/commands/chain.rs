@@ -20,6 +20,14 @@ pub(crate) async fn mine(dir: &SwarmDir, blocks: usize) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
+/// Mines one block of what waits.
+pub(crate) async fn mine_block(record: &ChainRecord) -> Result<()> {
+    let client = record.client()?;
+    let payee = payee(&client).await?;
+    client.call("generatetoaddress", json!([1, payee])).await?;
+    Ok(())
+}
+
 /// Replaces the last blocks by one more. With `empty` the transactions of those that are replaced go on waiting.
 pub(crate) async fn reorg(dir: &SwarmDir, blocks: usize, empty: bool) -> Result<ExitCode> {
     let client = ChainRecord::read(dir)?.client()?;

@@ -11,8 +11,10 @@ use rand_chacha::ChaCha8Rng;
 use tokio::task::JoinSet;
 
 use super::books;
+use super::chain::mine_block;
 use super::terminal::print;
 use crate::cli::Chaos;
+use crate::swarm::chain::ChainRecord;
 use crate::swarm::client::{Client, Question};
 use crate::swarm::control::{Order, order};
 use crate::swarm::directory::SwarmDir;
@@ -22,8 +24,10 @@ use crate::swarm::record::{NodeRecord, read_nodes};
 const ANSWER: Duration = Duration::from_secs(90);
 /// Time for the swarm to be whole again.
 const WHOLE: Duration = Duration::from_secs(120);
-/// Time for nodes to tell each other what they owe.
-const SETTLE: Duration = Duration::from_secs(90);
+/// Time for nodes to tell each other what they owe, and for what channels held that closed to end on the chain.
+const SETTLE: Duration = Duration::from_secs(240);
+/// Between two blocks while that is waited for.
+const BLOCK: Duration = Duration::from_secs(1);
 const PROMPTS: [&str; 4] =
     ["Tell me a story.", "What is a peer?", "Who pays whom, and for what?", "Name three animals."];
 
@@ -48,6 +52,12 @@ pub(crate) async fn run(dir: &SwarmDir, arguments: &Chaos) -> Result<ExitCode> {
         let rng = ChaCha8Rng::seed_from_u64(arguments.seed ^ (u64::from(client) + 1) << 32);
         people.spawn(chat(dir.clone(), rng, end));
     }
+    // Dropped with the function: then nobody mines any more.
+    let mut chain = JoinSet::new();
+    let record = ChainRecord::read(dir).ok();
+    if let Some(record) = record.clone() {
+        chain.spawn(mine_along(record, arguments.blocks));
+    }
     let faults = harm(dir, arguments, end).await?;
     let mut tally = Tally::default();
     while let Some(done) = people.join_next().await {
@@ -55,9 +65,23 @@ pub(crate) async fn run(dir: &SwarmDir, arguments: &Chaos) -> Result<ExitCode> {
     }
     print(&format!("{faults} faults; {}", tally.render()))?;
     wait_until_whole(dir).await?;
+    chain.shutdown().await;
+    if let Some(record) = record {
+        chain.spawn(mine_along(record, BLOCK));
+    }
     let findings = books::settle(dir, SETTLE).await?;
     print(&books::render(&findings))?;
     Ok(if findings.is_exact() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
+}
+
+/// A chain that goes on: what nodes send to it gets confirmed.
+async fn mine_along(record: ChainRecord, every: Duration) {
+    loop {
+        tokio::time::sleep(every).await;
+        if let Err(error) = mine_block(&record).await {
+            eprintln!("no block was mined: {error:#}");
+        }
+    }
 }
 
 /// One fault after the other, each healed before the next.

@@ -4,8 +4,10 @@ use std::time::{Duration, Instant};
 
 use consortium_node::clock::wall_ms;
 use consortium_node::ledger::accounts::Owner;
+use consortium_node::ledger::lightning::PaymentHash;
 use consortium_node::ledger::lightning::channels::ChannelState;
 use consortium_node::ledger::lightning::history::{Direction as Way, Kind, State};
+use consortium_node::ledger::lightning::lookup::Fate;
 use consortium_node::ledger::payments::Direction;
 use consortium_node::storage::tabs::{Settlement, Side};
 use consortium_protocol::Msat;
@@ -171,6 +173,45 @@ async fn a_worker_that_ended_between_invoice_and_receipt_is_paid_once() {
     assert_eq!(bob.with(alice.id()).await.paid_by.total, intent.amount);
     alice.ends().await;
     bob.ends().await;
+}
+
+/// As when a channel of the payer is closed while a small payment goes through it: it has failed for the payer, whose money
+/// went with the closing, and its worker has received it. Here carol sees to that.
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn what_arrived_though_it_failed_for_its_payer_is_shown_by_a_receipt_and_not_paid_again() {
+    let town = Town::new();
+    let (alice, bob) = pair(&town).await;
+    work(&alice, &bob, 1, 7_000_000);
+    let intent = invoiced(&bob, 1, 7_000_000).await;
+    let (hash, owner) = (intent.hash, Owner::Peer(bob.id()));
+    bob.ends().await;
+    assert!(alice.storage.settlement_begin(Side::Payer, intent.clone()).await.unwrap());
+    alice.ledger.expect_payment(Direction::Outgoing, hash, &owner, intent.amount, "tab", 1).unwrap();
+    alice.wallet.pay(super::support::pay(intent.invoice.clone())).await.unwrap_err();
+    assert_eq!(alice.wallet.fate(PaymentHash::from_bytes(*hash.as_bytes())).await.unwrap(), Fate::Failed);
+    alice.storage.settlement_end(Side::Payer, hash, false, 2).await.unwrap();
+
+    let (bob, carol) = (town.wallet("bob").await, town.wallet("carol").await);
+    town.fund(&[&carol]).await;
+    town.channel(&carol, &bob, 300_000, Msat::ZERO).await;
+    let bob = Partner::new(&town, "bob", bob, alice.address()).await;
+    met(&alice, &bob).await;
+    bob.pays(&[]);
+    until("it has come", || async { carol.pay(super::support::pay(intent.invoice.clone())).await.is_ok() }).await;
+    until("bob has it", || async { bob.with(alice.id()).await.paid_by.count == 1 }).await;
+
+    work(&alice, &bob, 2, 4_000_000);
+    alice.pays(&[bob.id()]);
+    settled(&alice, &bob).await;
+    until("both are noted", || async { alice.with(bob.id()).await.paid_to.count == 2 }).await;
+    assert_eq!(payments(&alice).await, [Msat(4_000_000)]);
+    assert_eq!(alice.with(bob.id()).await.paid_to.total, Msat(11_000_000));
+    assert!(alice.ledger.payment(Direction::Outgoing, &hash).unwrap().unwrap().booked.is_some());
+    for partner in [alice, bob] {
+        assert!(partner.ledger.reconcile().unwrap().is_exact());
+        partner.ends().await;
+    }
+    carol.stop().await.unwrap();
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
