@@ -65,6 +65,16 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
+    /// Close all channels and mine until what was in them is back on the chain; then count it: what the wallets were given,
+    /// less the fees of their transactions, must be in them.
+    Coins {
+        /// Seconds that it may take.
+        #[arg(long, default_value = "300", value_name = "SECONDS", value_parser = seconds)]
+        wait: Duration,
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Chat with the running swarm while nodes are killed, frozen and started again at random; then check the books.
     Chaos(Chaos),
     /// Mine blocks on the swarm's chain.

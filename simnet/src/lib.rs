@@ -7,6 +7,7 @@
 //!
 //! - [`cheat`] makes workers dishonest, on the node's library: `consortium-node` itself cannot cheat.
 //! - [`chain`] is a regtest chain in this process, which nodes take for a bitcoind.
+//! - [`books`] holds the books of nodes against each other, [`coins`] counts what is on the chain.
 //! - [`l402`] is a customer of a node that sells.
 //! - [`audit_bench`] measures in one process what audits catch, and whom they accuse wrongly.
 //!
@@ -40,5 +41,6 @@ pub mod audit_bench;
 pub mod books;
 pub mod chain;
 pub mod cheat;
+pub mod coins;
 pub mod l402;
 pub mod world;

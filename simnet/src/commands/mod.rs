@@ -8,6 +8,7 @@ mod chain;
 mod chaos;
 mod chat;
 pub(crate) mod cheating_node;
+mod coins;
 mod detach;
 mod exec;
 mod l402;
@@ -44,6 +45,7 @@ pub(crate) async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Pause(node) => orders::run(&dir, Order::Pause { node: node.node }).await,
         Command::Unpause(node) => orders::run(&dir, Order::Unpause { node: node.node }).await,
         Command::Books { wait, json } => books::run(&dir, wait, json).await,
+        Command::Coins { wait, json } => coins::run(&dir, wait, json).await,
         Command::Chaos(arguments) => chaos::run(&dir, &arguments).await,
         Command::Mine { blocks } => chain::mine(&dir, blocks).await,
         Command::Reorg { blocks, empty } => chain::reorg(&dir, blocks, empty).await,

@@ -91,7 +91,7 @@ impl Owner {
 
     /// Calls a method of the node's RPC with its operator's authority. Address and token are read anew each time: a
     /// node that starts again has others.
-    async fn call(&self, client: &Client, method: &str, params: Value) -> Result<Value> {
+    pub(crate) async fn call(&self, client: &Client, method: &str, params: Value) -> Result<Value> {
         let api = ApiFile::read(&self.data_dir).with_context(|| format!("{} does not serve yet", self.name))?;
         let token = OperatorToken::read(&self.data_dir).with_context(|| format!("{} has no operator", self.name))?;
         let called = client.rpc(&api.api_base, method, params, Some(&token), CALL).await;
