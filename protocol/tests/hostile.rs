@@ -541,8 +541,12 @@ proptest! {
 
 #[test]
 fn a_tab_that_contradicts_itself_is_refused() {
-    let changes: [fn(&mut Tab); 3] =
-        [|tab| tab.paid = Msat(tab.accepted.0 + 1), |tab| tab.seq = 0, |tab| tab.worker = tab.payer];
+    let changes: [fn(&mut Tab); 4] = [
+        |tab| tab.paid = Msat(tab.accepted.0 + 1),
+        |tab| tab.seq = 0,
+        |tab| tab.worker = tab.payer,
+        |tab| tab.receipts = vec![LockSecret::from_bytes([7; 32]); 17],
+    ];
     for change in changes {
         let mut tab = samples::tab();
         change(&mut tab);

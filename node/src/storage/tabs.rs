@@ -385,6 +385,7 @@ mod tests {
             seq,
             accepted: Msat(accepted),
             paid: Msat(paid),
+            receipts: Vec::new(),
         };
         assert_eq!(open().tab_heard(&word(3, 100, 10)).await.unwrap(), Ok(()));
         for (seq, accepted, paid) in [(3, 100, 10), (2, 200, 10), (4, 99, 10), (4, 100, 9)] {

@@ -43,6 +43,8 @@ pub mod credit;
 mod payee;
 #[cfg(feature = "lightning")]
 mod payer;
+#[cfg(feature = "lightning")]
+mod receipts;
 pub mod unaccepted;
 pub mod view;
 

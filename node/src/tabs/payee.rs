@@ -13,7 +13,7 @@ use consortium_protocol::identity::NodeId;
 use consortium_protocol::msat::Msat;
 use consortium_protocol::wire::escrow::LockSecret;
 use consortium_protocol::wire::rpc::{Refusal, RefusalCode};
-use consortium_protocol::wire::tab::{MAX_RECEIPTS, Tab, TabAnswer, TabSays};
+use consortium_protocol::wire::tab::{Tab, TabAnswer, TabSays};
 use tokio::sync::broadcast::error::RecvError;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
@@ -53,6 +53,7 @@ impl Tabs {
             return Err(disputed("a payer speaks for itself, of its tab here"));
         }
         let _one_at_a_time = self.answering(from)?;
+        self.take_receipts(wallet, from, &said.receipts).await.map_err(internal)?;
         let owed = self.books(move |ledger| ledger.tab_owed(&from, wall_ms())).await.map_err(internal)?;
         // Nothing is kept about those who owe nothing.
         if owed.most == Msat::ZERO {
@@ -80,16 +81,6 @@ impl Tabs {
 
     fn answer(&self, tab: &Signed<Tab>, says: TabSays, receipts: Vec<LockSecret>) -> Signed<TabAnswer> {
         Signed::sign(&self.inner.parts.key, TabAnswer { tab: tab.digest(), says, receipts })
-    }
-
-    /// Preimages of what a payer has paid last.
-    async fn receipts(&self, wallet: &Wallet, payer: NodeId) -> anyhow::Result<Vec<LockSecret>> {
-        let mut receipts = Vec::new();
-        for paid in self.storage().settlements_paid_with(Side::Worker, payer, MAX_RECEIPTS).await? {
-            let given = wallet.given_receipt(PaymentHash::from_bytes(*paid.hash.as_bytes())).await?;
-            receipts.extend(given.map(|preimage| LockSecret::from_bytes(*preimage.reveal())));
-        }
-        Ok(receipts)
     }
 
     /// An invoice over what is owed, or over a part of it: the rest follows.

@@ -12,12 +12,11 @@ use consortium_ledger::lightning::invoice;
 use consortium_ledger::lightning::lookup::Fate;
 use consortium_ledger::lightning::pay::PayOrder;
 use consortium_ledger::lightning::{PaymentHash, Wallet, WalletError, WalletEvent};
-use consortium_ledger::payments::{Direction, Moved};
+use consortium_ledger::payments::Direction;
 use consortium_protocol::envelope::Signed;
 use consortium_protocol::hash::Hash;
 use consortium_protocol::identity::NodeId;
 use consortium_protocol::msat::Msat;
-use consortium_protocol::wire::escrow::LockSecret;
 use consortium_protocol::wire::rpc::{Request, Response};
 use consortium_protocol::wire::tab::{LightningId, Tab, TabAnswer, TabSays};
 use tokio::sync::broadcast::error::RecvError;
@@ -235,7 +234,8 @@ impl Payer {
         let sums = self.tabs.books(move |ledger| ledger.tab_sums(&worker)).await?;
         let asked_ms = wall_ms();
         let seq = self.tabs.storage().tab_next(worker, sums.accepted, sums.paid).await?;
-        let tab = Tab { payer: self.tabs.me(), worker, seq, accepted: sums.accepted, paid: sums.paid };
+        let receipts = self.tabs.receipts(&self.wallet, worker).await?;
+        let tab = Tab { payer: self.tabs.me(), worker, seq, accepted: sums.accepted, paid: sums.paid, receipts };
         let due = tab.due().context("the books make no sense: more was paid than accepted")?;
         let tab = Signed::sign(&self.tabs.inner.parts.key, tab);
         let digest = tab.digest();
@@ -245,7 +245,7 @@ impl Payer {
             Response::Refused(refusal) => bail!("it refuses: {}", refusal.message),
             _ => bail!("its answer does not fit the question"),
         };
-        if self.take_receipts(worker, &answer.payload().receipts).await? {
+        if self.tabs.take_receipts(&self.wallet, worker, &answer.payload().receipts).await? {
             // The next word, if one is still due, tells of them.
             return Ok(());
         }
@@ -298,28 +298,6 @@ impl Payer {
                 Err(error.into())
             }
         }
-    }
-
-    /// Books payments that failed here and arrived all the same: their worker has shown the preimages. That money left this
-    /// wallet with a channel that closed while it was on its way, and is too little to be had back on-chain. True if there
-    /// were any.
-    async fn take_receipts(&self, worker: NodeId, receipts: &[LockSecret]) -> anyhow::Result<bool> {
-        let mut taken = false;
-        for receipt in receipts {
-            let hash = Hash::from_bytes(*receipt.lock().as_bytes());
-            let Some(Settlement { amount, .. }) = self.tabs.storage().settlement_failed(worker, hash).await? else {
-                continue;
-            };
-            if self.wallet.fate(PaymentHash::from_bytes(*hash.as_bytes())).await? != Fate::Failed {
-                continue;
-            }
-            let moved = Moved { direction: Direction::Outgoing, hash, amount, fee: Msat::ZERO };
-            self.tabs.books(move |ledger| ledger.book_payment(&moved, wall_ms())).await?;
-            self.tabs.storage().settlement_arrived(hash, wall_ms()).await?;
-            warn!(%worker, msat = amount.0, "a payment that a closing channel had cut off has arrived: booked");
-            taken = true;
-        }
-        Ok(taken)
     }
 
     async fn end(&self, settlement: &Settlement, paid: bool) -> anyhow::Result<()> {

@@ -21,7 +21,7 @@ use crate::msat::Msat;
 
 /// Longest invoice taken, in bytes; those of nodes have a few hundred.
 pub const MAX_INVOICE: usize = 2048;
-/// Receipts in an answer at most.
+/// Receipts at a time at most.
 pub const MAX_RECEIPTS: usize = 16;
 /// Addresses of a Lightning node in an offer.
 pub const MAX_ADDRESSES: usize = 4;
@@ -82,6 +82,9 @@ pub struct Tab {
     pub accepted: Msat,
     /// All that it ever took off again: by paying, and by work of its own for the worker.
     pub paid: Msat,
+    /// Preimages of what the payer has itself received from the worker last. A payment that its payer's channel closed upon
+    /// can have failed for that one and arrived all the same; who holds its preimage has paid (BOLT 11).
+    pub receipts: Vec<LockSecret>,
 }
 
 impl Tab {
@@ -95,9 +98,10 @@ impl Tab {
 impl Payload for Tab {
     const DOMAIN: &'static str = "tab";
     const VERSION: u16 = 1;
-    const MAX_BYTES: usize = 256;
+    const MAX_BYTES: usize = 272 + MAX_RECEIPTS * 34;
 
     fn check(&self) -> Result<(), Invalid> {
+        Invalid::unless(self.receipts.len() <= MAX_RECEIPTS, "receipts", "too many")?;
         Invalid::unless(self.payer != self.worker, "worker", "the payer itself")?;
         Invalid::unless(self.seq > 0, "seq", "counts from 1")?;
         Invalid::unless(self.due().is_some(), "paid", "more than was accepted")
@@ -112,9 +116,8 @@ pub struct TabAnswer {
     pub tab: Hash,
     /// What the worker makes of it.
     pub says: TabSays,
-    /// Where the payer says that it owes more than the worker does: preimages of what the worker received from it last.
-    /// A payment that its payer's channel closed upon can have failed for the payer and arrived all the same; small ones
-    /// are lost to the fees of the closing then. Who holds the preimage has paid (BOLT 11).
+    /// Where the payer says that it owes more than the worker does: preimages of what the worker received from it last, as
+    /// [`Tab::receipts`].
     pub receipts: Vec<LockSecret>,
 }
 

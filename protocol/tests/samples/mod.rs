@@ -343,7 +343,7 @@ pub(crate) fn frames() -> Vec<(&'static str, Frame)> {
 
 pub(crate) fn tab() -> Tab {
     let (payer, worker) = (key(1).node_id(), key(2).node_id());
-    Tab { payer, worker, seq: 7, accepted: Msat(1_250_000), paid: Msat(50_001) }
+    Tab { payer, worker, seq: 7, accepted: Msat(1_250_000), paid: Msat(50_001), receipts: vec![lock_secret(1)] }
 }
 
 fn lightning() -> LightningId {
@@ -357,7 +357,7 @@ pub(crate) fn tab_answer() -> TabAnswer {
         invoice: "lnbcrt11999990p1".into(),
         receivable: Msat(5_000_000),
     };
-    TabAnswer { tab: Hash::of(b"tab"), says, receipts: vec![LockSecret::from_bytes([5; 32])] }
+    TabAnswer { tab: Hash::of(b"tab"), says, receipts: vec![lock_secret(2)] }
 }
 
 pub(crate) fn channel_offer() -> ChannelOffer {

@@ -22,7 +22,7 @@ use super::support::{Town, key, until};
 /// The payer's word, with sums of its own choosing.
 fn tab(payer: &str, worker: &str, seq: u64, accepted: u64, paid: u64) -> Signed<Tab> {
     let (accepted, paid) = (Msat(accepted), Msat(paid));
-    Signed::sign(&key(payer), Tab { payer: id(payer), worker: id(worker), seq, accepted, paid })
+    Signed::sign(&key(payer), Tab { payer: id(payer), worker: id(worker), seq, accepted, paid, receipts: Vec::new() })
 }
 
 /// The worker's invoice over what alice owes bob.
