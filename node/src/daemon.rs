@@ -187,8 +187,9 @@ pub async fn run_tampered(
     };
     let alarms = watch::Sender::new(Vec::new());
     #[cfg(feature = "lightning")]
+    let watched = wallet.as_ref().map(|wallet| tokio::spawn(wallet::watch_over(wallet.clone(), stop.clone())));
+    #[cfg(feature = "lightning")]
     if let Some(wallet) = &wallet {
-        tokio::spawn(wallet::watch_over(wallet.clone(), stop.clone()));
         bookkeeper::spawn(standings.ledger().clone(), wallet.clone(), alarms.clone(), stop.clone());
     }
     let api_file = ApiFile { api_base, pid: std::process::id(), peer_id: me.to_string() };
@@ -296,6 +297,12 @@ pub async fn run_tampered(
             served.context("the API task broke off")??;
             left.context("the membership task broke off")??;
         }
+    }
+    #[cfg(feature = "lightning")]
+    if let Some(watched) = watched
+        && watched.await.unwrap_or(true)
+    {
+        bail!("the wallet broke off: the log says more; start the node again");
     }
     Ok(())
 }

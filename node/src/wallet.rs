@@ -45,13 +45,15 @@ pub fn till(
     Some(Till::open(ledger.clone(), Arc::new(wallet), settings, stop.clone()))
 }
 
-/// Ends the node when its wallet has broken off: what was promised over Lightning can only be kept by a new start.
-pub async fn watch_over(wallet: Wallet, stop: CancellationToken) {
+/// Ends the node when its wallet has broken off: what was promised over Lightning can only be kept by a new start. Tells
+/// whether it has.
+pub async fn watch_over(wallet: Wallet, stop: CancellationToken) -> bool {
     tokio::select! {
-        () = stop.cancelled() => {}
+        () = stop.cancelled() => false,
         () = wallet.broke_off() => {
             error!("the wallet broke off, on a full disk perhaps: the node ends; see to it and start the node again");
             stop.cancel();
+            true
         }
     }
 }
