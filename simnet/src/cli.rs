@@ -65,8 +65,8 @@ pub(crate) enum Command {
         #[arg(long)]
         json: bool,
     },
-    /// Close all channels and mine until what was in them is back on the chain; then count it: what the wallets were given,
-    /// less the fees of their transactions, must be in them.
+    /// Mine until what was in closed channels is back in the wallets, and count: what the wallets were given, less the fees of
+    /// their transactions, must be in wallets and channels.
     Coins {
         /// Seconds that it may take.
         #[arg(long, default_value = "300", value_name = "SECONDS", value_parser = seconds)]

@@ -1,6 +1,6 @@
-//! `simnet coins`: closes all channels, and counts what comes back.
+//! `simnet coins`: waits until what was in closed channels is back in the wallets, and counts all there is.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 use std::time::{Duration, Instant};
 
@@ -22,8 +22,6 @@ use crate::swarm::wallets::Owner;
 
 /// Between two blocks: long enough for wallets to see one, and to send what they can send then.
 const BLOCK: Duration = Duration::from_millis(400);
-/// A channel whose other side does not agree to close it is closed by force after this time.
-const AGREE: Duration = Duration::from_secs(20);
 /// Blocks without anything new that end the waiting: more than any delay in a closed channel.
 const QUIET: u32 = 300;
 /// Blocks without anything new before it is looked whether all is there.
@@ -36,30 +34,29 @@ struct Count {
     fees: u64,
     left: u64,
     in_wallets: u64,
+    in_channels: u64,
+    channels: usize,
     anchors: u64,
-    closed: usize,
-    by_force: usize,
 }
 
-/// What the wallets hold now.
+/// What the wallets hold now, in sat.
 #[derive(Default, PartialEq)]
 struct Held {
-    channels: u64,
+    /// What is in each channel, by the output that funds it.
+    channels: BTreeMap<String, u64>,
     closing: u64,
     onchain: u64,
 }
 
-/// Closes, waits, counts; fails when something is missing.
+/// Waits and counts; fails when something is missing.
 pub(crate) async fn run(dir: &SwarmDir, wait: Duration, json: bool) -> Result<ExitCode> {
     let record = ChainRecord::read(dir)?;
     ensure!(
         record.embedded,
         "only coins of simnet's own chain can be counted: who else uses the bitcoind is not known"
     );
-    let client = Client::new()?;
     let owners: Vec<Owner> = read_nodes(dir)?.iter().map(|node| Owner::new(&node.name, &node.data_dir)).collect();
-    let closed = close(&owners, &client, false).await?;
-    let found = gather(&owners, &client, &record, closed, Instant::now() + wait).await?;
+    let found = gather(&owners, &Client::new()?, &record, Instant::now() + wait).await?;
     match json {
         true => print(&serde_json::to_string_pretty(&found)?)?,
         false => print(&render(&found))?,
@@ -67,48 +64,21 @@ pub(crate) async fn run(dir: &SwarmDir, wait: Duration, json: bool) -> Result<Ex
     Ok(if found.is_exact() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-/// Closes what channels there are, each from one side; tells how many.
-async fn close(owners: &[Owner], client: &Client, force: bool) -> Result<usize> {
-    let mut closing = BTreeSet::new();
-    for owner in owners {
-        let channels = owner.call(client, "wallet_channels", json!({})).await?;
-        for channel in channels["channels"].as_array().into_iter().flatten() {
-            let Some(funding) = channel["funding"].as_str() else { continue };
-            if !closing.insert(funding.to_owned()) {
-                continue;
-            }
-            // Refused: its other side is away, or it is closing already. It is looked at again.
-            let order = json!({"channel": channel["id"], "force": force});
-            drop(owner.call(client, "wallet_close", order).await);
-        }
-    }
-    Ok(closing.len())
-}
-
-/// Mines until nothing is in channels any more, and all that is left is in the wallets, or nothing changes any more.
-async fn gather(
-    owners: &[Owner],
-    client: &Client,
-    record: &ChainRecord,
-    closed: usize,
-    deadline: Instant,
-) -> Result<Count> {
-    let (began, chain) = (Instant::now(), record.client()?);
-    let (mut by_force, mut forced) = (0, false);
+/// Mines until all that is left is in wallets and channels, or nothing changes any more.
+async fn gather(owners: &[Owner], client: &Client, record: &ChainRecord, deadline: Instant) -> Result<Count> {
+    let chain = record.client()?;
     let (mut last, mut quiet) = (Held::default(), 0);
     loop {
         mine_block(record).await?;
         tokio::time::sleep(BLOCK).await;
         let held = held(owners, client).await?;
-        if held.channels > 0 && !forced && began.elapsed() >= AGREE {
-            (by_force, forced) = (close(owners, client, true).await?, true);
-        }
         quiet = if held == last { quiet + 1 } else { 0 };
         let over = quiet > QUIET || Instant::now() >= deadline;
-        if over || (quiet > 0 && quiet.is_multiple_of(LOOK) && (held.channels, held.closing) == (0, 0)) {
+        if over || (held.closing == 0 && quiet > 0 && quiet.is_multiple_of(LOOK)) {
             let Coins { given, fees, left, anchors } = coins(&chain).await?;
             let [given, fees, left] = [given, fees, left].map(Amount::to_sat);
-            let found = Count { given, fees, left, in_wallets: held.onchain, anchors, closed, by_force };
+            let (in_channels, channels) = (held.channels.values().sum(), held.channels.len());
+            let found = Count { given, fees, left, in_wallets: held.onchain, in_channels, channels, anchors };
             if over || found.is_exact() {
                 return Ok(found);
             }
@@ -119,16 +89,21 @@ async fn gather(
 
 async fn held(owners: &[Owner], client: &Client) -> Result<Held> {
     let mut held = Held::default();
+    let amount = |value: &Value| value.as_u64().unwrap_or_default();
     for owner in owners {
         let status = owner.call(client, "wallet_status", json!({})).await?;
-        let amount = |value: &Value| value.as_u64().unwrap_or_default();
         let balances = &status["balances"];
-        held.channels += amount(&status["channels"]);
         held.closing += amount(&balances["closing_sat"]);
         held.onchain += ["spendable_sat", "unconfirmed_sat", "reserved_sat"]
             .map(|part| amount(&balances[part]))
             .iter()
             .sum::<u64>();
+        let channels = owner.call(client, "wallet_channels", json!({})).await?;
+        for channel in channels["channels"].as_array().into_iter().flatten() {
+            if let Some(funding) = channel["funding"].as_str() {
+                held.channels.insert(funding.to_owned(), amount(&channel["size_sat"]));
+            }
+        }
     }
     Ok(held)
 }
@@ -148,27 +123,29 @@ async fn coins(client: &RpcClient) -> Result<Coins> {
 }
 
 impl Count {
-    /// Whether all that is left is in the wallets, but for whole anchors.
+    /// Whether all that is left is in wallets and channels, but for whole anchors.
     fn is_exact(&self) -> bool {
-        let missing = self.left.checked_sub(self.in_wallets);
+        let missing = self.left.checked_sub(self.in_wallets + self.in_channels);
         let whole = missing.is_some_and(|sat| sat % ANCHOR.to_sat() == 0 && sat / ANCHOR.to_sat() <= self.anchors);
         whole && self.given == self.left + self.fees
     }
 }
 
 fn render(found: &Count) -> String {
-    let Count { given, fees, left, in_wallets, anchors, closed, by_force } = found;
+    let Count { given, fees, left, in_wallets, in_channels, channels, anchors } = found;
     let mut text = format!(
-        "{closed} channels closed, {by_force} of them by force\n\
-         the wallets were given {given} sat and paid {fees} sat for transactions; {left} sat are left, {in_wallets} of them in \
-         the wallets"
+        "the wallets were given {given} sat and paid {fees} sat for transactions\n{left} sat are left: {in_wallets} in the \
+         wallets, {in_channels} in {channels} channels"
     );
-    match left.checked_sub(*in_wallets) {
+    match left.checked_sub(in_wallets + in_channels) {
         Some(0) => {}
         Some(rest) if found.is_exact() => {
-            text.push_str(&format!(", {rest} in {} anchors, which are nobody's", rest / ANCHOR.to_sat()));
+            text.push_str(&format!(
+                ", {rest} in {} anchors of closed channels, which are nobody's",
+                rest / ANCHOR.to_sat()
+            ));
         }
-        Some(rest) => text.push_str(&format!("; {rest} sat are missing, and there are {anchors} anchors of 330 sat")),
+        Some(rest) => text.push_str(&format!("; {rest} are missing, and there are {anchors} anchors of 330 sat")),
         None => text.push_str("; the wallets claim more than there is"),
     }
     text.push_str(if found.is_exact() { "\nnot a satoshi is missing" } else { "\nthat does not add up" });
