@@ -74,13 +74,21 @@ pub enum BlockError {
     #[error("bad-txns-BIP30")]
     Overwrite,
     /// One of its transactions is invalid.
-    #[error("{error} (transaction {txid})")]
+    #[error("{} (transaction {txid})", in_block(error))]
     Transaction {
         /// Which.
         txid: Txid,
         /// Why.
         error: TransactionError,
     },
+}
+
+/// What Bitcoin Core calls it in a block: to the mempool alone relative locks have a word of their own.
+fn in_block(error: &TransactionError) -> String {
+    match error {
+        TransactionError::RelativeLock => TransactionError::NonFinal.to_string(),
+        error => error.to_string(),
+    }
 }
 
 /// Checks what can be seen in the block alone.

@@ -10,6 +10,10 @@
 //!   calls says what time it is.
 //! - [`rpc`] serves it on loopback, on a thread of its own.
 //!
+//! What it makes is held against Bitcoin Core itself: the program `chain-check` has libbitcoinkernel judge every block of
+//! a [`store`], and the test `kernel` forges blocks which both must refuse for the same reason (feature
+//! `bitcoinkernel`; `scripts/kernel`).
+//!
 //! # What it does not do
 //! - It speaks to no other node: blocks come from `submitblock` or are mined here.
 //! - Bitcoin Core's interpreter is reached through libbitcoinconsensus, which knows the rules of consensus and not the

@@ -26,7 +26,7 @@ const POLL: Duration = Duration::from_millis(100);
 /// Bitcoin in the sats that wallets are given.
 const GIFT: &str = "0.01";
 
-/// A chain with a miner, and a directory for wallets.
+/// A chain with a miner, and a directory for wallets; the chain's own one in it is called `chain`.
 pub(crate) struct Town {
     client: RpcClient,
     credentials: Credentials,
@@ -38,9 +38,11 @@ impl Town {
     pub(crate) fn new() -> Self {
         let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
         let credentials = Credentials::random();
-        let server = RpcServer::start(Regtest::in_memory(now).unwrap(), credentials.clone()).unwrap();
+        let dir = tempfile::tempdir().unwrap();
+        let regtest = Regtest::open(&dir.path().join("chain"), now).unwrap();
+        let server = RpcServer::start(regtest, credentials.clone()).unwrap();
         let client = RpcClient::new(&server.url(), credentials.clone()).unwrap();
-        Self { client, credentials, server, dir: tempfile::tempdir().unwrap() }
+        Self { client, credentials, server, dir }
     }
 
     pub(crate) async fn call(&self, method: &str, params: Value) -> Value {
