@@ -11,6 +11,7 @@
 //! - [`pipeline`]: moves a job's tokens and hidden states through the stages;
 //! - [`gateway`] and [`dispatch`]: take jobs from HTTP and see them through, on this node or by the master over the
 //!   swarm, across the loss of either workers or master;
+//! - [`blobs`]: files between nodes, by the hash of their content;
 //! - [`audit`]: commits stages to their work, draws and does audits, and keeps what is known of the others;
 //! - [`prices`] and [`billing`]: what work costs, and who pays for it; [`till`]: where customers of the API pay over
 //!   Lightning;
@@ -27,6 +28,7 @@ pub use consortium_ledger as ledger;
 
 pub mod audit;
 pub mod billing;
+pub mod blobs;
 #[cfg(feature = "lightning")]
 pub mod bookkeeper;
 mod buckets;

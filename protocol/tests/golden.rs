@@ -106,6 +106,12 @@ fn all() -> Golden {
         golden.message("escrow", name, &value);
     }
     golden.message("escrow", "misconduct", &samples::misconduct());
+    for (name, value) in samples::blob_requests() {
+        golden.message("blob-request", name, &value);
+    }
+    for (name, value) in samples::blob_answers() {
+        golden.message("blob-answer", name, &value);
+    }
     golden.message("audit", "order", &samples::audit_order());
     golden.message("audit", "opening", &samples::opening());
     let persisted = cbor::to_vec(&samples::persisted());

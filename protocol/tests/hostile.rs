@@ -13,6 +13,7 @@ use consortium_protocol::election::{
 use consortium_protocol::envelope::{ENVELOPE_BYTES, Payload, Signed};
 use consortium_protocol::wire::Message;
 use consortium_protocol::wire::audit::{Opening, StageReceipt};
+use consortium_protocol::wire::blob::{BlobAnswer, BlobRequest, MAX_BLOB_BYTES, PART_BYTES, parts};
 use consortium_protocol::wire::escrow::{EscrowMessage, LockSecret, Misconduct};
 use consortium_protocol::wire::fact::Fact;
 use consortium_protocol::wire::heartbeat::{Heartbeat, LayerRange};
@@ -564,6 +565,16 @@ fn a_tab_that_contradicts_itself_is_refused() {
     assert!(answered(2049, Msat(1), 0).is_err());
     assert!(answered(10, Msat::ZERO, 0).is_err());
     assert!(answered(10, Msat(1), 17).is_err());
+}
+
+#[test]
+fn files_have_their_bounds() {
+    let hash = Hash::of(b"a file");
+    let part = |part| BlobRequest::decode(&BlobRequest { hash, part: Some(part) }.encode());
+    assert!(part((MAX_BLOB_BYTES / PART_BYTES) - 1).is_ok() && part(MAX_BLOB_BYTES / PART_BYTES).is_err());
+    let here = |bytes| BlobAnswer::decode(&BlobAnswer::Here { bytes }.encode());
+    assert!(here(MAX_BLOB_BYTES).is_ok() && here(MAX_BLOB_BYTES + 1).is_err());
+    assert_eq!([0, 1, PART_BYTES, PART_BYTES + 1].map(parts), [1, 1, 1, 2]);
 }
 
 #[test]

@@ -16,7 +16,7 @@ const WRITE: Duration = Duration::from_secs(30);
 ///
 /// # Errors
 /// When the stream breaks or the peer does not take the bytes in time.
-pub(super) async fn write_bytes(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
+pub(crate) async fn write_bytes(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
     let length = u32::try_from(bytes.len()).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
     within(WRITE, async {
         stream.write_all(&length.to_le_bytes()).await?;
@@ -30,7 +30,7 @@ pub(super) async fn write_bytes(stream: &mut (impl AsyncWrite + Unpin), bytes: &
 ///
 /// # Errors
 /// When the stream breaks off inside, or announces more than `max`.
-pub(super) async fn read_bytes(stream: &mut (impl AsyncRead + Unpin), max: usize) -> io::Result<Option<Vec<u8>>> {
+pub(crate) async fn read_bytes(stream: &mut (impl AsyncRead + Unpin), max: usize) -> io::Result<Option<Vec<u8>>> {
     let Some(length) = read_length(stream).await? else { return Ok(None) };
     read_exactly(stream, length, max).await.map(Some)
 }

@@ -24,6 +24,7 @@ mod text_out;
 mod worker;
 
 pub use driver::{Driver, DriverConfig, feeding};
+pub(crate) use framing::{read_bytes, write_bytes};
 pub use framing::{read_exactly, read_message, write_message};
 pub use inbox::TokenInbox;
 pub use tamper::{Tamper, TamperedSession};

@@ -13,6 +13,7 @@ use crate::envelope::Invalid;
 use crate::hash::hex_text;
 
 pub mod audit;
+pub mod blob;
 pub mod election;
 pub mod escrow;
 pub mod fact;
@@ -37,6 +38,9 @@ pub const TOKENS: &str = "/consortium/tokens/1";
 pub const OPENING: &str = "/consortium/opening/1";
 /// Fraud proofs, by their digest ([`audit`]).
 pub const EVIDENCE: &str = "/consortium/evidence/1";
+
+/// Files, by the hash of their content ([`blob`]).
+pub const BLOB: &str = "/consortium/blob/1";
 
 /// The gossip topic that carries the facts of a cluster ([`fact::Fact`]): named by the first 16 hexadecimal digits of
 /// its id.

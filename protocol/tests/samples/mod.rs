@@ -11,6 +11,7 @@ use consortium_protocol::election::{
 use consortium_protocol::wire::audit::{
     AuditOrder, Compute, KernelFamily, NOT_DRAWN, Nonce, NumericClass, Opening, Outcome, StageReceipt, Verdict,
 };
+use consortium_protocol::wire::blob::{BlobAnswer, BlobRequest, MAX_BLOB_BYTES};
 use consortium_protocol::wire::escrow::{
     EscrowFinding, EscrowId, EscrowKind, EscrowMessage, EscrowTerms, EscrowVerdict, LockSecret, Misconduct,
 };
@@ -339,6 +340,15 @@ pub(crate) fn frames() -> Vec<(&'static str, Frame)> {
         ("seal", Frame::Receipts(Vec::new())),
         ("receipts", Frame::Receipts(receipts())),
     ]
+}
+
+pub(crate) fn blob_requests() -> Vec<(&'static str, BlobRequest)> {
+    let hash = Hash::of(b"a file");
+    vec![("length", BlobRequest { hash, part: None }), ("part", BlobRequest { hash, part: Some((1 << 20) - 1) })]
+}
+
+pub(crate) fn blob_answers() -> Vec<(&'static str, BlobAnswer)> {
+    vec![("here", BlobAnswer::Here { bytes: MAX_BLOB_BYTES }), ("unknown", BlobAnswer::Unknown)]
 }
 
 pub(crate) fn tab() -> Tab {

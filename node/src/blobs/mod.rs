@@ -1,0 +1,239 @@
+//! Files between nodes, named by the BLAKE3 hash of their content: updates and parameters of training, baselines and
+//! submissions of bounties.
+//!
+//! ```text
+//! Blobs   the directory `blobs`: whole files, their hash trees, and what has come so far of others
+//! part    1 MiB of a file with the hashes that tie it to the file's name (Bao)
+//! serve   answers other nodes
+//! fetch   gets a file from several nodes at once
+//! ```
+//!
+//! Every 16 KiB that come are checked against the name before they are written, so that a donor that lies is known by its
+//! first wrong group, and a file can come from many donors, and over many lives of this node: parts that have come stay.
+//! Whoever knows a file's name may have the file. What must not be known to all is to be encrypted first.
+
+use std::collections::BTreeMap;
+use std::fs::{File, OpenOptions};
+use std::io::{self, Write as _};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, PoisonError};
+
+use consortium_protocol::hash::Hash;
+use consortium_protocol::wire::blob::MAX_BLOB_BYTES;
+
+mod fetch;
+mod part;
+mod serve;
+#[cfg(test)]
+mod tests;
+
+pub use fetch::Progress;
+
+/// Extension of a file's hash tree.
+const TREE: &str = "tree";
+/// Extension of what has come of a file.
+const PARTIAL: &str = "partial";
+/// Extension of the list of parts that have come: a byte each.
+const PARTS: &str = "parts";
+/// Extension of a file that is being written.
+const NEW: &str = "new";
+
+/// Why there is no such file.
+#[derive(Debug, thiserror::Error)]
+pub enum BlobError {
+    /// The disk refuses.
+    #[error("{path}: {source}")]
+    Io {
+        /// What was touched.
+        path: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// It would take more room than there is to be.
+    #[error("a file of {bytes} bytes does not fit: {used} of {quota} bytes are used")]
+    Full {
+        /// Its length.
+        bytes: u64,
+        /// What the others take.
+        used: u64,
+        /// What all may take.
+        quota: u64,
+    },
+    /// It is longer than whoever wants it allows.
+    #[error("the file has {bytes} bytes, more than the {most} that it may have")]
+    TooLong {
+        /// Its length.
+        bytes: u64,
+        /// What it may have.
+        most: u64,
+    },
+    /// Nobody who was asked has it.
+    #[error("none of the {0} nodes that were asked has the file")]
+    Nowhere(usize),
+    /// All who had it are gone, or lied. What has come stays.
+    #[error("{missing} of {parts} parts are missing, and nobody is left who gives them: {last}")]
+    Incomplete {
+        /// Parts that did not come.
+        missing: u64,
+        /// Parts that there are.
+        parts: u64,
+        /// What went wrong last.
+        last: String,
+    },
+    /// The node ends.
+    #[error("the node ends")]
+    Stopped,
+}
+
+/// The files of this node. A clone is the same.
+#[derive(Clone)]
+pub struct Blobs {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    directory: PathBuf,
+    quota: u64,
+    /// Whole files and their lengths.
+    known: Mutex<BTreeMap<Hash, u64>>,
+    /// Files that are being fetched: one at a time each.
+    fetching: Mutex<BTreeMap<Hash, Arc<tokio::sync::Mutex<()>>>>,
+    /// Turns at answering.
+    turns: Arc<tokio::sync::Semaphore>,
+}
+
+fn at(path: &Path) -> impl FnOnce(io::Error) -> BlobError + use<> {
+    let path = path.to_owned();
+    move |source| BlobError::Io { path, source }
+}
+
+impl Blobs {
+    /// The files in `directory`, which is made if need be. All together take at most `quota` bytes.
+    ///
+    /// # Errors
+    /// When the directory cannot be used.
+    pub fn open(directory: PathBuf, quota: u64) -> Result<Self, BlobError> {
+        std::fs::create_dir_all(&directory).map_err(at(&directory))?;
+        let mut known = BTreeMap::new();
+        for entry in std::fs::read_dir(&directory).map_err(at(&directory))? {
+            let entry = entry.map_err(at(&directory))?;
+            let path = entry.path();
+            match path.extension().and_then(|extension| extension.to_str()) {
+                // The hash of a file tells that it is whole: it gets that name last.
+                None => {
+                    let name = entry.file_name().into_string().ok().and_then(|name| name.parse::<Hash>().ok());
+                    if let Some(hash) = name {
+                        known.insert(hash, entry.metadata().map_err(at(&path))?.len());
+                    }
+                }
+                // Half written when an earlier life ended.
+                Some(NEW) => std::fs::remove_file(&path).map_err(at(&path))?,
+                Some(_) => {}
+            }
+        }
+        let turns = Arc::new(tokio::sync::Semaphore::new(serve::AT_A_TIME));
+        let inner = Inner { directory, quota, known: Mutex::new(known), fetching: Mutex::default(), turns };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Where a file is, if it is here and whole. It is not to be written to.
+    #[must_use]
+    pub fn path(&self, hash: &Hash) -> Option<PathBuf> {
+        self.length(hash).map(|_| self.file(hash))
+    }
+
+    /// The length of a file, in bytes, if it is here and whole.
+    #[must_use]
+    pub fn length(&self, hash: &Hash) -> Option<u64> {
+        lock(&self.inner.known).get(hash).copied()
+    }
+
+    /// Keeps a copy of these bytes; gives their name.
+    ///
+    /// # Errors
+    /// When there is no room for them.
+    pub async fn put(&self, bytes: Vec<u8>) -> Result<Hash, BlobError> {
+        let hash = Hash::of(&bytes);
+        if self.length(&hash).is_some() {
+            return Ok(hash);
+        }
+        let length = bytes.len() as u64;
+        self.room_for(length)?;
+        let path = self.file(&hash).with_extension(NEW);
+        let blobs = self.clone();
+        on_disk(move || {
+            let mut file = create(&path)?;
+            file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(at(&path))?;
+            blobs.finish(&hash, length, &path)
+        })
+        .await?;
+        Ok(hash)
+    }
+
+    /// Forgets a file, also what has come of it.
+    ///
+    /// # Errors
+    /// When it cannot be removed.
+    pub async fn remove(&self, hash: Hash) -> Result<(), BlobError> {
+        let blobs = self.clone();
+        on_disk(move || {
+            lock(&blobs.inner.known).remove(&hash);
+            let file = blobs.file(&hash);
+            for path in [file.clone()].into_iter().chain([TREE, PARTIAL, PARTS].map(|of| file.with_extension(of))) {
+                match std::fs::remove_file(&path) {
+                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&path)(error)),
+                    _ => {}
+                }
+            }
+            Ok(())
+        })
+        .await
+    }
+
+    fn file(&self, hash: &Hash) -> PathBuf {
+        self.inner.directory.join(hash.to_string())
+    }
+
+    fn room_for(&self, bytes: u64) -> Result<(), BlobError> {
+        let used = lock(&self.inner.known).values().sum::<u64>();
+        let quota = self.inner.quota.min(MAX_BLOB_BYTES);
+        match used.checked_add(bytes).is_some_and(|all| all <= quota) {
+            true => Ok(()),
+            false => Err(BlobError::Full { bytes, used, quota }),
+        }
+    }
+
+    /// Makes a written file one of the whole ones, if it has this name. Its tree is there before it is.
+    fn finish(&self, hash: &Hash, bytes: u64, written: &Path) -> Result<(), BlobError> {
+        let file = self.file(hash);
+        let tree_path = file.with_extension(TREE);
+        let data = File::open(written).map_err(at(written))?;
+        let mut tree = create(&tree_path)?;
+        let found = part::grow(&data, bytes, &mut tree).map_err(at(written))?;
+        if found != *hash {
+            return Err(at(written)(io::Error::new(io::ErrorKind::InvalidData, "the file is not what its name says")));
+        }
+        tree.sync_all().map_err(at(&tree_path))?;
+        std::fs::rename(written, &file).map_err(at(&file))?;
+        let directory = &self.inner.directory;
+        File::open(directory).and_then(|directory| directory.sync_all()).map_err(at(directory))?;
+        lock(&self.inner.known).insert(*hash, bytes);
+        Ok(())
+    }
+}
+
+fn create(path: &Path) -> Result<File, BlobError> {
+    OpenOptions::new().read(true).write(true).create(true).truncate(true).open(path).map_err(at(path))
+}
+
+/// Does what waits for the disk on a thread made for waiting.
+async fn on_disk<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, BlobError> + Send + 'static,
+) -> Result<T, BlobError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| BlobError::Stopped)?
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> std::sync::MutexGuard<'_, T> {
+    // What is guarded is changed in one step: a panic leaves it whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
