@@ -34,13 +34,13 @@ pub enum Owner {
 pub enum Book {
     /// What the node's own work brought in.
     Earned,
-    /// What the node paid for work on its own behalf (negative).
+    /// What the node paid for work on its own behalf, rewards among it (negative).
     Spent,
     /// What it took as a gateway.
     Fees,
     /// What it gave away to try it out (negative).
     Trial,
-    /// Bonds that were forfeited.
+    /// Bonds that were forfeited: others' to this node, less this node's to others.
     Forfeits,
     /// What came in from outside, less what went out (negative): the other side of deposits and withdrawals.
     Outside,
@@ -48,6 +48,8 @@ pub enum Book {
     Wallet,
     /// What passing on payments of others brought in, less what others took for passing on those of this node.
     Routing,
+    /// What escrows brought in for work that was judged.
+    Rewards,
     /// What channels towards peers cost: above zero what peers bore of those opened here, below what this node bore of
     /// theirs.
     Channels,
@@ -79,7 +81,7 @@ impl Part {
 }
 
 impl Book {
-    const ALL: [(Self, &'static str); 9] = [
+    const ALL: [(Self, &'static str); 10] = [
         (Self::Earned, "earned"),
         (Self::Spent, "spent"),
         (Self::Fees, "fees"),
@@ -88,6 +90,7 @@ impl Book {
         (Self::Outside, "outside"),
         (Self::Wallet, "wallet"),
         (Self::Routing, "routing"),
+        (Self::Rewards, "rewards"),
         (Self::Channels, "channels"),
     ];
 }

@@ -26,7 +26,9 @@ pub enum Source {
     Fees,
     /// Fees for Lightning payments passed on, less those paid for own ones.
     Routing,
-    /// Bonds that were forfeited.
+    /// Rewards and tranches of escrows, for work that was judged.
+    Rewards,
+    /// Bonds that were forfeited, less own ones.
     Forfeits,
     /// Credit given away to try the node out (negative).
     Trial,
@@ -34,13 +36,14 @@ pub enum Source {
 
 impl Source {
     /// All, in the order in which they are told.
-    pub const ALL: [Self; 5] = [Self::Inference, Self::Fees, Self::Routing, Self::Forfeits, Self::Trial];
+    pub const ALL: [Self; 6] = [Self::Inference, Self::Rewards, Self::Fees, Self::Routing, Self::Forfeits, Self::Trial];
 
     const fn book(self) -> Book {
         match self {
             Self::Inference => Book::Earned,
             Self::Fees => Book::Fees,
             Self::Routing => Book::Routing,
+            Self::Rewards => Book::Rewards,
             Self::Forfeits => Book::Forfeits,
             Self::Trial => Book::Trial,
         }
@@ -78,7 +81,7 @@ pub struct Earnings {
     pub layer_tokens: u64,
     /// Of all that was ever earned by work, what waits for an audit or is delayed now, in msat.
     pub waiting_msat: i64,
-    /// What the node paid for jobs of its own in this time, in msat; not part of the sums.
+    /// What the node paid for jobs of its own, and as rewards, in this time, in msat; not part of the sums.
     pub spent_msat: i64,
 }
 

@@ -50,8 +50,10 @@ pub enum Kind {
     Bonded,
     /// A bond was given back; reference: that of the bond.
     Unbonded,
-    /// A bond was forfeited; reference: that of the bond.
+    /// A bond was forfeited; reference: that of the bond, or the hash of the Lightning payment that it was.
     Forfeited,
+    /// What an escrow paid for work that was judged; reference: the hash of the Lightning payment.
+    Reward,
     /// The most that a job can cost was put aside; reference: see [`crate::reservations`].
     Reserved,
     /// Some or all of it was given back; reference: see [`crate::reservations`].
@@ -61,7 +63,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [(Self, &'static str); 14] = [
+    const ALL: [(Self, &'static str); 15] = [
         (Self::Trial, "trial"),
         (Self::Deposit, "deposit"),
         (Self::Withdrawal, "withdrawal"),
@@ -73,6 +75,7 @@ impl Kind {
         (Self::Bonded, "bonded"),
         (Self::Unbonded, "unbonded"),
         (Self::Forfeited, "forfeited"),
+        (Self::Reward, "reward"),
         (Self::Reserved, "reserved"),
         (Self::Released, "released"),
         (Self::Channel, "channel"),
@@ -88,7 +91,7 @@ impl Kind {
     pub(crate) fn turnover(self, msat: i64) -> (i128, i128) {
         let msat = i128::from(msat);
         match self {
-            Self::Work => (msat.max(0), (-msat).max(0)),
+            Self::Work | Self::Reward => (msat.max(0), (-msat).max(0)),
             Self::Returned => (msat.min(0), (-msat).min(0)),
             _ => (0, 0),
         }

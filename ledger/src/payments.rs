@@ -6,8 +6,13 @@
 //! ```text
 //! received    own/outside -> the account
 //! sent        the account -> own/outside, and the fees of those on the way own/routing -> own/outside
+//! reward      received: the peer's account -> own/rewards; sent: own/spent -> the peer's account
+//! bond        forfeited to this node: the peer's account -> own/forfeits; by this node: own/forfeits -> the peer's
 //! passed on   own/outside -> own/routing, under BLAKE3 of "consortium forwarded payment 1", time and place of the event
 //! ```
+//!
+//! Rewards and bonds ([`Purpose`]) pass through the account of the other party, which says from or to whom they went, and
+//! leave it as it was: they are no part of what the two owe each other.
 //!
 //! A payment that nobody expected is the operator's own: `own/wallet`. What has moved is booked whatever the account
 //! holds. So `own/outside` over these entries is, with the other sign, what Lightning brought to this node less what it
@@ -68,6 +73,63 @@ impl FromStr for Direction {
     }
 }
 
+/// What becomes of a payment once it has moved.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Purpose {
+    /// It stays on the account that it is for.
+    #[default]
+    Account,
+    /// It is pay for work that was judged: income of the payee from the payer.
+    Reward,
+    /// It is a bond, and moves only if that is forfeited.
+    Bond,
+}
+
+impl Purpose {
+    const ALL: [(Self, &'static str); 3] = [(Self::Account, "account"), (Self::Reward, "reward"), (Self::Bond, "bond")];
+
+    fn as_str(self) -> &'static str {
+        Self::ALL.iter().find(|(purpose, _)| *purpose == self).map_or("account", |(_, name)| name)
+    }
+
+    /// As what it is booked besides, and on which of the node's own books.
+    const fn book(self, direction: Direction) -> Option<(Kind, Book)> {
+        match (self, direction) {
+            (Self::Account, _) => None,
+            (Self::Reward, Direction::Incoming) => Some((Kind::Reward, Book::Rewards)),
+            (Self::Reward, Direction::Outgoing) => Some((Kind::Reward, Book::Spent)),
+            (Self::Bond, _) => Some((Kind::Forfeited, Book::Forfeits)),
+        }
+    }
+}
+
+impl FromStr for Purpose {
+    type Err = ParseAccountError;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        let known = Self::ALL.iter().find(|(_, name)| *name == text);
+        known.map(|(purpose, _)| *purpose).ok_or(ParseAccountError)
+    }
+}
+
+/// A payment that is expected.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Expected {
+    /// Which way it will go.
+    pub direction: Direction,
+    /// Its hash.
+    pub hash: Hash,
+    /// For whose account it is.
+    pub owner: Owner,
+    /// How much it is.
+    pub amount: Msat,
+    /// What becomes of it.
+    pub purpose: Purpose,
+    /// What it is for.
+    pub note: String,
+}
+
 /// What moved, as the wallet says.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Moved {
@@ -92,6 +154,8 @@ pub struct Payment {
     pub owner: Owner,
     /// What was to be paid.
     pub amount: Msat,
+    /// What becomes of it.
+    pub purpose: Purpose,
     /// What it is for.
     pub note: String,
     /// When it was first heard of, in milliseconds since 1970.
@@ -111,7 +175,7 @@ pub struct Booked {
     pub fee: Msat,
 }
 
-const COLUMNS: &str = "direction, hash, owner, msat, note, at_ms, seq, moved, fee";
+const COLUMNS: &str = "direction, hash, owner, msat, note, at_ms, seq, moved, fee, purpose";
 
 fn read(row: &Row<'_>) -> rusqlite::Result<Payment> {
     let amount = |msat: i64| Msat(msat.unsigned_abs());
@@ -124,6 +188,7 @@ fn read(row: &Row<'_>) -> rusqlite::Result<Payment> {
         hash: hash_at(row, 1)?,
         owner: text_at(row, 2)?,
         amount: amount(row.get(3)?),
+        purpose: text_at(row, 9)?,
         note: row.get(4)?,
         at_ms: row.get::<_, i64>(5)?.unsigned_abs(),
         booked,
@@ -136,21 +201,26 @@ fn find(tx: &Transaction<'_>, direction: Direction, hash: &Hash) -> Result<Optio
     Ok(statement.query_row(params![direction.as_str(), hash.as_bytes()], read).optional()?)
 }
 
-fn insert(
-    tx: &Transaction<'_>,
-    direction: Direction,
-    hash: &Hash,
-    owner: &Owner,
-    msat: i64,
-    note: &str,
-    now_ms: u64,
-) -> Result<(), LedgerError> {
-    let note: String = note.chars().take(MAX_NOTE).collect();
+fn insert(tx: &Transaction<'_>, new: &Expected, now_ms: u64) -> Result<(), LedgerError> {
+    let note: String = new.note.chars().take(MAX_NOTE).collect();
+    let (direction, purpose, msat) = (new.direction.as_str(), new.purpose.as_str(), signed(new.amount)?);
     tx.prepare_cached(
-        "INSERT INTO payment (direction, hash, owner, msat, note, at_ms) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        "INSERT INTO payment (direction, hash, owner, msat, note, at_ms, purpose) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7)",
     )?
-    .execute(params![direction.as_str(), hash.as_bytes(), owner.to_string(), msat, note, time(now_ms)])?;
+    .execute(params![direction, new.hash.as_bytes(), new.owner.to_string(), msat, note, time(now_ms), purpose])?;
     Ok(())
+}
+
+/// As what a payment is booked besides, where it does not stay on the account that it is for.
+fn passing(moved: &Moved, owner: &Owner, purpose: Purpose) -> Result<Option<(Kind, Postings)>, LedgerError> {
+    let Some((kind, book)) = purpose.book(moved.direction) else { return Ok(None) };
+    let own = Account::new(Owner::Own(book), Part::Free);
+    let theirs = Account::new(owner.clone(), Part::Free);
+    let (from, to) = match moved.direction {
+        Direction::Incoming => (theirs, own),
+        Direction::Outgoing => (own, theirs),
+    };
+    Ok(Some((kind, journal::transfer(from, to, signed(moved.amount)?))))
 }
 
 fn postings(moved: &Moved, owner: &Owner) -> Result<Postings, LedgerError> {
@@ -174,10 +244,15 @@ pub(crate) fn expect(
     note: &str,
     now_ms: u64,
 ) -> Result<(), LedgerError> {
-    match find(tx, direction, &hash)? {
-        None => insert(tx, direction, &hash, owner, signed(amount)?, note, now_ms),
-        Some(known) if (&known.owner, known.amount) == (owner, amount) => Ok(()),
-        Some(_) => Err(LedgerError::Reused(hash)),
+    let (owner, note, purpose) = (owner.clone(), note.to_owned(), Purpose::Account);
+    expect_one(tx, &Expected { direction, hash, owner, amount, purpose, note }, now_ms)
+}
+
+fn expect_one(tx: &Transaction<'_>, new: &Expected, now_ms: u64) -> Result<(), LedgerError> {
+    match find(tx, new.direction, &new.hash)? {
+        None => insert(tx, new, now_ms),
+        Some(known) if (&known.owner, known.amount, known.purpose) == (&new.owner, new.amount, new.purpose) => Ok(()),
+        Some(_) => Err(LedgerError::Reused(new.hash)),
     }
 }
 
@@ -207,6 +282,15 @@ impl Ledger {
         self.write(|tx| expect(tx, direction, hash, owner, amount, note, now_ms))
     }
 
+    /// As [`Ledger::expect_payment`], for a payment that does not stay on the account. Such a one is expected for good:
+    /// [`Ledger::forget_unpaid`] leaves it, for it may be held for long, and come late.
+    ///
+    /// # Errors
+    /// As [`Ledger::expect_payment`].
+    pub fn expect(&self, payment: &Expected, now_ms: u64) -> Result<(), LedgerError> {
+        self.write(|tx| expect_one(tx, payment, now_ms))
+    }
+
     /// Books a payment that has moved, once.
     ///
     /// # Errors
@@ -214,12 +298,13 @@ impl Ledger {
     /// [`LedgerError::Database`].
     pub fn book_payment(&self, moved: &Moved, now_ms: u64) -> Result<Posted, LedgerError> {
         self.write(|tx| {
-            let owner = match find(tx, moved.direction, &moved.hash)? {
-                Some(known) => known.owner,
+            let (owner, purpose) = match find(tx, moved.direction, &moved.hash)? {
+                Some(known) => (known.owner, known.purpose),
                 None => {
-                    let owner = Owner::Own(Book::Wallet);
-                    insert(tx, moved.direction, &moved.hash, &owner, signed(moved.amount)?, "", now_ms)?;
-                    owner
+                    let (owner, note, purpose) = (Owner::Own(Book::Wallet), String::new(), Purpose::Account);
+                    let Moved { direction, hash, amount, .. } = *moved;
+                    insert(tx, &Expected { direction, hash, owner: owner.clone(), amount, purpose, note }, now_ms)?;
+                    (owner, purpose)
                 }
             };
             let postings = postings(moved, &owner)?;
@@ -235,6 +320,9 @@ impl Ledger {
                     signed(moved.amount)?,
                     signed(moved.fee)?
                 ])?;
+                if let Some((kind, postings)) = passing(moved, &owner, purpose)? {
+                    journal::append_once(tx, &self.owner(), kind, moved.hash, now_ms, postings)?;
+                }
             }
             Ok(posted)
         })
@@ -285,7 +373,9 @@ impl Ledger {
     pub fn forget_unpaid(&self, before_ms: u64) -> Result<usize, LedgerError> {
         self.write(|tx| {
             let forgotten = tx
-                .prepare_cached("DELETE FROM payment WHERE seq IS NULL AND direction = 'in' AND at_ms < ?1")?
+                .prepare_cached(
+                    "DELETE FROM payment WHERE seq IS NULL AND direction = 'in' AND purpose = 'account' AND at_ms < ?1",
+                )?
                 .execute([time(before_ms)])?;
             Ok(forgotten)
         })
@@ -379,6 +469,40 @@ mod tests {
         assert!(ledger.reconcile().unwrap().is_exact());
         assert_eq!(ledger.payments_booked(None).unwrap().len(), 2);
         assert_eq!(ledger.payments_booked(Some(0)).unwrap().len(), 1);
+    }
+
+    fn expected(direction: Direction, byte: u8, purpose: Purpose) -> Expected {
+        let (hash, owner) = (Hash::of(&[byte]), Owner::Peer(node(2)));
+        Expected { direction, hash, owner, amount: Msat(500), purpose, note: "an escrow".to_owned() }
+    }
+
+    #[test]
+    fn rewards_and_bonds_are_income_and_expense_and_leave_the_peers_account_as_it_was() {
+        let (_dir, ledger) = ledger();
+        let (out, purposes) = (Direction::Outgoing, [Purpose::Reward, Purpose::Bond]);
+        for (byte, (direction, purpose)) in (1..).zip([PAYER, out].into_iter().flat_map(|d| purposes.map(|p| (d, p)))) {
+            let new = expected(direction, byte, purpose);
+            for _ in 0..2 {
+                ledger.expect(&new, 1).unwrap();
+            }
+            let other = Expected { purpose: Purpose::Account, ..new };
+            assert!(matches!(ledger.expect(&other, 1), Err(LedgerError::Reused(_))), "{other:?}");
+            assert_eq!(ledger.forget_unpaid(9).unwrap(), 0, "it may be held for long");
+            let (amount, fee) = (500 + u64::from(byte), u64::from(direction == out));
+            for _ in 0..2 {
+                ledger.book_payment(&moved(direction, byte, amount, fee), 10).unwrap();
+            }
+        }
+        let own = |book| free(&ledger, &Owner::Own(book));
+        assert_eq!([own(Book::Rewards), own(Book::Spent), own(Book::Forfeits)], [501, -503, 502 - 504]);
+        assert_eq!([own(Book::Outside), own(Book::Routing)], [-501 - 502 + 503 + 504 + 2, -2]);
+        let peer = ledger.account(&Owner::Peer(node(2))).unwrap();
+        assert_eq!((peer.balance.total(), peer.earned, peer.spent), (0, 503, 501));
+        assert_eq!(ledger.tab(&node(2)).unwrap(), crate::tabs::Tab::default());
+        let earned = ledger.earnings(0, 100).unwrap();
+        assert_eq!((earned.msat, earned.spent_msat), (501 + 502 - 504 - 2, 503));
+        assert!(ledger.reconcile().unwrap().is_exact());
+        assert_eq!(ledger.verify().unwrap(), 8);
     }
 
     #[test]

@@ -217,6 +217,10 @@ const MIGRATIONS: &[&str] = &[
     ) STRICT, WITHOUT ROWID;
     CREATE INDEX l402_refund_open ON l402_refund (account) WHERE state = 'open';
     ",
+    "
+    ALTER TABLE payment ADD COLUMN purpose TEXT NOT NULL DEFAULT 'account'
+        CHECK (purpose IN ('account', 'reward', 'bond'));
+    ",
 ];
 
 /// Why the ledger could not be opened.

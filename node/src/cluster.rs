@@ -14,6 +14,7 @@ use consortium_protocol::msat::Msat;
 use consortium_protocol::time::Millis;
 use consortium_protocol::wire::audit::AuditOrder;
 use consortium_protocol::wire::election::ElectionMessage;
+use consortium_protocol::wire::escrow::EscrowMessage;
 use consortium_protocol::wire::fact::Fact;
 use consortium_protocol::wire::heartbeat::{Heartbeat, Lease, ModelRef};
 use consortium_protocol::wire::rpc::{Assign, Refusal, RefusalCode, Request, Response};
@@ -27,6 +28,8 @@ use crate::audit::earning::Earning;
 use crate::audit::standings::Standings;
 use crate::audit::{Audits, Heard};
 use crate::clock::{Skew, Timeliness, wall_ms};
+#[cfg(feature = "lightning")]
+use crate::escrow::EscrowDesk;
 use crate::shards::Shards;
 use crate::storage::{Storage, StorageError};
 use crate::swarm::{Reply, SwarmEvent, SwarmHandle};
@@ -106,6 +109,9 @@ pub struct ClusterTask {
     pub earning: Earning,
     /// Where it is settled.
     pub tabs: Tabs,
+    /// The escrows; none without a wallet.
+    #[cfg(feature = "lightning")]
+    pub escrows: Option<EscrowDesk>,
     /// Where the outcome is published.
     pub view: watch::Sender<ClusterView>,
 }
@@ -298,6 +304,7 @@ impl Running {
                 let tabs = self.task.tabs.clone();
                 tokio::spawn(async move { reply.send(tabs.begun(from, *begun).await) });
             }
+            Request::Escrow(message) => self.answer_escrow(from, *message, reply),
             Request::Certificate => reply.send(Response::Certificate(self.election.current().cloned())),
             Request::Assign(assign) => {
                 if let Err(refusal) = self.check_order(from, assign.signer(), assign.payload()) {
@@ -318,6 +325,19 @@ impl Running {
                 });
             }
         }
+    }
+
+    fn answer_escrow(&self, from: NodeId, message: EscrowMessage, reply: Reply) {
+        #[cfg(feature = "lightning")]
+        if let Some(escrows) = self.task.escrows.clone() {
+            tokio::spawn(async move { reply.send(escrows.receive(from, message).await) });
+            return;
+        }
+        let _unanswered = (from, message);
+        reply.send(Response::Refused(Refusal::new(
+            RefusalCode::NoLightning,
+            "this node has no Lightning wallet: it takes part in no escrow",
+        )));
     }
 
     /// Whether this node audits for `from`: a member's own job, done by members.

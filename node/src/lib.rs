@@ -40,6 +40,8 @@ pub mod config;
 pub mod daemon;
 pub mod data_dir;
 pub mod dispatch;
+#[cfg(feature = "lightning")]
+pub mod escrow;
 pub mod gateway;
 pub mod http;
 pub mod invoice;

@@ -92,6 +92,12 @@ pub(crate) enum Command {
         #[arg(long)]
         empty: bool,
     },
+    /// Have three nodes of the running swarm lock bonds, a reward and tranches, judge them, and check amounts and books.
+    Escrow {
+        /// Print JSON.
+        #[arg(long)]
+        json: bool,
+    },
     /// Measure how long it takes to buy credit of the node that sells (`up --l402`), and to be served for it.
     L402 {
         /// How often it is bought.

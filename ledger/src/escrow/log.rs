@@ -54,6 +54,7 @@ const MIGRATIONS: &[&str] = &[
         escrow  BLOB    PRIMARY KEY NOT NULL CHECK (length(escrow) = 16)
     ) STRICT, WITHOUT ROWID;
 ",
+    "CREATE INDEX event_opened ON event (seq) WHERE name = 'opened';",
 ];
 
 /// Why the log failed.
@@ -142,6 +143,31 @@ impl Log {
             events.push(cbor::from_slice(&body?, MAX_EVENT).map_err(|_| LogError::Damaged(escrow))?);
         }
         Ok(events)
+    }
+
+    /// Escrows with their places in the log, the newest first, from before a place on; at most `limit`.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn newest(&self, before: Option<u64>, limit: u32) -> Result<Vec<(u64, EscrowId)>, LogError> {
+        let connection = self.lock();
+        let mut wanted = connection.prepare_cached(
+            "SELECT seq, escrow FROM event WHERE name = 'opened' AND seq < ?1 ORDER BY seq DESC LIMIT ?2",
+        )?;
+        let before = before.and_then(|before| i64::try_from(before).ok()).unwrap_or(i64::MAX);
+        let places = wanted.query_map(params![before, limit], |row| Ok((row.get(0)?, row.get(1).map(EscrowId)?)))?;
+        Ok(places.collect::<Result<_, _>>()?)
+    }
+
+    /// When what happened in an escrow was written down, in milliseconds since 1970, and by which name.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn history(&self, escrow: EscrowId) -> Result<Vec<(u64, String)>, LogError> {
+        let connection = self.lock();
+        let mut wanted = connection.prepare_cached("SELECT at_ms, name FROM event WHERE escrow = ?1 ORDER BY seq")?;
+        let lines = wanted.query_map([escrow.0], |row| Ok((row.get(0)?, row.get(1)?)))?;
+        Ok(lines.collect::<Result<_, _>>()?)
     }
 
     /// The name of the escrow with terms of this digest.
@@ -298,6 +324,9 @@ mod tests {
         let log = Log::open(&path, me).unwrap();
         assert_eq!(log.unfinished().unwrap(), BTreeMap::from([(id, escrow)]));
         assert_eq!(log.find(&terms.digest()).unwrap(), Some(id));
+        assert_eq!(log.newest(None, 9).unwrap(), [(1, id)]);
+        assert_eq!(log.newest(Some(1), 9).unwrap(), []);
+        assert_eq!(log.history(id).unwrap()[..2], [(1, "opened".to_owned()), (3, "invoiced 0".to_owned())]);
         assert_eq!(log.by_lock(&terms.payload().locks[1]).unwrap(), Some((id, 1)));
         log.finish(id).unwrap();
         assert!(log.unfinished().unwrap().is_empty());

@@ -33,6 +33,10 @@
 //! driver/   with the feature `lightning`: machine, log and wallet together
 //! ```
 //!
+//! Messages go from node to node as requests ([`consortium_protocol::wire::rpc::Request::Escrow`]), never by gossip; the
+//! node's desk (`consortium_node::escrow`) carries them, and has its operator or its own code agree to offers. What moves is
+//! booked as income of the payee from the payer ([`crate::payments::Purpose`]), once.
+//!
 //! Messages, terms, verdicts and proofs of misconduct are in [`consortium_protocol::wire::escrow`].
 //!
 //! # States

@@ -200,6 +200,18 @@ impl Escrow {
         self.verdict.as_ref()
     }
 
+    /// The height of the chain at which this party agreed.
+    #[must_use]
+    pub fn opened(&self) -> u32 {
+        self.opened
+    }
+
+    /// Whether its payer has given up to lock all of it, as far as this party has heard.
+    #[must_use]
+    pub fn is_given_up(&self) -> bool {
+        self.given_up
+    }
+
     /// Whether this party's money is locked.
     #[must_use]
     pub fn pays(&self) -> bool {

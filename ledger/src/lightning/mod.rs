@@ -79,6 +79,7 @@ pub mod history;
 pub mod hold;
 #[cfg(feature = "lightning")]
 pub mod invoice;
+#[cfg(feature = "lightning")]
 pub mod liquidity;
 #[cfg(feature = "lightning")]
 pub mod locked;

@@ -36,7 +36,7 @@ const MAX_LINE: usize = 1024 * 1024;
 const HOW_TO_START: &str = "start one with `consortium-node start`";
 
 /// Which node to talk to, and with which key.
-#[derive(Args, Debug, Default)]
+#[derive(Args, Clone, Debug, Default)]
 pub(super) struct ClientArgs {
     /// Base URL of the API, or the URL of its RPC [default: those of the node running on the data directory].
     #[arg(long, visible_aliases = ["rpc", "url"], env = "CONSORTIUM_API_BASE", value_name = "URL")]

@@ -1,6 +1,6 @@
 //! The command line.
 //!
-//! [`start`] runs a node. [`status`], [`peers`], [`chat`], [`reputation`], [`audit`], [`ledger`] and `wallet` talk to a running one
+//! [`start`] runs a node. [`status`], [`peers`], [`chat`], [`reputation`], [`audit`], [`ledger`], `wallet` and `escrow` talk to a running one
 //! over its HTTP API, found by [`client`] through the data directory; the others work on the data directory itself, whether a node runs or not.
 //! Answers go to stdout, everything about them to stderr.
 #![allow(clippy::print_stdout, reason = "output to the terminal is what a command line is for")]
@@ -16,6 +16,8 @@ mod audit;
 mod chat;
 mod client;
 mod earnings;
+#[cfg(feature = "lightning")]
+mod escrow;
 pub mod identity;
 mod key;
 mod ledger;
@@ -75,6 +77,9 @@ enum Command {
     #[cfg(feature = "lightning")]
     #[command(subcommand)]
     Wallet(Box<wallet::WalletCommand>),
+    #[cfg(feature = "lightning")]
+    #[command(subcommand)]
+    Escrow(Box<escrow::EscrowCommand>),
     Chat(chat::ChatArgs),
     #[command(subcommand)]
     Model(model::ModelCommand),
@@ -109,6 +114,8 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             Command::Earnings(args) => earnings::run(args, &data_dir).await,
             #[cfg(feature = "lightning")]
             Command::Wallet(command) => Box::pin(wallet::run(*command, &data_dir)).await,
+            #[cfg(feature = "lightning")]
+            Command::Escrow(command) => Box::pin(escrow::run(*command, &data_dir)).await,
             Command::Chat(args) => Box::pin(chat::run(args, &data_dir)).await,
             Command::Model(command) => Box::pin(model::run(command, &data_dir)).await,
             Command::Identity(args) => identity::run(args, &data_dir).await,
@@ -171,6 +178,12 @@ mod tests {
             "consortium-node wallet send bcrt1 all --yes",
             #[cfg(feature = "lightning")]
             "consortium-node wallet close 00ff --force --yes",
+            #[cfg(feature = "lightning")]
+            "consortium-node escrow list --limit 3 --json",
+            #[cfg(feature = "lightning")]
+            "consortium-node escrow agree 000102030405060708090a0b0c0d0e0f --dust --yes",
+            #[cfg(feature = "lightning")]
+            "consortium-node escrow judge 000102030405060708090a0b0c0d0e0f accepted --earned 5 --evidence x -y --json",
         ] {
             Cli::try_parse_from(line.split_whitespace()).unwrap();
         }

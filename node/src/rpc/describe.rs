@@ -8,6 +8,8 @@ use super::audits::MAX_VERDICTS;
 use super::{NOT_FOR_YOU, NOT_FOUND, WALLET_REFUSED};
 
 #[cfg(feature = "lightning")]
+mod escrows;
+#[cfg(feature = "lightning")]
 mod wallet;
 
 /// What a parameter may be.
@@ -25,6 +27,8 @@ enum Kind {
     Text,
     #[cfg(feature = "lightning")]
     Truth,
+    #[cfg(feature = "lightning")]
+    Escrow,
     /// How many on a page, from 1 to this many.
     Limit(u32),
 }
@@ -42,6 +46,8 @@ impl Kind {
             Self::Text => json!({"type": "string"}),
             #[cfg(feature = "lightning")]
             Self::Truth => json!({"type": "boolean", "default": false}),
+            #[cfg(feature = "lightning")]
+            Self::Escrow => json!({"type": "string", "pattern": "^[0-9a-f]{32}$"}),
             Self::Number => json!({"type": "integer", "minimum": 0}),
             Self::Limit(most) => {
                 json!({"type": "integer", "minimum": 1, "maximum": most, "default": most.min(50)})
@@ -301,7 +307,7 @@ const METHODS: &[Method] = &[
 pub(super) fn document() -> Value {
     let all = METHODS.iter();
     #[cfg(feature = "lightning")]
-    let all = all.chain(wallet::METHODS);
+    let all = all.chain(wallet::METHODS).chain(escrows::METHODS);
     let methods: Vec<Value> = all.map(method).collect();
     json!({
         "openrpc": "1.3.2",
@@ -310,7 +316,7 @@ pub(super) fn document() -> Value {
             "version": env!("CARGO_PKG_VERSION"),
             "license": {"name": "Apache-2.0"},
             "description": "What can be checked about a node: reputation with its evidence, audits, receipts, and the \
-                            journal's proofs; and, for its operator, its wallet. Times are milliseconds since 1970, amounts \
+                            journal's proofs; and, for its operator, its wallet and escrows. Times are milliseconds since 1970, amounts \
                             millisatoshi, digests and signed statements hexadecimal digits.",
         },
         "methods": methods,

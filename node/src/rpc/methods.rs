@@ -64,7 +64,10 @@ pub(super) fn module(context: Context) -> RpcModule<Context> {
     locally(m, "audit_opening", outside::opening);
     locally(m, "audit_submit", outside::submit);
     #[cfg(feature = "lightning")]
-    super::wallet::register(m);
+    {
+        super::wallet::register(m);
+        super::escrows::register(m);
+    }
     let discover = m.register_method("rpc.discover", |_, _, _| describe::document());
     discover.expect(ONCE);
     module

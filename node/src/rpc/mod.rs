@@ -16,8 +16,8 @@
 //! key. What names accounts (`ledger_accounts`, `ledger_statement`, `tabs`, and an entry of the journal by its place), and what
 //! is about the node's jobs (`job_receipts`, `audit_order`, `audit_opening`, `audit_submit`), is answered on the node's own
 //! machine alone: a key pays for work, and opens neither others' books nor what they asked. Whoever is to audit from
-//! elsewhere is let in by the node's owner, by a tunnel for example. What the wallet has is told there alone, too, and
-//! what it is to do takes the operator's token besides ([`crate::operator`] says what that keeps out). What a proxy on that
+//! elsewhere is let in by the node's owner, by a tunnel for example. What the wallet has and its escrows are told there alone,
+//! too, and what they are to do takes the operator's token besides ([`crate::operator`] says what that keeps out). What a proxy on that
 //! machine passes on is from elsewhere, and where the node sells to everybody the machine's own programs are known by the
 //! token alone. What the guard refuses
 //! has status 401 or 403 and the error shape of the rest of the API.
@@ -40,6 +40,8 @@ use tokio::sync::{Semaphore, watch};
 
 use crate::audit::AuditDesk;
 use crate::audit::proof::Proofs;
+#[cfg(feature = "lightning")]
+use crate::escrow::EscrowDesk;
 use crate::operator::OperatorToken;
 use crate::status::NodeStatus;
 use crate::storage::Storage;
@@ -50,6 +52,8 @@ mod books;
 pub mod call;
 mod describe;
 mod earnings;
+#[cfg(feature = "lightning")]
+mod escrows;
 mod fault;
 pub mod limit;
 mod methods;
@@ -93,6 +97,8 @@ struct Context {
     tabs: Option<Tabs>,
     #[cfg(feature = "lightning")]
     wallet: Option<Wallet>,
+    #[cfg(feature = "lightning")]
+    escrows: Option<EscrowDesk>,
 }
 
 /// What only the operator may use.
@@ -105,6 +111,9 @@ pub struct Operated {
     /// The wallet; none where the node runs without.
     #[cfg(feature = "lightning")]
     pub wallet: Option<Wallet>,
+    /// The escrows; none where there is no wallet.
+    #[cfg(feature = "lightning")]
+    pub escrows: Option<EscrowDesk>,
 }
 
 /// Who calls.
@@ -158,6 +167,8 @@ impl Rpc {
             tabs: operated.tabs,
             #[cfg(feature = "lightning")]
             wallet: operated.wallet,
+            #[cfg(feature = "lightning")]
+            escrows: operated.escrows,
         };
         Self { module: Arc::new(methods::module(context)), limits: Arc::default(), operator: operated.token }
     }

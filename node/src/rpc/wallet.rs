@@ -114,7 +114,7 @@ struct Connect {
 
 /// Whom a method is for.
 #[derive(Clone, Copy, Debug)]
-enum For {
+pub(super) enum For {
     /// Every program on the node's own machine.
     Machine,
     /// The node's operator.
@@ -192,11 +192,28 @@ fn shown<T: serde::Serialize>(value: T) -> Result<Value, Fault> {
     super::methods::json(value)
 }
 
-/// Adds one. What it does goes on when the caller leaves: half a payment helps nobody.
+/// Adds one over the wallet.
 fn add<P, F, R>(module: &mut RpcModule<Context>, name: &'static str, whom: For, run: F)
 where
     P: DeserializeOwned + Send + 'static,
     F: Fn(Wallet, P) -> R + Clone + Send + Sync + 'static,
+    R: Future<Output = Result<Value, Fault>> + Send + 'static,
+{
+    over(module, name, whom, |context| context.wallet.clone(), run);
+}
+
+/// Adds a method over a part of the context that is there only with a wallet. What it does goes on when the caller leaves:
+/// half a payment helps nobody.
+pub(super) fn over<W, P, F, R>(
+    module: &mut RpcModule<Context>,
+    name: &'static str,
+    whom: For,
+    part: fn(&Context) -> Option<W>,
+    run: F,
+) where
+    W: Send + 'static,
+    P: DeserializeOwned + Send + 'static,
+    F: Fn(W, P) -> R + Clone + Send + Sync + 'static,
     R: Future<Output = Result<Value, Fault>> + Send + 'static,
 {
     let registered = module.register_async_method(name, move |given, context: Arc<Context>, extensions| {
@@ -208,8 +225,8 @@ where
                 For::Machine => asked.locally()?,
                 For::Operator => asked.as_operator()?,
             }
-            let wallet = context.wallet.clone().ok_or(Fault::NoWallet)?;
-            let done = tokio::spawn(run(wallet, wanted)).await.map_err(|_| Fault::Closed)?;
+            let part = part(&context).ok_or(Fault::NoWallet)?;
+            let done = tokio::spawn(run(part, wanted)).await.map_err(|_| Fault::Closed)?;
             Ok::<_, ErrorObjectOwned>(done?)
         }
     });

@@ -18,7 +18,16 @@ fn orders() -> Vec<(&'static str, Value)> {
         ("wallet_close", json!({"channel": "00"})),
         ("wallet_connect", json!({"peer": "02@h:1"})),
         ("wallet_backup", json!({})),
+        ("escrow_offer", json!({"kind": "bond", "payer": someone(), "unit_msat": 5, "subject": "00".repeat(32)})),
+        ("escrow_agree", json!({"escrow": "00".repeat(16)})),
+        ("escrow_decline", json!({"escrow": "00".repeat(16)})),
+        ("escrow_judge", json!({"escrow": "00".repeat(16), "finding": "missed", "evidence": "00".repeat(32)})),
+        ("escrow_misconduct", json!({"escrow": "00".repeat(16)})),
     ]
+}
+
+fn someone() -> consortium_protocol::identity::NodeId {
+    consortium_protocol::identity::RootKey::from_seed([7; 32]).node_id()
 }
 
 async fn code(node: &Node, call: &Value, token: Option<&str>, headers: &[(&'static str, &str)]) -> Value {

@@ -1,4 +1,4 @@
-//! What the parties of an escrow say to each other.
+//! What the parties of an escrow say to each other, each as a request to the other ([`Request::Escrow`]).
 //!
 //! The payer locks money for the payee with Lightning payments that only preimages open, and a validator who is not paid
 //! by them has the preimages. It signs the [`EscrowTerms`] beforehand, which name the hashes, and the [`EscrowVerdict`]
@@ -7,6 +7,8 @@
 //!
 //! A preimage that was used without a verdict that gives it out is misconduct of the validator, who alone had it:
 //! [`Misconduct`].
+//!
+//! [`Request::Escrow`]: super::rpc::Request::Escrow
 
 use std::collections::BTreeSet;
 use std::fmt;

@@ -4,6 +4,7 @@ use serde::{Deserialize, Serialize};
 
 use super::audit::{AuditOrder, Verdict};
 use super::election::{Certificate, ElectionMessage};
+use super::escrow::EscrowMessage;
 use super::heartbeat::{LayerRange, Lease, ModelRef};
 use super::pay::Acceptance;
 use super::tab::{ChannelAgreed, ChannelBegun, ChannelOffer, Tab, TabAnswer};
@@ -40,6 +41,9 @@ pub enum Request {
     Channel(Box<Signed<ChannelOffer>>),
     /// A payer opens the channel that was agreed on; answered by [`Response::Ack`] once its cost is booked.
     ChannelBegun(Box<Signed<ChannelBegun>>),
+    /// What a party of an escrow says to another; answered by [`Response::Ack`] once it is taken, or waits for the
+    /// receiver's consent. It may hold preimages, and goes to its receiver alone.
+    Escrow(Box<EscrowMessage>),
 }
 
 impl Message for Request {
@@ -49,6 +53,7 @@ impl Message for Request {
         match self {
             Self::Election(message) => message.check(),
             Self::Audit(order) => order.check(),
+            Self::Escrow(message) => message.check(),
             // Checked with their signatures.
             Self::Assign(_)
             | Self::Release(_)
@@ -136,6 +141,8 @@ pub enum RefusalCode {
     Internal,
     /// The receiver has no Lightning wallet.
     NoLightning,
+    /// The receiver has not agreed to what this is about.
+    NotAgreed,
 }
 
 /// The master's order to load layers of a model.

@@ -131,6 +131,9 @@ pub(crate) fn release() -> Release {
 
 pub(crate) fn requests() -> Vec<(&'static str, Request)> {
     let election = election_messages().into_iter().map(|(name, message)| (name, Request::Election(message)));
+    let escrows = [("escrow-terms", 0), ("escrow-invoices", 1), ("escrow-release", 4)];
+    let escrows =
+        escrows.map(|(name, place)| (name, Request::Escrow(Box::new(escrow_messages().swap_remove(place).1))));
     election
         .chain([
             ("assign", Request::Assign(Signed::sign(&key(2), assign()))),
@@ -143,6 +146,7 @@ pub(crate) fn requests() -> Vec<(&'static str, Request)> {
             ("channel", Request::Channel(Box::new(Signed::sign(&key(1), channel_offer())))),
             ("channel-begun", Request::ChannelBegun(Box::new(Signed::sign(&key(1), channel_begun())))),
         ])
+        .chain(escrows)
         .collect()
 }
 
@@ -154,6 +158,7 @@ pub(crate) fn responses() -> Vec<(&'static str, Response)> {
         ("none", Response::Certificate(None)),
         ("some", Response::Certificate(Some(certificate()))),
         ("refused", Response::Refused(Refusal::new(RefusalCode::StaleTerm, "term 2 is over"))),
+        ("not-agreed", Response::Refused(Refusal::new(RefusalCode::NotAgreed, "nobody here has agreed to that"))),
         ("tab", Response::Tab(Box::new(Signed::sign(&key(2), tab_answer())))),
         ("channel", Response::Channel(Box::new(Signed::sign(&key(2), channel_agreed())))),
     ]

@@ -10,6 +10,7 @@ mod chat;
 pub(crate) mod cheating_node;
 mod coins;
 mod detach;
+mod escrow;
 mod exec;
 mod l402;
 mod logs;
@@ -49,6 +50,7 @@ pub(crate) async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Chaos(arguments) => chaos::run(&dir, &arguments).await,
         Command::Mine { blocks } => chain::mine(&dir, blocks).await,
         Command::Reorg { blocks, empty } => chain::reorg(&dir, blocks, empty).await,
+        Command::Escrow { json } => escrow::run(&dir, json).await,
         Command::L402 { rounds, json } => l402::run(&dir, rounds, json).await,
         Command::Down => orders::down(&dir).await,
         Command::Bench(arguments) => bench::run(arguments).await,

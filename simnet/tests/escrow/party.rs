@@ -43,7 +43,7 @@ impl Party {
     pub(crate) async fn start(settings: WalletSettings, town: &Path, name: &str, observer: Option<Observer>) -> Self {
         let directory = town.join(name);
         let wallet = Wallet::start(settings, &directory, &key(name)).await.unwrap();
-        let settings = EscrowSettings { repeat: Duration::from_secs(1), observer };
+        let settings = EscrowSettings { repeat: Duration::from_secs(1), books: None, observer };
         let log = directory.join("escrow.db");
         let (escrows, posts) = Escrows::open(wallet.clone(), &log, &key(name), settings).await.unwrap();
         let stop = watch::Sender::new(false);

@@ -7,6 +7,7 @@ mod books;
 mod chain;
 mod cheats;
 mod ends;
+mod escrow;
 mod exec;
 mod l402;
 mod orders;

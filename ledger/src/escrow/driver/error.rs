@@ -6,6 +6,7 @@ use consortium_protocol::{Invalid, Msat};
 use crate::escrow::limits::TermsError;
 use crate::escrow::log::LogError;
 use crate::escrow::machine::Refused;
+use crate::ledger::LedgerError;
 use crate::lightning::WalletError;
 use crate::lightning::error::sats;
 
@@ -16,6 +17,9 @@ pub enum EscrowError {
     /// The wallet failed.
     #[error(transparent)]
     Wallet(#[from] WalletError),
+    /// The books failed, or have another payment with a hash of the escrow.
+    #[error(transparent)]
+    Books(#[from] LedgerError),
     /// The log failed.
     #[error(transparent)]
     Log(#[from] LogError),

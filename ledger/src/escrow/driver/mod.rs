@@ -4,6 +4,9 @@
 //! comes of that is heard. The wallet's events are read from its records, from where they were read last, so that none is
 //! missed over a crash; those that are read twice change nothing. Messages are handed to whoever carries them
 //! ([`Post`]) and may be lost: each is repeated until the answer to it has come.
+//!
+//! Before a tranche can move, the books are told for whom it is ([`Ledger::expect`]): whoever books what the wallet moved
+//! then books it as a reward, or as a bond.
 
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -25,6 +28,7 @@ use super::log::Log;
 use super::machine::{Action, Input};
 use super::secrets::Secrets;
 use super::state::Escrow;
+use crate::ledger::Ledger;
 use crate::lightning::Wallet;
 
 mod error;
@@ -69,13 +73,15 @@ pub type Observer = Arc<dyn Fn(EscrowId, &Step) + Send + Sync>;
 pub struct EscrowSettings {
     /// Pause before something is said again that was not answered.
     pub repeat: Duration,
+    /// Where it is said, before a tranche can move, for whom it is; none where nothing is booked.
+    pub books: Option<Ledger>,
     /// Who hears every step.
     pub observer: Option<Observer>,
 }
 
 impl Default for EscrowSettings {
     fn default() -> Self {
-        Self { repeat: Duration::from_secs(30), observer: None }
+        Self { repeat: Duration::from_secs(30), books: None, observer: None }
     }
 }
 
@@ -266,6 +272,34 @@ impl Escrows {
     pub async fn unfinished(&self) -> Vec<(EscrowId, Escrow)> {
         let open = self.inner.open.lock().await;
         open.escrows.iter().map(|(id, escrow)| (*id, escrow.clone())).collect()
+    }
+
+    /// Escrows with their places in the log, also those that are over, the newest first, from before a place on; at most
+    /// `limit`.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub async fn newest(&self, before: Option<u64>, limit: u32) -> Result<Vec<(u64, Escrow)>, EscrowError> {
+        let places = self.inner.on_log(move |log| log.newest(before, limit)).await?;
+        let mut found = Vec::with_capacity(places.len());
+        for (place, id) in places {
+            found.push((place, self.escrow(id).await?));
+        }
+        Ok(found)
+    }
+
+    /// When what happened in an escrow was written down, in milliseconds since 1970, and by which name.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub async fn history(&self, id: EscrowId) -> Result<Vec<(u64, String)>, EscrowError> {
+        self.inner.on_log(move |log| log.history(id)).await
+    }
+
+    /// The height of the chain, as the wallet has it.
+    #[must_use]
+    pub fn height(&self) -> u32 {
+        self.inner.wallet.height()
     }
 
     /// Evidence that preimages of an escrow that this node paid were used without a verdict that gives them out.

@@ -2,12 +2,13 @@
 
 use std::time::{Duration, Instant};
 
-use consortium_protocol::Signed;
 use consortium_protocol::wire::escrow::{EscrowId, EscrowMessage, EscrowTerms};
+use consortium_protocol::{Hash, Signed};
 use tracing::{debug, error, info, warn};
 
 use super::hear::payment_hash;
-use super::{EscrowError, Inner, Open, Post};
+use super::{EscrowError, Inner, Open, Post, now_ms};
+use crate::accounts::Owner;
 use crate::escrow::limits::DUST;
 use crate::escrow::machine::{Action, Input, Word};
 use crate::escrow::state::{Escrow, Role, State};
@@ -16,6 +17,7 @@ use crate::lightning::invoice::{InvoiceOrder, MAX_EXPIRY};
 use crate::lightning::lookup::Fate;
 use crate::lightning::pay::{OUTCOME, PayOrder, Way};
 use crate::lightning::{PaymentHash, Preimage, WalletError, invoice};
+use crate::payments::{Direction, Expected, Purpose};
 
 /// Ten minutes, and what a block takes.
 const BLOCK: Duration = Duration::from_secs(600);
@@ -64,9 +66,27 @@ impl Inner {
         })
     }
 
+    /// Says in the books for whom a tranche is, before it can move.
+    async fn expect(&self, escrow: &Escrow, tranche: u8, direction: Direction) -> Result<(), EscrowError> {
+        let Some(books) = self.settings.books.clone() else { return Ok(()) };
+        let terms = escrow.terms().payload();
+        let (Some(lock), Some(amount)) = (terms.locks.get(usize::from(tranche)), terms.amount(usize::from(tranche)))
+        else {
+            return Ok(());
+        };
+        let other = if direction == Direction::Incoming { terms.payer } else { terms.payee };
+        let purpose = if escrow.is_bond() { Purpose::Bond } else { Purpose::Reward };
+        let (hash, owner) = (Hash::from_bytes(*lock.as_bytes()), Owner::Peer(other));
+        let note = format!("escrow {}, tranche {tranche}", terms.id);
+        let expected = Expected { direction, hash, owner, amount, purpose, note };
+        let booking = tokio::task::spawn_blocking(move || books.expect(&expected, now_ms()));
+        Ok(booking.await.map_err(|_| EscrowError::Stopped)??)
+    }
+
     async fn make_invoice(&self, escrow: &Escrow, tranche: u8) -> Result<Option<Input>, EscrowError> {
         let terms = escrow.terms().payload();
         let Some(hash) = hash_of(escrow, tranche) else { return Ok(None) };
+        self.expect(escrow, tranche, Direction::Incoming).await?;
         let order = InvoiceOrder {
             amount: terms.amount(usize::from(tranche)),
             description: format!("escrow {}, tranche {tranche}", terms.id),
@@ -78,6 +98,7 @@ impl Inner {
 
     async fn pay(&self, open: &mut Open, escrow: &Escrow, tranche: u8) -> Result<Option<Input>, EscrowError> {
         let Some((order, way)) = order_of(escrow, tranche) else { return Ok(None) };
+        self.expect(escrow, tranche, Direction::Outgoing).await?;
         let invoice = order.invoice.clone();
         let deadline = self.deadline_of(escrow);
         match self.wallet.send(order, way).await {

@@ -9,7 +9,7 @@ use consortium_protocol::msat::Msat;
 ///
 /// # Errors
 /// What is wrong with the text.
-pub(super) fn sat_amount(text: &str) -> Result<Msat, String> {
+pub(in crate::cli) fn sat_amount(text: &str) -> Result<Msat, String> {
     let bad = || format!("'{text}' is no amount in sat; write it like 1500 or 0.25");
     let (whole, part) = text.split_once('.').unwrap_or((text, ""));
     let digits = |text: &str| text.bytes().all(|byte| byte.is_ascii_digit());

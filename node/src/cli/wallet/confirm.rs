@@ -13,7 +13,7 @@ const MAX_ANSWER: u64 = 64;
 ///
 /// # Errors
 /// When the terminal cannot be used.
-pub(super) fn confirmed(question: &str, yes: bool) -> Result<bool> {
+pub(in crate::cli) fn confirmed(question: &str, yes: bool) -> Result<bool> {
     if yes || !io::stdin().is_terminal() {
         return Ok(true);
     }

@@ -15,9 +15,9 @@ use serde_json::{Value, json};
 use super::client::{Asking, Client};
 use super::terminal::{print, printable, remark};
 
-mod amount;
+pub(super) mod amount;
 mod backup;
-mod confirm;
+pub(super) mod confirm;
 mod show;
 
 use amount::{SatOrAll, sat_amount};
