@@ -67,6 +67,13 @@ impl ClusterView {
     pub fn obeys(&self, node: &NodeId, term: u64) -> bool {
         self.term == term && self.obeyed.as_ref() == Some(node)
     }
+
+    /// The model of that name, as the first of these nodes that has it says.
+    #[must_use]
+    pub fn model<const N: usize>(&self, name: &str, nodes: [&NodeId; N]) -> Option<&ModelRef> {
+        let mut members = nodes.into_iter().filter_map(|node| self.members.get(node));
+        members.find_map(|member| member.heartbeat.models.iter().find(|model| model.name == name))
+    }
 }
 
 /// What a node says about itself besides its layers.

@@ -12,7 +12,7 @@
 //! - [`gateway`] and [`dispatch`]: take jobs from HTTP and see them through, on this node or by the master over the
 //!   swarm, across the loss of either workers or master;
 //! - [`audit`]: commits stages to their work, draws and does audits, and keeps what is known of the others;
-//! - [`prices`] and [`billing`]: what work costs, and who pays for it; [`till`]: where customers of the API pay over
+//! - [`prices`] and [`billing`]: what work costs, and who pays for it; [`mandating`]: what a payer signs beforehand; [`till`]: where customers of the API pay over
 //!   Lightning;
 //! - [`http`]: the OpenAI-compatible API; [`rpc`]: what others check this node by; [`cli`]: the commands; [`daemon`] puts all of it together.
 //!
@@ -45,6 +45,7 @@ pub mod keyfile;
 pub mod library;
 #[cfg(feature = "lightning")]
 pub mod liquidity;
+pub mod mandating;
 pub mod master;
 mod observer;
 pub mod operator;

@@ -17,9 +17,11 @@ use consortium_protocol::wire::escrow::{
 use consortium_protocol::wire::fact::Fact;
 use consortium_protocol::wire::heartbeat::{Heartbeat, LayerRange, Lease, ModelRef};
 use consortium_protocol::wire::job::{
-    ChatMessage, FinishReason, JobError, JobErrorCode, JobEvent, JobId, JobRequest, Prompt, Receipts, Sampling, Usage,
+    ChatMessage, FinishReason, JobError, JobErrorCode, JobEvent, JobId, JobRequest, JobSubmission, Prompt, Receipts,
+    Sampling, Usage,
 };
 use consortium_protocol::wire::ledger::{Equivocation, EquivocationSeen, Rebuttal, TreeHead};
+use consortium_protocol::wire::mandate::Mandate;
 use consortium_protocol::wire::pay::Acceptance;
 use consortium_protocol::wire::pipeline::{Dtype, Frame, Hop, SessionOpen, StageFailure, StageFailureCode, StepHeader};
 use consortium_protocol::wire::rpc::{Assign, Refusal, RefusalCode, Release, Request, Response};
@@ -179,6 +181,24 @@ pub(crate) fn job_requests() -> Vec<(&'static str, JobRequest)> {
     vec![("chat", chat), ("text", text), ("tokens", tokens)]
 }
 
+pub(crate) fn job_submission() -> JobSubmission {
+    JobSubmission { mandate: Signed::sign(&key(4), mandate()), request: job_requests().remove(0).1 }
+}
+
+/// The payer's word for [`session`].
+pub(crate) fn mandate() -> Mandate {
+    Mandate {
+        cluster: cluster(),
+        job: JobId([9; 16]),
+        master: key(2).node_id(),
+        model: Hash::of(b"model"),
+        positions: 300,
+        position_cost: Msat(60),
+        challenge: nonce().commitment(),
+        until_ms: 1_800_000_600_000,
+    }
+}
+
 pub(crate) fn job_events() -> Vec<(&'static str, JobEvent)> {
     let usage = Usage { prompt_tokens: 11, completion_tokens: 64 };
     let mut error = JobError::new(JobErrorCode::ContextLength, "too long");
@@ -218,6 +238,7 @@ pub(crate) fn session() -> SessionOpen {
         max_positions: 75,
         payer: key(4).node_id(),
         challenge: nonce().commitment(),
+        mandate: Signed::sign(&key(4), mandate()),
     }
 }
 
