@@ -305,6 +305,10 @@ impl Running {
                 let tabs = self.task.tabs.clone();
                 tokio::spawn(async move { reply.send(tabs.begun(from, *begun).await) });
             }
+            Request::ChannelGone(gone) => {
+                let tabs = self.task.tabs.clone();
+                tokio::spawn(async move { reply.send(tabs.gone(from, *gone).await) });
+            }
             Request::Certificate => reply.send(Response::Certificate(self.election.current().cloned())),
             Request::Assign(assign) => {
                 if let Err(refusal) = self.check_order(from, assign.signer(), assign.payload()) {

@@ -98,6 +98,7 @@ fn all() -> Golden {
     golden.signed("channel-offer", samples::channel_offer());
     golden.signed("channel-agreed", samples::channel_agreed());
     golden.signed("channel-begun", samples::channel_begun());
+    golden.signed("channel-gone", samples::channel_gone());
     golden.signed("rebuttal", samples::rebuttal());
     golden.signed("tree-head", samples::tree_head());
     golden.signed("equivocation-seen", samples::equivocation_seen());

@@ -17,7 +17,8 @@
 //! that is started anew within that time. Each node that asks for jobs begins with a limit of its own, and keys cost
 //! nothing. A payer pays for nothing that it has not accepted, and nothing to a node that it has seen cheat. A worker that
 //! no payment can reach is given a channel (`channel`), within a budget; its cost, agreed to by the worker's signature, is
-//! taken off the tab on both sides. The worker books no cost before it sees the channel confirmed.
+//! taken off the tab on both sides. The worker books no cost before it sees the channel confirmed, the payer none before
+//! the worker has; of a channel that is gone before that, neither does (`channel_cost`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -30,7 +31,7 @@ use consortium_protocol::envelope::Signed;
 use consortium_protocol::identity::{NodeId, RootKey};
 use consortium_protocol::msat::Msat;
 use consortium_protocol::wire::rpc::{Refusal, RefusalCode, Response};
-use consortium_protocol::wire::tab::{ChannelBegun, ChannelOffer, Tab};
+use consortium_protocol::wire::tab::{ChannelBegun, ChannelGone, ChannelOffer, Tab};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -41,6 +42,8 @@ use crate::swarm::SwarmHandle;
 
 #[cfg(feature = "lightning")]
 mod channel;
+#[cfg(feature = "lightning")]
+mod channel_cost;
 pub mod credit;
 pub mod mandates;
 #[cfg(feature = "lightning")]
@@ -185,6 +188,19 @@ impl Tabs {
             };
         }
         let _unanswered = (from, begun);
+        no_lightning()
+    }
+
+    /// Forgets a channel that is no more, unless its cost is booked.
+    pub async fn gone(&self, from: NodeId, gone: Signed<ChannelGone>) -> Response {
+        #[cfg(feature = "lightning")]
+        if self.inner.parts.wallet.is_some() {
+            return match self.answer_gone(from, gone).await {
+                Ok(()) => Response::Ack,
+                Err(refusal) => Response::Refused(refusal),
+            };
+        }
+        let _unanswered = (from, gone);
         no_lightning()
     }
 

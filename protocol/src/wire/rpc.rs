@@ -6,7 +6,7 @@ use super::audit::{AuditOrder, Verdict};
 use super::election::{Certificate, ElectionMessage};
 use super::heartbeat::{LayerRange, Lease, ModelRef};
 use super::pay::Acceptance;
-use super::tab::{ChannelAgreed, ChannelBegun, ChannelOffer, Tab, TabAnswer};
+use super::tab::{ChannelAgreed, ChannelBegun, ChannelGone, ChannelOffer, Tab, TabAnswer};
 use super::{MAX_TEXT, Message, bounded_text, check_text};
 use crate::cluster::ClusterId;
 use crate::envelope::{Invalid, Payload, Signed};
@@ -40,6 +40,8 @@ pub enum Request {
     Channel(Box<Signed<ChannelOffer>>),
     /// A payer opens the channel that was agreed on; answered by [`Response::Ack`] once its cost is booked.
     ChannelBegun(Box<Signed<ChannelBegun>>),
+    /// A channel that was agreed on is no more; answered by [`Response::Ack`], or refused as disputed if its cost is booked.
+    ChannelGone(Box<Signed<ChannelGone>>),
 }
 
 impl Message for Request {
@@ -57,7 +59,8 @@ impl Message for Request {
             | Self::Judged(_)
             | Self::Settle(_)
             | Self::Channel(_)
-            | Self::ChannelBegun(_) => Ok(()),
+            | Self::ChannelBegun(_)
+            | Self::ChannelGone(_) => Ok(()),
         }
     }
 }

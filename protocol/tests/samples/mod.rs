@@ -25,7 +25,9 @@ use consortium_protocol::wire::mandate::Mandate;
 use consortium_protocol::wire::pay::Acceptance;
 use consortium_protocol::wire::pipeline::{Dtype, Frame, Hop, SessionOpen, StageFailure, StageFailureCode, StepHeader};
 use consortium_protocol::wire::rpc::{Assign, Refusal, RefusalCode, Release, Request, Response};
-use consortium_protocol::wire::tab::{ChannelAgreed, ChannelBegun, ChannelOffer, LightningId, Tab, TabAnswer, TabSays};
+use consortium_protocol::wire::tab::{
+    ChannelAgreed, ChannelBegun, ChannelGone, ChannelOffer, LightningId, Tab, TabAnswer, TabSays,
+};
 use consortium_protocol::{ClusterId, Hash, Msat, NodeId, RootKey, Signed};
 
 /// The `n`th key.
@@ -143,6 +145,7 @@ pub(crate) fn requests() -> Vec<(&'static str, Request)> {
             ("settle", Request::Settle(Box::new(Signed::sign(&key(1), tab())))),
             ("channel", Request::Channel(Box::new(Signed::sign(&key(1), channel_offer())))),
             ("channel-begun", Request::ChannelBegun(Box::new(Signed::sign(&key(1), channel_begun())))),
+            ("channel-gone", Request::ChannelGone(Box::new(Signed::sign(&key(1), channel_gone())))),
         ])
         .collect()
 }
@@ -395,6 +398,10 @@ pub(crate) fn channel_offer() -> ChannelOffer {
 
 pub(crate) fn channel_agreed() -> ChannelAgreed {
     ChannelAgreed { offer: Hash::of(b"offer"), lightning: lightning() }
+}
+
+pub(crate) fn channel_gone() -> ChannelGone {
+    ChannelGone { offer: Hash::of(b"offer") }
 }
 
 pub(crate) fn channel_begun() -> ChannelBegun {
