@@ -70,6 +70,13 @@ impl ClusterView {
     pub fn obeys(&self, node: &NodeId, term: u64) -> bool {
         self.term == term && self.obeyed.as_ref() == Some(node)
     }
+
+    /// The model of that name, as the first of these nodes that has it says.
+    #[must_use]
+    pub fn model<const N: usize>(&self, name: &str, nodes: [&NodeId; N]) -> Option<&ModelRef> {
+        let mut members = nodes.into_iter().filter_map(|node| self.members.get(node));
+        members.find_map(|member| member.heartbeat.models.iter().find(|model| model.name == name))
+    }
 }
 
 /// What a node says about itself besides its layers.
@@ -305,6 +312,10 @@ impl Running {
                 tokio::spawn(async move { reply.send(tabs.begun(from, *begun).await) });
             }
             Request::Escrow(message) => self.answer_escrow(from, *message, reply),
+            Request::ChannelGone(gone) => {
+                let tabs = self.task.tabs.clone();
+                tokio::spawn(async move { reply.send(tabs.gone(from, *gone).await) });
+            }
             Request::Certificate => reply.send(Response::Certificate(self.election.current().cloned())),
             Request::Assign(assign) => {
                 if let Err(refusal) = self.check_order(from, assign.signer(), assign.payload()) {

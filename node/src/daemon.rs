@@ -45,6 +45,7 @@ use crate::keyfile;
 use crate::library::{self, Library};
 #[cfg(feature = "lightning")]
 use crate::liquidity::Liquidity;
+use crate::mandating::Mandating;
 use crate::master::MasterTask;
 use crate::observer::Observer;
 use crate::operator::OperatorToken;
@@ -55,6 +56,7 @@ use crate::serving::Serving;
 use crate::shards::Shards;
 use crate::storage::Storage;
 use crate::swarm::{self, SwarmConfig, SwarmHandle, TransportKind};
+use crate::tabs::mandates::Mandates;
 use crate::tabs::{TabParts, Tabs};
 #[cfg(feature = "lightning")]
 use crate::{bookkeeper, wallet};
@@ -181,8 +183,14 @@ pub async fn run_tampered(
         #[cfg(feature = "lightning")]
         wallet: wallet.clone(),
     });
-    let dispatch =
-        Dispatch { swarm: swarm.clone(), view: view.subscribe(), driver, audits: audits.clone(), tabs: tabs.clone() };
+    let dispatch = Dispatch {
+        swarm: swarm.clone(),
+        view: view.subscribe(),
+        driver,
+        mandating: Mandating { key: Arc::clone(&key), cluster, view: view.subscribe() },
+        audits: audits.clone(),
+        tabs: tabs.clone(),
+    };
     let worker = Worker {
         cluster,
         swarm: swarm.clone(),
@@ -191,6 +199,7 @@ pub async fn run_tampered(
         key: Arc::clone(&key),
         spool: spool.clone(),
         asking: asking.clone(),
+        mandates: Mandates::default(),
         credit: tabs.credit().clone(),
         tamper,
     };

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use consortium_protocol::identity::NodeId;
 use consortium_protocol::wire;
-use consortium_protocol::wire::job::{JobError, JobErrorCode, JobEvent, JobRequest, Receipts};
+use consortium_protocol::wire::job::{JobError, JobErrorCode, JobEvent, JobRequest, JobSubmission, Receipts};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::sync::{Semaphore, mpsc, watch};
 use tokio::task::JoinHandle;
@@ -16,8 +16,10 @@ use tokio_util::sync::CancellationToken;
 use tracing::{debug, info, warn};
 
 use crate::audit::{Audits, Settlement};
+use crate::billing::JobAccount;
 use crate::cluster::ClusterView;
 use crate::gateway::Submission;
+use crate::mandating::Mandating;
 use crate::pipeline::{Driver, feeding, read_message, write_message};
 use crate::swarm::{ByteStream, Incoming, SwarmHandle};
 use crate::tabs::Tabs;
@@ -45,6 +47,8 @@ pub struct Dispatch {
     pub view: watch::Receiver<ClusterView>,
     /// This node's own driver, for when it is.
     pub driver: Arc<Driver>,
+    /// Signs for this node's own jobs.
+    pub mandating: Mandating,
     /// Where receipts of this node's own jobs go.
     pub audits: Audits,
     /// Where workers are paid, before a job that they refuse is tried again.
@@ -95,9 +99,9 @@ impl Dispatch {
 
     async fn serve_peer(&self, from: NodeId, stream: ByteStream) -> std::io::Result<()> {
         let (mut read, mut write) = tokio::io::split(stream);
-        let request = tokio::time::timeout(OPENING, read_message::<JobRequest>(&mut read)).await;
-        let request = match request {
-            Ok(Ok(Some(request))) => request,
+        let submission = tokio::time::timeout(OPENING, read_message::<JobSubmission>(&mut read)).await;
+        let submission = match submission {
+            Ok(Ok(Some(submission))) => submission,
             Ok(Ok(None)) => return Ok(()),
             Ok(Err(error)) => {
                 let refused = failed(JobErrorCode::InvalidRequest, &error.to_string());
@@ -112,7 +116,7 @@ impl Dispatch {
         let (events, mut queue) = mpsc::channel(64);
         let (driver, leave) = (Arc::clone(&self.driver), CancellationToken::new());
         let leaving = leave.clone();
-        let job = tokio::spawn(async move { driver.run(from, request, events, leaving).await });
+        let job = tokio::spawn(async move { driver.run(from, submission, events, leaving).await });
         let writing = async {
             while let Some(event) = queue.recv().await {
                 write_message(&mut write, &event).await?;
@@ -164,7 +168,7 @@ impl Dispatch {
                 return;
             };
             let given = request.emitted.len();
-            match self.attempt(master, &mut request, &mut accepted, &events).await {
+            match self.attempt(master, &mut request, &account, &mut accepted, &events).await {
                 Outcome::Over => return,
                 Outcome::Done(None) if request.emitted.is_empty() => {
                     return debug!(job = %request.job, "the client left before the first token");
@@ -192,13 +196,22 @@ impl Dispatch {
         &self,
         master: NodeId,
         request: &mut JobRequest,
+        account: &JobAccount,
         accepted: &mut bool,
         events: &mpsc::Sender<JobEvent>,
     ) -> Outcome {
+        let mandate = match self.mandating.sign(master, request, account) {
+            Ok(mandate) => mandate,
+            Err(error) => {
+                let _gone = events.send(JobEvent::Failed { error }).await;
+                return Outcome::Over;
+            }
+        };
+        let submission = JobSubmission { mandate, request: request.clone() };
         let (forward, mut queue) = mpsc::channel(64);
         let leave = CancellationToken::new();
         // Ends the forwarding (and with it the job on every stage) however this function is left.
-        let _aborted_on_return = AbortOnDrop(self.start(master, request.clone(), forward, leave.clone()));
+        let _aborted_on_return = AbortOnDrop(self.start(master, submission, forward, leave.clone()));
         let mut lost_master = self.view.clone();
         let mut given_up = pin!(tokio::time::sleep(Duration::MAX));
         loop {
@@ -265,18 +278,18 @@ impl Dispatch {
     fn start(
         &self,
         master: NodeId,
-        request: JobRequest,
+        submission: JobSubmission,
         forward: mpsc::Sender<JobEvent>,
         leave: CancellationToken,
     ) -> JoinHandle<()> {
         let me = self.swarm.me();
         if master == me {
             let driver = Arc::clone(&self.driver);
-            return tokio::spawn(async move { driver.run(me, request, forward, leave).await });
+            return tokio::spawn(async move { driver.run(me, submission, forward, leave).await });
         }
         let swarm = self.swarm.clone();
         tokio::spawn(async move {
-            if let Err(error) = forward_job(&swarm, master, &request, &forward, &leave).await {
+            if let Err(error) = forward_job(&swarm, master, &submission, &forward, &leave).await {
                 let _gone = forward.send(failed(JobErrorCode::NoMaster, &error)).await;
             }
         })
@@ -286,13 +299,13 @@ impl Dispatch {
 async fn forward_job(
     swarm: &SwarmHandle,
     master: NodeId,
-    request: &JobRequest,
+    submission: &JobSubmission,
     events: &mpsc::Sender<JobEvent>,
     leave: &CancellationToken,
 ) -> Result<(), String> {
     let stream = swarm.open_stream(master, wire::JOB).await.map_err(|error| error.to_string())?;
     let (mut read, mut write) = tokio::io::split(stream);
-    write_message(&mut write, request).await.map_err(|error| error.to_string())?;
+    write_message(&mut write, submission).await.map_err(|error| error.to_string())?;
     let reading = async {
         let mut patience = SILENCE;
         loop {

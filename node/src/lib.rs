@@ -13,7 +13,7 @@
 //!   swarm, across the loss of either workers or master;
 //! - [`blobs`]: files between nodes, by the hash of their content;
 //! - [`audit`]: commits stages to their work, draws and does audits, and keeps what is known of the others;
-//! - [`prices`] and [`billing`]: what work costs, and who pays for it; [`till`]: where customers of the API pay over
+//! - [`prices`] and [`billing`]: what work costs, and who pays for it; [`mandating`]: what a payer signs beforehand; [`till`]: where customers of the API pay over
 //!   Lightning;
 //! - [`http`]: the OpenAI-compatible API; [`rpc`]: what others check this node by; [`cli`]: the commands; [`daemon`] puts all of it together.
 //!
@@ -49,6 +49,7 @@ pub mod keyfile;
 pub mod library;
 #[cfg(feature = "lightning")]
 pub mod liquidity;
+pub mod mandating;
 pub mod master;
 mod observer;
 pub mod operator;

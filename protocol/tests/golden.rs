@@ -76,6 +76,7 @@ fn all() -> Golden {
     for (name, value) in samples::job_requests() {
         golden.message("job-request", name, &value);
     }
+    golden.message("job-submission", "chat", &samples::job_submission());
     for (name, value) in samples::job_events() {
         golden.message("job-event", name, &value);
     }
@@ -87,6 +88,7 @@ fn all() -> Golden {
     golden.signed("vote", *samples::ballot().vote.payload());
     golden.signed("assign", samples::assign());
     golden.signed("release", samples::release());
+    golden.signed("mandate", samples::mandate());
     golden.signed("session", samples::session());
     golden.signed("stage-receipt", samples::receipts()[1].payload().clone());
     golden.signed("verdict", samples::verdict());
@@ -96,6 +98,7 @@ fn all() -> Golden {
     golden.signed("channel-offer", samples::channel_offer());
     golden.signed("channel-agreed", samples::channel_agreed());
     golden.signed("channel-begun", samples::channel_begun());
+    golden.signed("channel-gone", samples::channel_gone());
     golden.signed("rebuttal", samples::rebuttal());
     golden.signed("tree-head", samples::tree_head());
     golden.signed("equivocation-seen", samples::equivocation_seen());

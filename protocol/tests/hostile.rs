@@ -17,7 +17,8 @@ use consortium_protocol::wire::blob::{BlobAnswer, BlobRequest, MAX_BLOB_BYTES, P
 use consortium_protocol::wire::escrow::{EscrowMessage, LockSecret, Misconduct};
 use consortium_protocol::wire::fact::Fact;
 use consortium_protocol::wire::heartbeat::{Heartbeat, LayerRange};
-use consortium_protocol::wire::job::{JobEvent, JobRequest, Receipts};
+use consortium_protocol::wire::job::{JobEvent, JobId, JobRequest, JobSubmission, Receipts};
+use consortium_protocol::wire::mandate::{Mandate, check_mandate};
 use consortium_protocol::wire::pay::Acceptance;
 use consortium_protocol::wire::pipeline::{Frame, FrameHeader, MAX_HEADER, MAX_PAYLOAD, SessionOpen, parse_header};
 use consortium_protocol::wire::rpc::{Assign, Release, Request, Response};
@@ -71,6 +72,7 @@ fn make_everything() -> Vec<(String, Vec<u8>, Reader)> {
     for (name, value) in samples::job_requests() {
         all.push((format!("job request {name}"), value.encode(), message::<JobRequest>));
     }
+    all.push(("job submission".into(), samples::job_submission().encode(), message::<JobSubmission>));
     for (name, value) in samples::job_events() {
         all.push((format!("job event {name}"), value.encode(), message::<JobEvent>));
     }
@@ -81,6 +83,8 @@ fn make_everything() -> Vec<(String, Vec<u8>, Reader)> {
         all.push((format!("escrow {name}"), value.encode(), message::<EscrowMessage>));
     }
     all.push(("misconduct".into(), samples::misconduct().encode(), message::<Misconduct>));
+    let mandate = Signed::sign(&key(1), samples::mandate());
+    all.push(("mandate".into(), mandate.as_bytes().to_vec(), signed::<Mandate>));
     let session = Signed::sign(&key(1), samples::session());
     all.push(("session".into(), session.as_bytes().to_vec(), signed::<SessionOpen>));
     let heartbeat = Signed::sign(&key(1), samples::heartbeat());
@@ -319,6 +323,42 @@ fn a_signature_does_not_excuse_a_payload_that_breaks_the_rules() {
         change(&mut session);
         assert!(session.check().is_err());
         assert!(Signed::<SessionOpen>::decode(Signed::sign(&key(1), session).as_bytes()).is_err());
+    }
+}
+
+#[test]
+fn an_order_keeps_to_what_its_payer_signed_for() {
+    let checked = |by: u8, change: fn(&mut SessionOpen)| {
+        let mut session = samples::session();
+        change(&mut session);
+        check_mandate(&Signed::sign(&key(by), session)).map_err(|broken| broken.field)
+    };
+    assert_eq!(checked(2, |_| {}), Ok(()));
+    assert_eq!(checked(3, |_| {}), Err("driver"), "a mandate is for one master");
+    let cases: [(fn(&mut SessionOpen), &str); 10] = [
+        (|session| session.payer = key(5).node_id(), "payer"),
+        // What the master signs itself makes nobody else pay.
+        (|session| session.mandate = Signed::sign(&key(2), samples::mandate()), "payer"),
+        (|session| session.cluster = ClusterId(Hash::of(b"another")), "job"),
+        (|session| session.job = JobId([8; 16]), "job"),
+        (|session| session.driver = key(3).node_id(), "driver"),
+        (|session| session.model = Hash::of(b"another"), "model"),
+        (|session| session.challenge = Hash::of(b"another"), "challenge"),
+        (|session| session.max_positions = 301, "max_positions"),
+        // Four layers at 5 and four at 10 are 60.
+        (|session| session.prices[1] = Msat(11), "prices"),
+        (|session| session.prices[1] = Msat(u64::MAX), "prices"),
+    ];
+    for (index, (change, field)) in cases.into_iter().enumerate() {
+        assert_eq!(checked(2, change), Err(field), "case {index}");
+    }
+    assert_eq!(checked(2, |session| session.prices[1] = Msat(10)), Ok(()));
+    let nothing = Mandate { positions: 0, ..samples::mandate() };
+    assert!(Signed::<Mandate>::decode(Signed::sign(&key(4), nothing).as_bytes()).is_err());
+    for change in [|job: &mut JobRequest| job.job.0[0] ^= 1, |job: &mut JobRequest| job.challenge = Hash::of(b"x")] {
+        let mut submission = samples::job_submission();
+        change(&mut submission.request);
+        assert!(JobSubmission::decode(&submission.encode()).is_err());
     }
 }
 

@@ -5,6 +5,7 @@ use consortium_protocol::hash::Hash;
 use consortium_protocol::identity::NodeId;
 use consortium_protocol::wire::audit::{NOT_DRAWN, Nonce, block_digests, blocks_root, boundary_key, check_chain};
 use consortium_protocol::wire::job::{JobRequest, Receipts};
+use consortium_protocol::wire::mandate::check_mandate;
 
 use crate::billing::JobAccount;
 
@@ -69,6 +70,9 @@ pub fn examine(settlement: &Settlement, expected: &Expected) -> Result<(), Unacc
     let ordered = (open.payer, open.cluster, open.job, open.challenge, &open.sampling);
     if ordered != asked || (open.driver, order.signer()) != (*master, *master) {
         return Err(Unacceptable::master("the master's order is not what was asked for"));
+    }
+    if check_mandate(order).is_err() {
+        return Err(Unacceptable::master("the master's order is not what this node signed for"));
     }
     let layers = open.route.last().map_or(0, |hop| hop.range.last.saturating_add(1));
     if expected.model.is_some_and(|model| model != (open.model, layers)) {

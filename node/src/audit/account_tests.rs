@@ -7,6 +7,7 @@ use consortium_protocol::msat::Msat;
 use consortium_protocol::wire::audit::{Compute, KernelFamily, NumericClass, StageReceipt};
 use consortium_protocol::wire::heartbeat::LayerRange;
 use consortium_protocol::wire::job::{JobId, Prompt, Sampling};
+use consortium_protocol::wire::mandate::Mandate;
 use consortium_protocol::wire::pipeline::{Hop, SessionOpen};
 
 use super::*;
@@ -49,6 +50,19 @@ impl Story {
             max_positions: 64,
             payer: key(9).node_id(),
             challenge: NONCE.commitment(),
+            mandate: Signed::sign(
+                &key(9),
+                Mandate {
+                    cluster: "test".parse::<ClusterName>().unwrap().id(),
+                    job: JobId([8; 16]),
+                    master: key(1).node_id(),
+                    model: Hash::of(b"model"),
+                    positions: 10_000,
+                    position_cost: Msat(10),
+                    challenge: NONCE.commitment(),
+                    until_ms: 1 << 60,
+                },
+            ),
         };
         let emitted = tokens[PROMPT..].to_vec();
         Self { order, tokens, drawn_from: PROMPT, emitted, given: 0, change: |_, _| {} }
@@ -141,7 +155,7 @@ fn honest_receipts_are_accepted() {
 
 #[test]
 fn a_master_that_orders_something_else_is_refused() {
-    let bends: [fn(&mut SessionOpen); 7] = [
+    let bends: [fn(&mut SessionOpen); 10] = [
         |order| order.payer = key(7).node_id(),
         |order| order.job = JobId([7; 16]),
         |order| order.challenge = Hash::of(b"another nonce"),
@@ -149,6 +163,9 @@ fn a_master_that_orders_something_else_is_refused() {
         |order| order.driver = key(7).node_id(),
         |order| order.model = Hash::of(b"a smaller model"),
         |order| order.route[1].range.last = 7,
+        |order| order.prices[1] = Msat(2),
+        |order| order.max_positions = 10_001,
+        |order| order.mandate = Signed::sign(&key(1), *order.mandate.payload()),
     ];
     for (index, bend) in bends.into_iter().enumerate() {
         let mut story = Story::new();

@@ -70,8 +70,10 @@ mod tests {
     use consortium_protocol::envelope::Signed;
     use consortium_protocol::hash::Hash;
     use consortium_protocol::identity::RootKey;
+    use consortium_protocol::msat::Msat;
     use consortium_protocol::wire::audit::Nonce;
     use consortium_protocol::wire::job::Sampling;
+    use consortium_protocol::wire::mandate::Mandate;
     use consortium_protocol::wire::pipeline::SessionOpen;
 
     use super::*;
@@ -98,6 +100,19 @@ mod tests {
             max_positions: 8,
             payer: key.node_id(),
             challenge: Hash::of(b"challenge"),
+            mandate: Signed::sign(
+                &key,
+                Mandate {
+                    cluster: "test".parse::<ClusterName>().unwrap().id(),
+                    job: job(n),
+                    master: key.node_id(),
+                    model: Hash::of(b"model"),
+                    positions: 10_000,
+                    position_cost: Msat(1000),
+                    challenge: Hash::of(b"challenge"),
+                    until_ms: 1 << 60,
+                },
+            ),
         };
         AuditOrder { order: Signed::sign(&key, open), chain: Vec::new(), nonce: Nonce([0; 32]) }
     }

@@ -40,6 +40,10 @@ impl Promise {
     pub(super) fn new(rate: Rate, positions: u64) -> Self {
         Self { rate, positions: Arc::new(AtomicU64::new(positions)) }
     }
+
+    fn most_per_position(&self) -> Msat {
+        self.rate.per_position.checked_mul(MOST).unwrap_or(Msat(u64::MAX))
+    }
 }
 
 impl JobAccount {
@@ -63,18 +67,24 @@ impl JobAccount {
         }
     }
 
+    /// The most that one position may cost, where that was promised to a key.
+    #[must_use]
+    pub fn most_per_position(&self) -> Option<Msat> {
+        match &self.0 {
+            Account::Own => None,
+            Account::Key { promise, .. } => Some(promise.most_per_position()),
+        }
+    }
+
     /// Whether the work of so many positions is what the key was promised: no more of them, and at the price quoted, or
     /// at so little more that this node bears the difference. The node's own jobs are at the prices of the day.
     #[must_use]
     pub fn covers(&self, order: &SessionOpen, positions: u32) -> bool {
-        let Account::Key { promise: Promise { rate, positions: most }, .. } = &self.0 else { return true };
-        if u64::from(positions) > most.load(Ordering::Relaxed) {
+        let Account::Key { promise, .. } = &self.0 else { return true };
+        if u64::from(positions) > promise.positions.load(Ordering::Relaxed) {
             return false;
         }
-        let layers = order.route.iter().map(|hop| hop.range.count());
-        let ordered = Rate::of(layers.zip(order.prices.iter().copied()), 0);
-        let most = rate.per_position.checked_mul(MOST).unwrap_or(Msat(u64::MAX));
-        ordered.is_ok_and(|ordered| ordered.per_position <= most)
+        order.position_cost().is_some_and(|cost| cost <= promise.most_per_position())
     }
 }
 
@@ -130,10 +140,12 @@ impl Bill {
 #[cfg(test)]
 mod tests {
     use consortium_protocol::cluster::ClusterId;
+    use consortium_protocol::envelope::Signed;
     use consortium_protocol::hash::Hash;
     use consortium_protocol::identity::RootKey;
     use consortium_protocol::wire::heartbeat::LayerRange;
     use consortium_protocol::wire::job::Sampling;
+    use consortium_protocol::wire::mandate::Mandate;
     use consortium_protocol::wire::pipeline::Hop;
 
     use super::*;
@@ -155,6 +167,19 @@ mod tests {
             max_positions: 8,
             payer: node,
             challenge: Hash::of(b"challenge"),
+            mandate: Signed::sign(
+                &RootKey::from_seed([1; 32]),
+                Mandate {
+                    cluster: ClusterId(Hash::of(b"cluster")),
+                    job: JobId([1; 16]),
+                    master: node,
+                    model: Hash::of(b"model"),
+                    positions: 10_000,
+                    position_cost: Msat(1000),
+                    challenge: Hash::of(b"challenge"),
+                    until_ms: 1 << 60,
+                },
+            ),
         }
     }
 

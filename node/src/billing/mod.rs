@@ -348,7 +348,7 @@ fn too_long(context: u64) -> JobError {
 }
 
 /// More tokens than a prompt has: one for each byte, and what the template may add.
-fn most_tokens(prompt: &Prompt) -> u64 {
+pub(crate) fn most_tokens(prompt: &Prompt) -> u64 {
     let bytes = |text: &str| text.len() as u64;
     match prompt {
         Prompt::Tokens(tokens) => tokens.len() as u64,

@@ -7,13 +7,16 @@ use std::time::{Duration, Instant};
 use consortium_inference::PREFILL_CHUNK;
 use consortium_inference::session::{Input, JobSpec, Output, Session, SessionTiming};
 use consortium_protocol::cluster::ClusterId;
-use consortium_protocol::envelope::Signed;
+use consortium_protocol::envelope::{Invalid, Signed};
 use consortium_protocol::identity::{NodeId, RootKey};
 use consortium_protocol::msat::Msat;
 use consortium_protocol::time::Millis;
 use consortium_protocol::wire::Message;
 use consortium_protocol::wire::audit::StageReceipt;
-use consortium_protocol::wire::job::{FinishReason, JobError, JobErrorCode, JobEvent, JobRequest, Receipts, Usage};
+use consortium_protocol::wire::job::{
+    FinishReason, JobError, JobErrorCode, JobEvent, JobRequest, JobSubmission, Receipts, Usage,
+};
+use consortium_protocol::wire::mandate::{Mandate, check_mandate};
 use consortium_protocol::wire::pipeline::{Hop, SessionOpen, StageFailureCode};
 use rand::SeedableRng as _;
 use rand::rngs::StdRng;
@@ -106,11 +109,11 @@ impl Driver {
     pub async fn run(
         &self,
         payer: NodeId,
-        request: JobRequest,
+        submission: JobSubmission,
         events: mpsc::Sender<JobEvent>,
         leave: CancellationToken,
     ) {
-        if let Err(error) = self.try_run(payer, request, &events, &leave).await {
+        if let Err(error) = self.try_run(payer, submission, &events, &leave).await {
             let _gone = events.send(JobEvent::Failed { error }).await;
         }
     }
@@ -118,11 +121,16 @@ impl Driver {
     async fn try_run(
         &self,
         payer: NodeId,
-        request: JobRequest,
+        submission: JobSubmission,
         events: &mpsc::Sender<JobEvent>,
         leave: &CancellationToken,
     ) -> Result<(), JobError> {
-        Message::check(&request).map_err(|error| JobError::new(JobErrorCode::InvalidRequest, error.to_string()))?;
+        let invalid = |error: Invalid| JobError::new(JobErrorCode::InvalidRequest, error.to_string());
+        Message::check(&submission).map_err(invalid)?;
+        let JobSubmission { mandate, request } = submission;
+        if mandate.signer() != payer {
+            return Err(invalid(Invalid::new("mandate", "not signed by the node that hands in the job")));
+        }
         let _room = self.room.try_acquire().map_err(|_| {
             JobError::new(JobErrorCode::Overloaded, format!("{MAX_JOBS} jobs are in progress; try again in a moment"))
         })?;
@@ -134,7 +142,7 @@ impl Driver {
             encoding.await.map_err(|error| JobError::new(JobErrorCode::Internal, error.to_string()))??
         };
         let reader = Reader { events, leave };
-        let mut job = Job::new(&self.config, (&self.room, &self.unpaid), serving, payer, request, tokens, reader)?;
+        let mut job = Job::new(&self.config, (&self.room, &self.unpaid), serving, mandate, request, tokens, reader)?;
         let pipeline = tokio::select! {
             pipeline = job.wait_for_pipeline(None) => pipeline?,
             () = reader.gone() => return Ok(()),
@@ -179,7 +187,7 @@ impl Reader<'_> {
 struct Job<'a> {
     driver: &'a DriverConfig,
     reader: Reader<'a>,
-    payer: NodeId,
+    mandate: Signed<Mandate>,
     request: JobRequest,
     prompt: Vec<u32>,
     serving: Arc<Serving>,
@@ -209,7 +217,7 @@ impl<'a> Job<'a> {
         driver: &'a DriverConfig,
         (room, unpaid): (&'a Semaphore, &'a Unpaid),
         serving: Arc<Serving>,
-        payer: NodeId,
+        mandate: Signed<Mandate>,
         request: JobRequest,
         prompt: Vec<u32>,
         reader: Reader<'a>,
@@ -230,7 +238,7 @@ impl<'a> Job<'a> {
         Ok(Self {
             driver,
             reader,
-            payer,
+            mandate,
             prompt,
             serving,
             session,
@@ -357,7 +365,7 @@ impl<'a> Job<'a> {
                 if failure.code == StageFailureCode::Unpaid && attempt == self.attempt.number =>
             {
                 let why = format!("node {} does not work for this payer: {}", failure.node, failure.message);
-                self.unpaid.note(self.payer, &why);
+                self.unpaid.note(self.mandate.signer(), &why);
                 return Err(JobError::new(JobErrorCode::Unpaid, why));
             }
             ChainEvent::Failed { attempt, failure } => {
@@ -382,7 +390,7 @@ impl<'a> Job<'a> {
             let now = self.now();
             for output in self.session.handle(input, now, &mut self.rng) {
                 match output {
-                    Output::Open { attempt, route, max_positions } => self.open(attempt, route, max_positions),
+                    Output::Open { attempt, route, max_positions } => self.open(attempt, route, max_positions)?,
                     Output::Step { attempt: _, seq, pos, tokens, sample } => {
                         if sample {
                             self.attempt.awaited = Some(seq);
@@ -411,7 +419,7 @@ impl<'a> Job<'a> {
         Ok(end)
     }
 
-    fn open(&mut self, attempt: u32, route: Vec<Hop>, max_positions: u32) {
+    fn open(&mut self, attempt: u32, route: Vec<Hop>, max_positions: u32) -> Result<(), JobError> {
         let open = SessionOpen {
             cluster: self.driver.cluster,
             term: self.term,
@@ -424,14 +432,20 @@ impl<'a> Job<'a> {
             sampling: self.request.sampling.clone(),
             prompt_len: self.prompt_len(),
             max_positions,
-            payer: self.payer,
+            payer: self.mandate.signer(),
             challenge: self.request.challenge,
+            mandate: self.mandate.clone(),
         };
         let open = Signed::sign(&self.driver.key, open);
+        // No worker would take it.
+        check_mandate(&open).map_err(|broken| {
+            JobError::new(JobErrorCode::NoCapacity, format!("the job cannot be ordered as its payer wants: {broken}"))
+        })?;
         self.chain = Chain::open(&self.driver.swarm, &self.driver.inbox, &open, &self.chain_events.0);
         let tokens = [self.prompt.as_slice(), self.session.emitted()].concat();
         let drawn_from = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
         self.attempt = Attempt { number: attempt, order: Some(open), tokens, drawn_from, awaited: None };
+        Ok(())
     }
 
     async fn emit(&mut self, index: u32, id: u32) -> Result<bool, JobError> {

@@ -19,6 +19,7 @@ use consortium_protocol::wire;
 use consortium_protocol::wire::audit::{AuditOrder, Nonce, Outcome, check_chain};
 use consortium_protocol::wire::heartbeat::{LayerRange, ModelRef};
 use consortium_protocol::wire::job::{JobId, Sampling};
+use consortium_protocol::wire::mandate::Mandate;
 use consortium_protocol::wire::pay::Acceptance;
 use consortium_protocol::wire::pipeline::{Dtype, Frame, Hop, SessionOpen, StageFailureCode, StepHeader};
 use consortium_protocol::wire::rpc::{Assign, RefusalCode, Response};
@@ -34,6 +35,7 @@ use crate::audit::opening::Opened;
 use crate::audit::proof::Proof;
 use crate::audit::spool::Place;
 use crate::audit::standings::Standings;
+use crate::clock::wall_ms;
 use crate::cluster::ClusterView;
 use crate::config::TabRules;
 use crate::library::Library;
@@ -41,6 +43,7 @@ use crate::shards::Shards;
 use crate::storage::Storage;
 use crate::swarm::{SwarmConfig, SwarmHandle, TransportKind, spawn};
 use crate::tabs::Credit;
+use crate::tabs::mandates::{LASTS_MS, Mandates};
 
 const TERM: u64 = 3;
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -117,6 +120,7 @@ async fn pair(seed: u8) -> Pair {
         key: Arc::new(worker_key),
         spool: spool.clone(),
         asking: crate::prices::Asking::fixed(Msat(2)),
+        mandates: Mandates::default(),
         credit: credit.clone(),
         tamper: None,
     };
@@ -126,10 +130,28 @@ async fn pair(seed: u8) -> Pair {
 
 impl Pair {
     fn open(&self) -> SessionOpen {
+        self.job(7)
+    }
+
+    /// What the master, who pays itself, signs for as the payer of a job.
+    fn mandate(&self, job: u8) -> Mandate {
+        Mandate {
+            cluster: cluster(),
+            job: JobId([job; 16]),
+            master: self.master.me(),
+            model: self.model.digest,
+            positions: 150,
+            position_cost: Msat(2 * u64::from(self.range.count())),
+            challenge: Nonce([9; 32]).commitment(),
+            until_ms: wall_ms() + LASTS_MS,
+        }
+    }
+
+    fn job(&self, job: u8) -> SessionOpen {
         SessionOpen {
             cluster: cluster(),
             term: TERM,
-            job: JobId([7; 16]),
+            job: JobId([job; 16]),
             attempt: 1,
             model: self.model.digest,
             driver: self.master.me(),
@@ -140,6 +162,7 @@ impl Pair {
             max_positions: 64,
             payer: self.master.me(),
             challenge: Nonce([9; 32]).commitment(),
+            mandate: Signed::sign(&self.key, self.mandate(job)),
         }
     }
 
@@ -161,11 +184,15 @@ impl Pair {
 
     /// An honest session still works.
     async fn tokens(&self, job: u8, prompt: &[u32], count: u32) -> Vec<u32> {
-        let open = SessionOpen { job: JobId([job; 16]), ..self.open() };
+        self.tokens_of(self.job(job), prompt, count).await
+    }
+
+    async fn tokens_of(&self, open: SessionOpen, prompt: &[u32], count: u32) -> Vec<u32> {
+        let number = open.attempt;
         let (events, mut queue) = mpsc::channel(16);
         let chain = Chain::open(&self.master, &self.inbox, &Signed::sign(&self.key, open), &events).unwrap();
         let mut next = async || tokio::time::timeout(PATIENCE, queue.recv()).await.unwrap().unwrap();
-        assert!(matches!(next().await, ChainEvent::Opened { attempt: 1 }));
+        assert!(matches!(next().await, ChainEvent::Opened { attempt } if attempt == number));
         let (mut pos, mut tokens, mut drawn) = (0, prompt.to_vec(), Vec::new());
         for seq in 0..count {
             let rows = u32::try_from(tokens.len()).unwrap();
@@ -241,6 +268,33 @@ async fn sessions_that_break_the_rules_are_refused_and_the_worker_goes_on() {
 }
 
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
+async fn a_worker_takes_no_order_that_its_payer_did_not_sign_for() {
+    let pair = pair(90).await;
+    let other = RootKey::from_seed([78; 32]);
+    let refused = async |open: SessionOpen| pair.provoke_open(&Signed::sign(&pair.key, open)).await;
+    // The master names another payer, who signed nothing; or who signed for another job, or to another master.
+    let named = SessionOpen { payer: other.node_id(), ..pair.open() };
+    let as_other = |mandate: Mandate| SessionOpen { mandate: Signed::sign(&other, mandate), ..named.clone() };
+    let over = Mandate { until_ms: wall_ms() - LASTS_MS, ..pair.mandate(7) };
+    let elsewhere = Mandate { master: other.node_id(), ..pair.mandate(7) };
+    let longer = SessionOpen { max_positions: 151, ..as_other(pair.mandate(7)) };
+    for open in [named.clone(), as_other(pair.mandate(8)), as_other(elsewhere), as_other(over), longer] {
+        assert_eq!(refused(open).await, StageFailureCode::NotMandated);
+    }
+    let dearer = SessionOpen { prices: vec![Msat(3)], ..as_other(pair.mandate(7)) };
+    assert_eq!(refused(dearer).await, StageFailureCode::NotMandated);
+    assert_eq!(pair.credit.standing(other.node_id()).await.unwrap().unaccepted, Msat(0), "it owes for none of it");
+
+    // An honest mandate is used up by the sessions under it: 3 of 100 positions are, and 97 are left.
+    let mandate = Signed::sign(&pair.key, Mandate { positions: 100, ..pair.mandate(7) });
+    let under =
+        |attempt, max_positions| SessionOpen { attempt, max_positions, mandate: mandate.clone(), ..pair.open() };
+    assert_eq!(pair.tokens_of(under(1, 64), &[5, 6, 7], 1).await.len(), 1);
+    assert_eq!(refused(under(2, 98)).await, StageFailureCode::NotMandated);
+    assert_eq!(pair.tokens_of(under(3, 97), &[5, 6, 7], 1).await.len(), 1);
+}
+
+#[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn bad_frames_end_their_session_alone() {
     let pair = pair(40).await;
     let frame = |seq: u32, pos: u32, tokens: Vec<u32>, hidden: u32, payload: Vec<u8>| {
@@ -263,8 +317,7 @@ async fn bad_frames_end_their_session_alone() {
         ("noise", vec![0x55; 100]),
     ];
     for (index, (what, bytes)) in bad.into_iter().enumerate() {
-        let open = SessionOpen { job: JobId([100 + u8::try_from(index).unwrap(); 16]), ..pair.open() };
-        let open = Signed::sign(&pair.key, open);
+        let open = Signed::sign(&pair.key, pair.job(100 + u8::try_from(index).unwrap()));
         let (events, _queue) = mpsc::channel(16);
         let _expected = pair.inbox.register(open.payload(), pair.worker.me(), events);
         let mut stream = pair.master.open_stream(pair.worker.me(), wire::STAGE).await.unwrap();
@@ -281,7 +334,7 @@ async fn bad_frames_end_their_session_alone() {
 
 /// Runs a job of a few tokens to its receipt, and opens it.
 async fn sealed(pair: &Pair, job: u8, mut tokens: Vec<u32>) -> Proof {
-    let open = Signed::sign(&pair.key, SessionOpen { job: JobId([job; 16]), ..pair.open() });
+    let open = Signed::sign(&pair.key, pair.job(job));
     let (events, mut queue) = mpsc::channel(16);
     let chain = Chain::open(&pair.master, &pair.inbox, &open, &events).unwrap();
     let mut next = async || tokio::time::timeout(PATIENCE, queue.recv()).await.unwrap().unwrap();
@@ -397,7 +450,7 @@ async fn a_worker_that_is_not_paid_stops_until_it_is() {
     assert_eq!(pair.tokens(2, &[5, 6, 7], 1).await.len(), 1);
     // Its three rows were not accepted: they count as if they were owed.
     let layers = u64::from(pair.range.count());
-    let open = Signed::sign(&pair.key, SessionOpen { job: JobId([4; 16]), ..pair.open() });
+    let open = Signed::sign(&pair.key, pair.job(4));
     assert_eq!(pair.provoke_open(&open).await, StageFailureCode::Unpaid);
     pair.ledger.deposit(&payer, Msat(3 * 2 * layers), Hash::of(b"paid"), 2).unwrap();
     assert_eq!(pair.tokens(5, &[5, 6, 7], 1).await.len(), 1);

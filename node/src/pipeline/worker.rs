@@ -20,11 +20,13 @@ use tracing::debug;
 
 use super::{Tamper, TamperedSession, framing, session_id};
 use crate::audit::{Record, RecordError, Rows, Spool};
+use crate::clock::wall_ms;
 use crate::cluster::ClusterView;
 use crate::prices::Asking;
 use crate::shards::{ActiveSession, Shards};
 use crate::swarm::{ByteStream, Incoming, SwarmHandle};
 use crate::tabs::Credit;
+use crate::tabs::mandates::{Mandates, Use};
 use crate::tabs::unaccepted::{Running, Work};
 
 /// Time for a peer to say what a stream it opened is for.
@@ -53,6 +55,8 @@ pub struct Worker {
     pub spool: Spool,
     /// What a token through a layer is done for.
     pub asking: Asking,
+    /// What payers have signed for, as far as it is used up.
+    pub mandates: Mandates,
     /// How much a payer may owe.
     pub credit: Credit,
     /// None, except in experiments.
@@ -129,6 +133,8 @@ impl Worker {
         let shard = self.shards.find(&open.model, hop.range).ok_or_else(|| {
             refuse(stage, StageFailureCode::NotLoaded, format!("layers {} are not loaded here", hop.range))
         })?;
+        let used = self.mandates.begin(signed, wall_ms());
+        let used = used.map_err(|why| refuse(stage, StageFailureCode::NotMandated, why))?;
         let place = u16::try_from(stage).unwrap_or(u16::MAX);
         let position = Msat(open.prices[stage].0.saturating_mul(hop.range.count().into()));
         let (payer, positions) = (open.payer, open.max_positions);
@@ -160,7 +166,7 @@ impl Worker {
         let record = Box::new(Record::new(signed.clone(), place, own_class(), width, &self.spool));
         let at = Place { me, stage, next, last: protocol == wire::TOKENS };
         let tampered = self.tamper.as_ref().and_then(|tamper| tamper.session(open, place));
-        let (record, running, key) = (Some(record), Some(running), Arc::clone(&self.key));
+        let (record, running, key) = (Some(record), Some((running, used)), Arc::clone(&self.key));
         let steps = Steps { at, guard, record, running, key, tampered };
         Ok(StageSession { _active: active, steps, downstream })
     }
@@ -219,7 +225,7 @@ struct Steps {
     /// None once it is sealed.
     record: Option<Box<Record>>,
     /// None once it is sealed.
-    running: Option<Running>,
+    running: Option<(Running, Use)>,
     key: Arc<RootKey>,
     tampered: Option<Box<dyn TamperedSession>>,
 }
@@ -270,8 +276,9 @@ impl Steps {
         let hidden = (header.hidden > 0).then_some(HiddenStates { rows, width: header.hidden, data: payload });
         let step = Step { seq, pos, tokens: header.tokens, hidden, sample };
         let output = self.compute(step).await?;
-        if let Some(running) = &mut self.running {
+        if let Some((running, used)) = &mut self.running {
             running.computed(rows);
+            used.computed(rows);
         }
         // What leaves goes first: the next stage computes while this one writes down.
         let (hidden, drawn) = match output.kind {

@@ -102,13 +102,20 @@ pub(super) async fn job_receipts(context: Arc<Context>, wanted: Job) -> Result<V
             "signed": hex::encode(signed.as_bytes()),
         })
     };
+    let mandate = &kept.order.payload().mandate;
+    let mut order = json!(kept.order.payload());
+    if let Some(fields) = order.as_object_mut() {
+        let signed = hex::encode(mandate.as_bytes());
+        let shown = json!({"signer": mandate.signer(), "mandate": mandate.payload(), "signed": signed});
+        fields.insert("mandate".to_owned(), shown);
+    }
     Ok(json!({
         "job": job,
         "at_ms": kept.at_ms,
         "order": {
             "digest": kept.order.digest(),
             "signer": kept.order.signer(),
-            "order": kept.order.payload(),
+            "order": order,
             "signed": hex::encode(kept.order.as_bytes()),
         },
         "receipts": kept.chain.iter().map(receipt).collect::<Vec<_>>(),

@@ -296,6 +296,7 @@ mod tests {
     use consortium_protocol::msat::Msat;
     use consortium_protocol::wire::heartbeat::LayerRange;
     use consortium_protocol::wire::job::Sampling;
+    use consortium_protocol::wire::mandate::Mandate;
     use consortium_protocol::wire::pipeline::Hop;
 
     use super::*;
@@ -340,6 +341,19 @@ mod tests {
                 max_positions: 8,
                 payer: key.node_id(),
                 challenge: Hash::of(b"challenge"),
+                mandate: Signed::sign(
+                    &key,
+                    Mandate {
+                        cluster: ClusterId(Hash::of(b"cluster")),
+                        job: job(n),
+                        master: key.node_id(),
+                        model: Hash::of(b"model"),
+                        positions: 10_000,
+                        position_cost: Msat(1000),
+                        challenge: Hash::of(b"challenge"),
+                        until_ms: 1 << 60,
+                    },
+                ),
             };
             JobReceipts { at_ms: u64::from(n), order: Signed::sign(&key, open), chain: Vec::new() }
         };

@@ -232,6 +232,7 @@ mod tests {
     };
     use consortium_protocol::wire::heartbeat::LayerRange;
     use consortium_protocol::wire::job::Sampling;
+    use consortium_protocol::wire::mandate::Mandate;
     use consortium_protocol::wire::pipeline::{Hop, SessionOpen};
 
     use super::*;
@@ -255,6 +256,19 @@ mod tests {
             max_positions: 8,
             payer: key.node_id(),
             challenge: nonce.commitment(),
+            mandate: Signed::sign(
+                &key,
+                Mandate {
+                    cluster: ClusterId(Hash::of(b"cluster")),
+                    job: JobId([job; 16]),
+                    master: key.node_id(),
+                    model: Hash::of(b"model"),
+                    positions: 10_000,
+                    position_cost: Msat(1000),
+                    challenge: nonce.commitment(),
+                    until_ms: 1 << 60,
+                },
+            ),
         };
         let order = Signed::sign(&key, open);
         let root = Hash::from_bytes(boundary_key(JobId([job; 16]), 1, 0));

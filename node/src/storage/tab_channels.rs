@@ -23,7 +23,7 @@ pub enum ChannelState {
     Offered,
     /// It agreed, and the channel may have been opened.
     Opening,
-    /// It is being opened, and its cost is to be booked and told.
+    /// It is confirmed: the payer tells the worker, who has booked its cost when this is noted there.
     Begun,
     /// Both have booked its cost.
     Told,
@@ -105,6 +105,21 @@ impl Storage {
     pub async fn channel_dropped(&self, offer: Hash) -> Result<(), StorageError> {
         self.run(move |db| {
             db.execute("UPDATE tab_channel SET state = 'dropped' WHERE offer = ?1", [offer.as_bytes()]).map(drop)
+        })
+        .await
+    }
+
+    /// Forgets what this node agreed to with a payer, as far as nothing came of it.
+    ///
+    /// # Errors
+    /// When the database fails.
+    pub async fn channels_forgotten(&self, payer: NodeId) -> Result<(), StorageError> {
+        self.run(move |db| {
+            db.execute(
+                "UPDATE tab_channel SET state = 'dropped' WHERE own = 0 AND peer = ?1 AND state = 'offered'",
+                [payer.as_bytes()],
+            )
+            .map(drop)
         })
         .await
     }

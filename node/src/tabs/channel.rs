@@ -2,19 +2,17 @@
 //!
 //! The payer says beforehand what the channel costs; the worker agrees with its signature, and connects to the payer's
 //! Lightning node, which it can do from behind a router. Over that connection the payer opens a private channel. Once its
-//! funding is in a block, both take the cost off the tab, each in its own journal under the digest of the offer: the payer
-//! first, who then tells the worker until that one sees the block and has booked it, too. A pair has one such channel, and
-//! another when it is full.
+//! funding is in a block, both take the cost off the tab, each in its own journal under the digest of the offer
+//! (`channel_cost`). A pair has one such channel, and another when it is full or closed.
 
 use anyhow::{Context as _, bail};
 use consortium_ledger::lightning::channels::{ChannelState as InWallet, ChannelView, SMALLEST_SAT};
 use consortium_ledger::lightning::{Wallet, WalletError};
 use consortium_protocol::envelope::Signed;
-use consortium_protocol::hash::Hash;
 use consortium_protocol::identity::NodeId;
 use consortium_protocol::msat::Msat;
 use consortium_protocol::wire::rpc::{Refusal, RefusalCode, Request, Response};
-use consortium_protocol::wire::tab::{ChannelAgreed, ChannelBegun, ChannelOffer, MAX_ADDRESSES};
+use consortium_protocol::wire::tab::{ChannelAgreed, ChannelOffer, MAX_ADDRESSES};
 use tracing::{info, warn};
 
 use super::payer::{Invoiced, Payer};
@@ -32,8 +30,6 @@ const LEAST_RESERVE_SAT: u64 = 1000;
 const PART: u64 = 2;
 /// Time for a worker to agree: it connects meanwhile.
 const AGREE: std::time::Duration = std::time::Duration::from_secs(90);
-/// Time for a worker to book.
-const BOOK: std::time::Duration = std::time::Duration::from_secs(20);
 /// An offer older than this, or further in the future, is not taken, in milliseconds.
 const FRESH_MS: u64 = 600_000;
 
@@ -149,43 +145,15 @@ impl Payer {
             _ => bail!("its answer does not fit the offer of a channel"),
         }
     }
-
-    /// Brings a channel that was begun to the point where both sides have booked its cost.
-    pub(super) async fn go_on_with_channel(&self, worker: NodeId) -> anyhow::Result<()> {
-        let Some(mut known) = self.tabs.storage().channel(Side::Payer, worker, None).await? else { return Ok(()) };
-        match known.state {
-            ChannelState::Offered | ChannelState::Told => return Ok(()),
-            ChannelState::Opening => {
-                let channels = self.wallet.channels().await?;
-                match find(&known, &channels, true) {
-                    Some(channel) if channel.confirmations > 0 => known.channel = Some(channel.id.clone()),
-                    Some(_) => bail!("the channel towards it is not confirmed yet"),
-                    // Lightning forgets what was not funded.
-                    None => return Ok(self.tabs.storage().channel_dropped(known.offer.digest()).await?),
-                }
-                known.state = ChannelState::Begun;
-                self.tabs.storage().channel_note(Side::Payer, &known).await?;
-            }
-            ChannelState::Begun => {}
-        }
-        let (digest, cost) = (known.offer.digest(), known.offer.payload().cost);
-        self.tabs.books(move |ledger| ledger.book_channel(&worker, cost, true, digest, wall_ms())).await?;
-        let begun = Signed::sign(&self.tabs.inner.parts.key, ChannelBegun { offer: digest });
-        match self.swarm.request(worker, Request::ChannelBegun(Box::new(begun)), BOOK).await {
-            Ok(Response::Ack) => {
-                known.state = ChannelState::Told;
-                Ok(self.tabs.storage().channel_note(Side::Payer, &known).await?)
-            }
-            Ok(Response::Refused(refusal)) => bail!("it has not booked its channel: {}", refusal.message),
-            Ok(_) => bail!("its answer does not fit the question"),
-            Err(error) => bail!("it has not booked its channel: {error}"),
-        }
-    }
 }
 
 /// The channel of an offer among those of the wallet: the one of its name or, where that is not known yet, one of its size
 /// with its node that was not there before.
-fn find<'a>(known: &OfferedChannel, channels: &'a [ChannelView], opened_here: bool) -> Option<&'a ChannelView> {
+pub(super) fn find<'a>(
+    known: &OfferedChannel,
+    channels: &'a [ChannelView],
+    opened_here: bool,
+) -> Option<&'a ChannelView> {
     channels.iter().find(|channel| match &known.channel {
         Some(name) => channel.id == *name,
         None => {
@@ -256,6 +224,8 @@ impl Tabs {
         }
         self.connect(wallet, said).await?;
         let own = wallet.node_id().parse().map_err(internal)?;
+        // Who offers anew has given up what it offered before.
+        self.storage().channels_forgotten(from).await.map_err(internal)?;
         let before = names_with(&channels, &lightning);
         let offered =
             OfferedChannel { offer: offer.clone(), lightning, state: ChannelState::Offered, channel: None, before };
@@ -272,37 +242,6 @@ impl Tabs {
             }
         }
         Err(Refusal::new(RefusalCode::Busy, "your Lightning node cannot be reached from here"))
-    }
-
-    /// Takes the cost of a channel off the tab, once it is seen.
-    ///
-    /// # Errors
-    /// A refusal: disputed when nothing was agreed, busy while there is no channel.
-    pub(super) async fn answer_begun(
-        &self,
-        wallet: &Wallet,
-        from: NodeId,
-        begun: Signed<ChannelBegun>,
-    ) -> Result<(), Refusal> {
-        let digest: Hash = begun.payload().offer;
-        let known = self.storage().channel(Side::Worker, from, Some(digest)).await.map_err(internal)?;
-        let Some(mut known) = known.filter(|_| begun.signer() == from) else {
-            return Err(disputed("no such channel was agreed on"));
-        };
-        if known.state == ChannelState::Offered {
-            // No channel is paid for twice.
-            let paid_for = self.storage().channels_named(Side::Worker).await.map_err(internal)?;
-            let mut channels = wallet.channels().await.map_err(internal)?;
-            channels.retain(|channel| !paid_for.contains(&channel.id));
-            match find(&known, &channels, false) {
-                Some(channel) if channel.confirmations > 0 => known.channel = Some(channel.id.clone()),
-                _ => return Err(Refusal::new(RefusalCode::Busy, "no such channel is confirmed here yet")),
-            }
-        }
-        let cost = known.offer.payload().cost;
-        self.books(move |ledger| ledger.book_channel(&from, cost, false, digest, wall_ms())).await.map_err(internal)?;
-        known.state = ChannelState::Begun;
-        self.storage().channel_note(Side::Worker, &known).await.map_err(internal)
     }
 
     /// What is in the channels that were opened to settle tabs and are not closed, in sat. Those that are closed are
@@ -339,7 +278,7 @@ fn is_worth(offer: &ChannelOffer, owed: Msat, receivable: Msat, most: Msat) -> R
 }
 
 #[cfg(test)]
-mod tests {
+pub(super) mod tests {
     use consortium_protocol::identity::RootKey;
 
     use super::*;
@@ -355,6 +294,35 @@ mod tests {
             cost,
             lightning: OTHER.parse().unwrap(),
             addresses: vec!["127.0.0.1:9735".to_owned()],
+        }
+    }
+
+    /// A channel of that name which the payer opened, as the payer sees it.
+    pub(in crate::tabs) fn confirmed(id: &str) -> ChannelView {
+        ChannelView {
+            id: id.to_owned(),
+            peer: OTHER.to_owned(),
+            funding: None,
+            state: InWallet::Usable,
+            size_sat: 100_000,
+            spendable: Msat(0),
+            receivable: Msat(0),
+            reserve_sat: 1000,
+            announced: false,
+            opened_here: true,
+            confirmations: 6,
+            needed: 6,
+        }
+    }
+
+    /// What the payer knows of a channel of that size.
+    pub(in crate::tabs) fn offered(state: ChannelState) -> OfferedChannel {
+        OfferedChannel {
+            offer: Signed::sign(&RootKey::from_seed([1; 32]), offer(100_000, Msat(1))),
+            lightning: OTHER.to_owned(),
+            state,
+            channel: None,
+            before: Vec::new(),
         }
     }
 
@@ -375,27 +343,10 @@ mod tests {
 
     #[test]
     fn another_channel_with_the_same_node_is_not_taken_for_the_one_offered() {
-        let channel = |id: &str, size_sat, opened_here| ChannelView {
-            id: id.to_owned(),
-            peer: OTHER.to_owned(),
-            funding: None,
-            state: InWallet::Usable,
-            size_sat,
-            spendable: Msat(0),
-            receivable: Msat(0),
-            reserve_sat: 1000,
-            announced: false,
-            opened_here,
-            confirmations: 6,
-            needed: 6,
-        };
-        let key = RootKey::from_seed([1; 32]);
+        let channel = |id: &str, size_sat, opened_here| ChannelView { size_sat, opened_here, ..confirmed(id) };
         let mut known = OfferedChannel {
-            offer: Signed::sign(&key, offer(100_000, Msat(1))),
-            lightning: OTHER.to_owned(),
-            state: ChannelState::Opening,
-            channel: None,
             before: names_with(&[channel("old", 100_000, true)], OTHER),
+            ..offered(ChannelState::Opening)
         };
         let old = [channel("old", 100_000, true), channel("theirs", 100_000, false), channel("larger", 100_001, true)];
         assert_eq!(find(&known, &old, true), None);

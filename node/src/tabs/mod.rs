@@ -9,12 +9,16 @@
 //! # What is at stake
 //! A worker can lose what it lets a payer owe: its limit ([`credit`]), which begins at a tenth and grows with what the
 //! payer has paid, and one session more. Work that runs, and work that the payer has not accepted, count against it
-//! ([`unaccepted`]): the latter for hours, or until the worker is started anew. Who pays for a session is said by the
-//! master alone, whose order the payer does not sign: a master can name any node, and use up its limit here; and each
-//! node that it names anew begins with a limit of its own. A payer pays for nothing that it has not accepted, and nothing to a node that it has seen cheat. A
-//! worker that no payment can reach is given a channel (`channel`), within a budget; its cost, agreed to by the worker's
-//! signature, is taken off the tab on both sides. The worker
-//! books no cost before it sees the channel confirmed.
+//! ([`unaccepted`]): the latter for hours, or until the worker is started anew. Who pays for a session has signed for it: a
+//! mandate to the one master that it handed the job to, for so many positions at such a cost, and for minutes; every worker
+//! goes by it, with or without a wallet, and counts what is used of it over all attempts ([`mandates`]). So a master can
+//! name nobody who did not ask it for a job. What it can waste is the mandate of a job that it was given: on each worker
+//! the positions of [`MAX_ATTEMPTS`](consortium_inference::session::MAX_ATTEMPTS) attempts, and as many again on a worker
+//! that is started anew within that time. Each node that asks for jobs begins with a limit of its own, and keys cost
+//! nothing. A payer pays for nothing that it has not accepted, and nothing to a node that it has seen cheat. A worker that
+//! no payment can reach is given a channel (`channel`), within a budget; its cost, agreed to by the worker's signature, is
+//! taken off the tab on both sides. The worker books no cost before it sees the channel confirmed, the payer none before
+//! the worker has; of a channel that is gone before that, neither does (`channel_cost`).
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -27,7 +31,7 @@ use consortium_protocol::envelope::Signed;
 use consortium_protocol::identity::{NodeId, RootKey};
 use consortium_protocol::msat::Msat;
 use consortium_protocol::wire::rpc::{Refusal, RefusalCode, Response};
-use consortium_protocol::wire::tab::{ChannelBegun, ChannelOffer, Tab};
+use consortium_protocol::wire::tab::{ChannelBegun, ChannelGone, ChannelOffer, Tab};
 use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
@@ -38,7 +42,10 @@ use crate::swarm::SwarmHandle;
 
 #[cfg(feature = "lightning")]
 mod channel;
+#[cfg(feature = "lightning")]
+mod channel_cost;
 pub mod credit;
+pub mod mandates;
 #[cfg(feature = "lightning")]
 mod payee;
 #[cfg(feature = "lightning")]
@@ -183,6 +190,19 @@ impl Tabs {
             };
         }
         let _unanswered = (from, begun);
+        no_lightning()
+    }
+
+    /// Forgets a channel that is no more, unless its cost is booked.
+    pub async fn gone(&self, from: NodeId, gone: Signed<ChannelGone>) -> Response {
+        #[cfg(feature = "lightning")]
+        if self.inner.parts.wallet.is_some() {
+            return match self.answer_gone(from, gone).await {
+                Ok(()) => Response::Ack,
+                Err(refusal) => Response::Refused(refusal),
+            };
+        }
+        let _unanswered = (from, gone);
         no_lightning()
     }
 

@@ -18,6 +18,7 @@ use consortium_protocol::wire;
 use consortium_protocol::wire::audit::{AuditOrder, Nonce, Outcome, StageReceipt, Verdict};
 use consortium_protocol::wire::heartbeat::LayerRange;
 use consortium_protocol::wire::job::{JobId, Sampling};
+use consortium_protocol::wire::mandate::Mandate;
 use consortium_protocol::wire::pipeline::{Hop, SessionOpen};
 use consortium_protocol::wire::rpc::{Refusal, RefusalCode, Request, Response};
 use serde_json::{Value, json};
@@ -63,12 +64,13 @@ async fn cheat(node: &Node, rows: u32) -> Cheat {
     meet(node, &key).await;
     node.ledger.observe(&key.node_id(), true, 10, wall_ms()).unwrap();
 
+    let model = Library::open(&[tiny()]).unwrap().iter().next().unwrap().0.digest;
     let open = SessionOpen {
         cluster: cluster(),
         term: 3,
         job: JOB,
         attempt: 1,
-        model: Library::open(&[tiny()]).unwrap().iter().next().unwrap().0.digest,
+        model,
         driver: other(4).node_id(),
         route: vec![
             Hop { node: key.node_id(), range: LayerRange { first: 0, last: 0 } },
@@ -80,6 +82,19 @@ async fn cheat(node: &Node, rows: u32) -> Cheat {
         max_positions: rows + 8,
         payer: node.key.node_id(),
         challenge: NONCE.commitment(),
+        mandate: Signed::sign(
+            &node.key,
+            Mandate {
+                cluster: cluster(),
+                job: JOB,
+                master: other(4).node_id(),
+                model: model,
+                positions: 10_000,
+                position_cost: Msat(1000),
+                challenge: NONCE.commitment(),
+                until_ms: 1 << 60,
+            },
+        ),
     };
     let order = Signed::sign(&other(4), open);
     let mut record = Record::new(order.clone(), 0, own_class(), WIDTH, &spool);

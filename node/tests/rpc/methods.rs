@@ -15,6 +15,7 @@ use consortium_protocol::wire::audit::{Outcome, StageReceipt, Verdict};
 use consortium_protocol::wire::heartbeat::LayerRange;
 use consortium_protocol::wire::job::{JobId, Sampling};
 use consortium_protocol::wire::ledger::TreeHead;
+use consortium_protocol::wire::mandate::Mandate;
 use consortium_protocol::wire::pipeline::{Hop, SessionOpen};
 use serde_json::{Value, json};
 
@@ -131,6 +132,19 @@ async fn receipts_of_a_job() {
         max_positions: 8,
         payer: node.key.node_id(),
         challenge: Hash::of(b"challenge"),
+        mandate: Signed::sign(
+            &node.key,
+            Mandate {
+                cluster: ClusterId(Hash::of(b"cluster")),
+                job: JobId([7; 16]),
+                master: master.node_id(),
+                model: Hash::of(b"model"),
+                positions: 10_000,
+                position_cost: Msat(1000),
+                challenge: Hash::of(b"challenge"),
+                until_ms: 1 << 60,
+            },
+        ),
     };
     let order = Signed::sign(&master, open.clone());
     let receipt = StageReceipt {
@@ -156,6 +170,8 @@ async fn receipts_of_a_job() {
     let shown = node.result("job_receipts", json!({"job": open.job})).await;
     assert_eq!(shown["order"]["signed"], json!(hex::encode(order.as_bytes())));
     assert_eq!(shown["order"]["order"]["payer"], json!(node.key.node_id()));
+    assert_eq!(shown["order"]["order"]["mandate"]["signer"], json!(node.key.node_id()));
+    assert_eq!(shown["order"]["order"]["mandate"]["mandate"]["master"], json!(master.node_id()));
     assert_eq!(shown["receipts"][0]["signer"], json!(worker.node_id()));
     assert_eq!(shown["receipts"][0]["signed"], json!(hex::encode(receipt.as_bytes())));
     assert_eq!(node.error("job_receipts", json!({"job": "00".repeat(16)})).await.0, -32001);

@@ -7,9 +7,10 @@ use serde::{Deserialize, Deserializer, Serialize, Serializer};
 
 use super::audit::StageReceipt;
 use super::heartbeat::ModelRef;
+use super::mandate::Mandate;
 use super::pipeline::{MAX_STAGES, SessionOpen};
 use super::{MAX_MODEL_NAME, MAX_TEXT, Message, bounded_text, check_text};
-use crate::envelope::{Invalid, Signed};
+use crate::envelope::{ENVELOPE_BYTES, Invalid, Payload as _, Signed};
 use crate::hash::{Hash, ParseHexError, hex_text, parse_hex};
 use crate::identity::bytes32;
 
@@ -135,7 +136,31 @@ pub struct ChatMessage {
     pub content: String,
 }
 
-/// A gateway's request to the master: the first message on a [`super::JOB`] stream.
+/// What a gateway hands in: the first message on a [`super::JOB`] stream.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct JobSubmission {
+    /// The payer's word for it.
+    pub mandate: Signed<Mandate>,
+    /// What is asked for.
+    pub request: JobRequest,
+}
+
+impl Message for JobSubmission {
+    const MAX_BYTES: usize = MAX_JOB_REQUEST + Mandate::MAX_BYTES + ENVELOPE_BYTES + 64;
+
+    fn check(&self) -> Result<(), Invalid> {
+        let (mandate, request) = (self.mandate.payload(), &self.request);
+        Invalid::unless(
+            (mandate.job, mandate.challenge) == (request.job, request.challenge),
+            "mandate",
+            "for another job",
+        )?;
+        request.check()
+    }
+}
+
+/// What is to be generated.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct JobRequest {

@@ -20,6 +20,7 @@ pub mod fact;
 pub mod heartbeat;
 pub mod job;
 pub mod ledger;
+pub mod mandate;
 pub mod pay;
 pub mod pipeline;
 pub mod rpc;

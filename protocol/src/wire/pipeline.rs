@@ -9,6 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::audit::StageReceipt;
 use super::heartbeat::LayerRange;
 use super::job::{JobId, Sampling};
+use super::mandate::Mandate;
 use super::{MAX_TEXT, bounded_text, check_text};
 use crate::cbor::{self, DecodeError};
 use crate::cluster::{ClusterId, MAX_MEMBERS};
@@ -68,6 +69,20 @@ pub struct SessionOpen {
     pub payer: NodeId,
     /// The payer's commitment to the nonce of the audit's draw ([`super::audit::Nonce`]).
     pub challenge: Hash,
+    /// The payer's word for it. Whether the order keeps to it is for [`check_mandate`](super::mandate::check_mandate) to
+    /// tell.
+    pub mandate: Signed<Mandate>,
+}
+
+impl SessionOpen {
+    /// What one position through all layers costs; none on overflow.
+    #[must_use]
+    pub fn position_cost(&self) -> Option<Msat> {
+        let stages = self.route.iter().zip(&self.prices);
+        stages
+            .map(|(hop, price)| price.checked_mul(hop.range.count().into()))
+            .try_fold(Msat::ZERO, |sum, cost| sum.checked_add(cost?))
+    }
 }
 
 impl Payload for SessionOpen {
@@ -177,6 +192,8 @@ pub enum StageFailureCode {
     Internal,
     /// The payer owes the node more than it is trusted with.
     Unpaid,
+    /// The payer did not sign for this, or not for so much, or not any more.
+    NotMandated,
 }
 
 /// One message on a stage's stream.

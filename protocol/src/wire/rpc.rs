@@ -7,7 +7,7 @@ use super::election::{Certificate, ElectionMessage};
 use super::escrow::EscrowMessage;
 use super::heartbeat::{LayerRange, Lease, ModelRef};
 use super::pay::Acceptance;
-use super::tab::{ChannelAgreed, ChannelBegun, ChannelOffer, Tab, TabAnswer};
+use super::tab::{ChannelAgreed, ChannelBegun, ChannelGone, ChannelOffer, Tab, TabAnswer};
 use super::{MAX_TEXT, Message, bounded_text, check_text};
 use crate::cluster::ClusterId;
 use crate::envelope::{Invalid, Payload, Signed};
@@ -44,6 +44,8 @@ pub enum Request {
     /// What a party of an escrow says to another; answered by [`Response::Ack`] once it is taken, or waits for the
     /// receiver's consent. It may hold preimages, and goes to its receiver alone.
     Escrow(Box<EscrowMessage>),
+    /// A channel that was agreed on is no more; answered by [`Response::Ack`], or refused as disputed if its cost is booked.
+    ChannelGone(Box<Signed<ChannelGone>>),
 }
 
 impl Message for Request {
@@ -62,7 +64,8 @@ impl Message for Request {
             | Self::Judged(_)
             | Self::Settle(_)
             | Self::Channel(_)
-            | Self::ChannelBegun(_) => Ok(()),
+            | Self::ChannelBegun(_)
+            | Self::ChannelGone(_) => Ok(()),
         }
     }
 }

@@ -4,7 +4,8 @@
 //! own books and answers, signed ([`TabAnswer`]), with an invoice and the public key of its Lightning node, which binds
 //! that key to its PeerId. Where no payment can reach the worker, the payer offers a channel towards it
 //! ([`ChannelOffer`]): its cost is told beforehand, agreed to by the worker's signature ([`ChannelAgreed`]), and taken
-//! from the tab by both once the channel is confirmed ([`ChannelBegun`]).
+//! from the tab by both once the channel is confirmed ([`ChannelBegun`]), or by neither if it ends before that
+//! ([`ChannelGone`]).
 
 use std::fmt;
 use std::str::FromStr;
@@ -210,7 +211,7 @@ impl Payload for ChannelAgreed {
     }
 }
 
-/// The channel is confirmed, and the payer has taken its cost off the tab.
+/// The channel is confirmed: its cost is to be taken off the tab.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct ChannelBegun {
@@ -220,6 +221,24 @@ pub struct ChannelBegun {
 
 impl Payload for ChannelBegun {
     const DOMAIN: &'static str = "channel-begun";
+    const VERSION: u16 = 1;
+    const MAX_BYTES: usize = 128;
+
+    fn check(&self) -> Result<(), Invalid> {
+        Ok(())
+    }
+}
+
+/// The channel is no more, or never was: if its cost was not taken off the tab, it never will be.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct ChannelGone {
+    /// Digest of the signed offer.
+    pub offer: Hash,
+}
+
+impl Payload for ChannelGone {
+    const DOMAIN: &'static str = "channel-gone";
     const VERSION: u16 = 1;
     const MAX_BYTES: usize = 128;
 

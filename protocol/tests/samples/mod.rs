@@ -18,13 +18,17 @@ use consortium_protocol::wire::escrow::{
 use consortium_protocol::wire::fact::Fact;
 use consortium_protocol::wire::heartbeat::{Heartbeat, LayerRange, Lease, ModelRef};
 use consortium_protocol::wire::job::{
-    ChatMessage, FinishReason, JobError, JobErrorCode, JobEvent, JobId, JobRequest, Prompt, Receipts, Sampling, Usage,
+    ChatMessage, FinishReason, JobError, JobErrorCode, JobEvent, JobId, JobRequest, JobSubmission, Prompt, Receipts,
+    Sampling, Usage,
 };
 use consortium_protocol::wire::ledger::{Equivocation, EquivocationSeen, Rebuttal, TreeHead};
+use consortium_protocol::wire::mandate::Mandate;
 use consortium_protocol::wire::pay::Acceptance;
 use consortium_protocol::wire::pipeline::{Dtype, Frame, Hop, SessionOpen, StageFailure, StageFailureCode, StepHeader};
 use consortium_protocol::wire::rpc::{Assign, Refusal, RefusalCode, Release, Request, Response};
-use consortium_protocol::wire::tab::{ChannelAgreed, ChannelBegun, ChannelOffer, LightningId, Tab, TabAnswer, TabSays};
+use consortium_protocol::wire::tab::{
+    ChannelAgreed, ChannelBegun, ChannelGone, ChannelOffer, LightningId, Tab, TabAnswer, TabSays,
+};
 use consortium_protocol::{ClusterId, Hash, Msat, NodeId, RootKey, Signed};
 
 /// The `n`th key.
@@ -145,6 +149,7 @@ pub(crate) fn requests() -> Vec<(&'static str, Request)> {
             ("settle", Request::Settle(Box::new(Signed::sign(&key(1), tab())))),
             ("channel", Request::Channel(Box::new(Signed::sign(&key(1), channel_offer())))),
             ("channel-begun", Request::ChannelBegun(Box::new(Signed::sign(&key(1), channel_begun())))),
+            ("channel-gone", Request::ChannelGone(Box::new(Signed::sign(&key(1), channel_gone())))),
         ])
         .chain(escrows)
         .collect()
@@ -183,6 +188,24 @@ pub(crate) fn job_requests() -> Vec<(&'static str, JobRequest)> {
     let text = JobRequest { prompt: Prompt::Text("once".into()), max_tokens: None, ..chat.clone() };
     let tokens = JobRequest { prompt: Prompt::Tokens(vec![1, 300]), stop: Vec::new(), ..chat.clone() };
     vec![("chat", chat), ("text", text), ("tokens", tokens)]
+}
+
+pub(crate) fn job_submission() -> JobSubmission {
+    JobSubmission { mandate: Signed::sign(&key(4), mandate()), request: job_requests().remove(0).1 }
+}
+
+/// The payer's word for [`session`].
+pub(crate) fn mandate() -> Mandate {
+    Mandate {
+        cluster: cluster(),
+        job: JobId([9; 16]),
+        master: key(2).node_id(),
+        model: Hash::of(b"model"),
+        positions: 300,
+        position_cost: Msat(60),
+        challenge: nonce().commitment(),
+        until_ms: 1_800_000_600_000,
+    }
 }
 
 pub(crate) fn job_events() -> Vec<(&'static str, JobEvent)> {
@@ -224,6 +247,7 @@ pub(crate) fn session() -> SessionOpen {
         max_positions: 75,
         payer: key(4).node_id(),
         challenge: nonce().commitment(),
+        mandate: Signed::sign(&key(4), mandate()),
     }
 }
 
@@ -389,6 +413,10 @@ pub(crate) fn channel_offer() -> ChannelOffer {
 
 pub(crate) fn channel_agreed() -> ChannelAgreed {
     ChannelAgreed { offer: Hash::of(b"offer"), lightning: lightning() }
+}
+
+pub(crate) fn channel_gone() -> ChannelGone {
+    ChannelGone { offer: Hash::of(b"offer") }
 }
 
 pub(crate) fn channel_begun() -> ChannelBegun {

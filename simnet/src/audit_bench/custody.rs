@@ -14,6 +14,7 @@ use consortium_protocol::msat::Msat;
 use consortium_protocol::wire::audit::{
     BLOCK, NOT_DRAWN, Nonce, StageReceipt, block_digests, blocks_root, boundary_key, check_chain, grid_key,
 };
+use consortium_protocol::wire::mandate::Mandate;
 use consortium_protocol::wire::pipeline::{Hop, SessionOpen};
 use serde::Serialize;
 
@@ -145,12 +146,23 @@ impl Parties {
         let me = self.master.node_id();
         let nonce = Nonce(*Hash::of(&job.id.0).as_bytes());
         let route = self.nodes.iter().zip(&bench.ranges).map(|(key, range)| Hop { node: key.node_id(), range: *range });
+        let (cluster, model) = (ClusterName::new("bench", Some(me))?.id(), bench.dir.digest()?);
+        let mandate = Mandate {
+            cluster,
+            job: job.id,
+            master: me,
+            model,
+            positions: u32::MAX,
+            position_cost: Msat(0),
+            challenge: nonce.commitment(),
+            until_ms: u64::MAX,
+        };
         let open = SessionOpen {
-            cluster: ClusterName::new("bench", Some(me))?.id(),
+            cluster,
             term: 1,
             job: job.id,
             attempt,
-            model: bench.dir.digest()?,
+            model,
             driver: me,
             route: route.collect(),
             prices: vec![Msat(0); self.nodes.len()],
@@ -159,6 +171,7 @@ impl Parties {
             max_positions: job.rows as u32 + 1,
             payer: me,
             challenge: nonce.commitment(),
+            mandate: Signed::sign(&self.master, mandate),
         };
         Ok(Signed::sign(&self.master, open))
     }

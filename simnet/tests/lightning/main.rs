@@ -2,6 +2,7 @@
 #![allow(clippy::unwrap_used, clippy::panic, clippy::print_stdout)]
 
 mod books;
+mod channel_ends;
 mod channels;
 mod holds;
 mod limits;

@@ -89,6 +89,7 @@ async fn answer(tabs: Tabs, mut events: mpsc::Receiver<SwarmEvent>) {
                 Request::Settle(tab) => tabs.settle(from, *tab).await,
                 Request::Channel(offer) => tabs.agree(from, *offer).await,
                 Request::ChannelBegun(begun) => tabs.begun(from, *begun).await,
+                Request::ChannelGone(gone) => tabs.gone(from, *gone).await,
                 _ => Response::Ack,
             });
         });
@@ -194,6 +195,22 @@ pub(crate) async fn pair(town: &Town) -> (Partner, Partner) {
     let worker = Partner::new(town, "bob", bob, payer.address()).await;
     met(&payer, &worker).await;
     (payer, worker)
+}
+
+/// A payer with coins, and a worker without coins, channels or an address, who know each other.
+pub(crate) async fn with_newcomer(town: &Town) -> (Partner, Partner) {
+    let alice = town.wallet("alice").await;
+    town.fund(&[&alice]).await;
+    let payer = Partner::new(town, "alice", alice, Vec::new()).await;
+    let newcomer = Partner::new(town, "newcomer", newcomers_wallet(town).await, payer.address()).await;
+    met(&payer, &newcomer).await;
+    (payer, newcomer)
+}
+
+pub(crate) async fn newcomers_wallet(town: &Town) -> Wallet {
+    let mut nothing = town.settings("newcomer");
+    (nothing.listen, nothing.alias, nothing.reserve_sat) = (Vec::new(), None, Some(0));
+    town.wallet_with("newcomer", nothing).await
 }
 
 pub(crate) async fn met(a: &Partner, b: &Partner) {

@@ -16,7 +16,7 @@ use consortium_protocol::hash::Hash;
 use consortium_protocol::wire::rpc::{RefusalCode, Response};
 use consortium_protocol::wire::tab::{Tab, TabSays};
 
-use super::partners::{Partner, id, met, pair, settled, work};
+use super::partners::{Partner, id, met, pair, settled, with_newcomer, work};
 use super::support::{Town, key, until};
 
 /// The payer's word, with sums of its own choosing.
@@ -217,14 +217,7 @@ async fn what_arrived_though_it_failed_for_its_payer_is_shown_by_a_receipt_and_n
 #[tokio::test(flavor = "multi_thread", worker_threads = 2)]
 async fn a_newcomer_without_coins_or_address_is_given_a_channel_and_bears_its_cost() {
     let town = Town::new();
-    let alice = town.wallet("alice").await;
-    town.fund(&[&alice]).await;
-    let mut nothing = town.settings("newcomer");
-    (nothing.listen, nothing.alias, nothing.reserve_sat) = (Vec::new(), None, Some(0));
-    let wallet = town.wallet_with("newcomer", nothing).await;
-    let payer = Partner::new(&town, "alice", alice, Vec::new()).await;
-    let newcomer = Partner::new(&town, "newcomer", wallet, payer.address()).await;
-    met(&payer, &newcomer).await;
+    let (payer, newcomer) = with_newcomer(&town).await;
     payer.pays(&[newcomer.id()]);
     newcomer.pays(&[payer.id()]);
     // Too little to be worth a channel: it waits, and says so.
