@@ -188,7 +188,7 @@ impl EscrowDesk {
                 }
                 Err(error) => {
                     warn!(escrow = %id, %error, "an escrow that was expected cannot be agreed to");
-                    let _stated_again = lock(&self.inner.offers).expect(*expectation, wall_ms());
+                    lock(&self.inner.offers).expect_again(*expectation);
                     Response::Refused(refusal(&error))
                 }
             },

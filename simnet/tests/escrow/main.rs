@@ -9,6 +9,7 @@ mod support;
 
 mod chain;
 mod crash;
+mod fees;
 mod latency;
 mod limits;
 mod misuse;
