@@ -9,7 +9,6 @@ mod support;
 
 mod chain;
 mod crash;
-mod fees;
 mod latency;
 mod limits;
 mod misuse;
