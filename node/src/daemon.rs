@@ -12,8 +12,6 @@ use consortium_ledger::api_keys::ApiKeys;
 use consortium_ledger::batches::BatchPolicy;
 use consortium_ledger::ledger::Ledger;
 #[cfg(feature = "lightning")]
-use consortium_ledger::lightning::Wallet;
-#[cfg(feature = "lightning")]
 use consortium_ledger::lightning::liquidity::Budget;
 use consortium_protocol::identity::RootKey;
 use consortium_protocol::wire;
@@ -21,8 +19,6 @@ use consortium_protocol::wire::fact::Fact;
 use consortium_protocol::wire::heartbeat::LayerRange;
 use tokio::net::TcpListener;
 use tokio::sync::watch;
-#[cfg(feature = "lightning")]
-use tokio::task::JoinHandle;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -37,8 +33,6 @@ use crate::cluster::{ClusterTask, ClusterView, LocalFacts};
 use crate::config::Config;
 use crate::data_dir::{ApiFile, Lock};
 use crate::dispatch::Dispatch;
-#[cfg(feature = "lightning")]
-use crate::escrow::EscrowDesk;
 use crate::gateway::Gateway;
 use crate::http::{self, HttpApp};
 use crate::keyfile;
@@ -67,9 +61,6 @@ const GATEWAY_QUEUE: usize = 256;
 const REMEMBER: Duration = Duration::from_secs(30);
 /// Whether a batch of the journal is to be closed is looked at this often.
 const BATCHES: Duration = Duration::from_secs(5);
-/// Time that escrows have to end what they are doing, within [`SHUTDOWN`].
-#[cfg(feature = "lightning")]
-const ESCROWS_END: Duration = Duration::from_secs(3);
 /// Time that tasks have to end after a shutdown was asked for.
 const SHUTDOWN: Duration = Duration::from_secs(8);
 
@@ -207,7 +198,8 @@ pub async fn run_tampered(
     #[cfg(feature = "lightning")]
     let watched = wallet.as_ref().map(|wallet| tokio::spawn(wallet::watch_over(wallet.clone(), stop.clone())));
     #[cfg(feature = "lightning")]
-    let (escrows, escrows_end) = open_escrows(&wallet, &config, &key, standings.ledger(), &swarm, &stop).await?;
+    let (escrows, escrows_end) =
+        wallet::escrows(wallet.as_ref(), &config.data_dir, &key, standings.ledger(), &swarm, &stop).await?;
     #[cfg(feature = "lightning")]
     if let Some(wallet) = &wallet {
         bookkeeper::spawn(standings.ledger().clone(), wallet.clone(), alarms.clone(), stop.clone());
@@ -303,13 +295,7 @@ pub async fn run_tampered(
     ApiFile::remove(&config.data_dir);
     OperatorToken::remove(&config.data_dir);
     #[cfg(feature = "lightning")]
-    let purse = tokio::spawn(async move {
-        // Those that are at it end their turn; the wallet is there until then.
-        if tokio::time::timeout(ESCROWS_END, escrows_end).await.is_err() {
-            warn!("the escrows did not end in time; they go on at the next start");
-        }
-        wallet::stop(wallet).await;
-    });
+    let purse = tokio::spawn(wallet::stop(wallet, escrows_end));
     let ended = tokio::time::timeout(SHUTDOWN, async {
         let served = api.await;
         let left = membership.await;
@@ -335,22 +321,6 @@ pub async fn run_tampered(
         bail!("the wallet broke off: the log says more; start the node again");
     }
     Ok(())
-}
-
-/// The escrows over the wallet, if there is one, and when they have ended.
-#[cfg(feature = "lightning")]
-async fn open_escrows(
-    wallet: &Option<Wallet>,
-    config: &Config,
-    key: &RootKey,
-    books: &Ledger,
-    swarm: &SwarmHandle,
-    stop: &CancellationToken,
-) -> anyhow::Result<(Option<EscrowDesk>, JoinHandle<()>)> {
-    let Some(wallet) = wallet.clone() else { return Ok((None, tokio::spawn(async {}))) };
-    let (desk, posts) = EscrowDesk::open(wallet, &config.data_dir, key, books.clone()).await?;
-    let end = desk.spawn(posts, swarm.clone(), stop.clone());
-    Ok((Some(desk), end))
 }
 
 /// Beyond loopback everyone on the network could use the node: there must be a key to ask for, or everyone must pay.

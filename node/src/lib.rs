@@ -18,7 +18,7 @@
 //! - [`http`]: the OpenAI-compatible API; [`rpc`]: what others check this node by; [`cli`]: the commands; [`daemon`] puts all of it together.
 //!
 //! - `wallet`: the Lightning wallet of [`consortium_ledger::lightning`], where the node has one; `bookkeeper` books what it
-//!   moves; [`operator`] says who may use it.
+//!   moves; [`operator`] says who may use it. `escrow`: money locked over it until somebody has judged.
 //!
 //! What stays on disk: [`keyfile`], [`data_dir`], [`storage`], [`library`].
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]

@@ -1,20 +1,26 @@
-//! The node's Lightning wallet: from the node's settings to a running [`Wallet`].
+//! The node's Lightning wallet: from the node's settings to a running [`Wallet`], and what works over it.
 
 use std::path::Path;
 use std::sync::Arc;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use consortium_ledger::Ledger;
 use consortium_ledger::lightning::Wallet;
 use consortium_ledger::lightning::settings::WalletSettings;
 use consortium_protocol::identity::RootKey;
+use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
 use tracing::{error, info, warn};
 
+use crate::escrow::EscrowDesk;
+use crate::swarm::SwarmHandle;
 use crate::till::{Till, TillSettings};
 
 /// Where the wallet is kept, within the data directory.
 pub const DIRECTORY: &str = "lightning";
+/// Time that escrows have to end what they are at.
+const ESCROWS_END: Duration = Duration::from_secs(3);
 
 /// Starts the wallet of `data_dir`, if there is to be one.
 ///
@@ -58,8 +64,31 @@ pub async fn watch_over(wallet: Wallet, stop: CancellationToken) -> bool {
     }
 }
 
-/// Stops the wallet, if there is one.
-pub async fn stop(wallet: Option<Wallet>) {
+/// The escrows over the wallet, if there is one, at work until `stop`; and when they have ended.
+///
+/// # Errors
+/// When their log cannot be read: what is locked could not be looked after.
+pub async fn escrows(
+    wallet: Option<&Wallet>,
+    data_dir: &Path,
+    key: &RootKey,
+    books: &Ledger,
+    swarm: &SwarmHandle,
+    stop: &CancellationToken,
+) -> anyhow::Result<(Option<EscrowDesk>, Option<JoinHandle<()>>)> {
+    let Some(wallet) = wallet.cloned() else { return Ok((None, None)) };
+    let (desk, posts) = EscrowDesk::open(wallet, data_dir, key, books.clone()).await?;
+    let end = desk.spawn(posts, swarm.clone(), stop.clone());
+    Ok((Some(desk), Some(end)))
+}
+
+/// Stops the wallet, if there is one, once the escrows over it have ended what they were at.
+pub async fn stop(wallet: Option<Wallet>, escrows: Option<JoinHandle<()>>) {
+    if let Some(escrows) = escrows
+        && tokio::time::timeout(ESCROWS_END, escrows).await.is_err()
+    {
+        warn!("the escrows did not end in time; they go on at the next start");
+    }
     let Some(wallet) = wallet else { return };
     if let Err(error) = wallet.stop().await {
         warn!(%error, "the wallet did not end as it should");

@@ -92,6 +92,8 @@ struct Inner {
     /// What last went wrong, by the digest of the terms and the other party.
     trouble: Mutex<BTreeMap<(Hash, NodeId), String>>,
     room: Semaphore,
+    /// Held while an offer is heard, answered early, or agreed to: one that was just agreed to must not wait again.
+    agreeing: tokio::sync::Mutex<()>,
 }
 
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
@@ -119,6 +121,7 @@ impl EscrowDesk {
             offers: Mutex::default(),
             trouble: Mutex::default(),
             room: Semaphore::new(AT_A_TIME),
+            agreeing: tokio::sync::Mutex::default(),
         };
         Ok((Self { inner: Arc::new(inner) }, posts))
     }
@@ -153,6 +156,14 @@ impl EscrowDesk {
         let Ok(_room) = self.inner.room.try_acquire() else {
             return refused(RefusalCode::Busy, "too many messages about escrows at once");
         };
+        let _agreed_to_or_not = match message {
+            EscrowMessage::Terms(_) | EscrowMessage::Invoices { .. } => Some(self.inner.agreeing.lock().await),
+            _ => None,
+        };
+        self.take(from, message).await
+    }
+
+    async fn take(&self, from: NodeId, message: EscrowMessage) -> Response {
         let about = message.terms();
         if lock(&self.inner.offers).keep(from, &message) {
             return Response::Ack;
@@ -188,7 +199,7 @@ impl EscrowDesk {
                 }
                 Err(error) => {
                     warn!(escrow = %id, %error, "an escrow that was expected cannot be agreed to");
-                    let _stated_again = lock(&self.inner.offers).expect(*expectation, wall_ms());
+                    lock(&self.inner.offers).expect_again(*expectation);
                     Response::Refused(refusal(&error))
                 }
             },
@@ -211,6 +222,7 @@ impl EscrowDesk {
     /// # Errors
     /// When too much is expected, or what was offered cannot be agreed to.
     pub async fn expect(&self, expectation: Expectation) -> Result<Option<EscrowId>, DeskError> {
+        let _none_comes_meanwhile = self.inner.agreeing.lock().await;
         let found = lock(&self.inner.offers).expect(expectation, wall_ms())?;
         match found {
             Some((waiting, expectation)) => self.agree_to(waiting, expectation.consent).await.map(Some),
@@ -223,6 +235,7 @@ impl EscrowDesk {
     /// # Errors
     /// When there is none, or it is not to be agreed to; then it waits on.
     pub async fn agree(&self, id: EscrowId, consent: Consent) -> Result<EscrowId, DeskError> {
+        let _none_comes_meanwhile = self.inner.agreeing.lock().await;
         let waiting = lock(&self.inner.offers).take(id).ok_or(DeskError::NoOffer(id))?;
         self.agree_to(waiting, consent).await
     }
@@ -232,7 +245,7 @@ impl EscrowDesk {
         match self.inner.escrows.agree(waiting.terms.clone(), consent).await {
             Ok(id) => {
                 if let Some(early) = waiting.early {
-                    let _said_again_if_refused = self.receive(payee, early).await;
+                    let _said_again_if_refused = self.take(payee, early).await;
                 }
                 Ok(id)
             }

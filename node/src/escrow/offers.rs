@@ -163,6 +163,13 @@ impl Offers {
         Ok(None)
     }
 
+    /// States again what was taken for an offer that could not be agreed to.
+    pub(super) fn expect_again(&mut self, expectation: Expectation) {
+        if self.expected.len() < MAX_EXPECTED {
+            self.expected.push(expectation);
+        }
+    }
+
     /// Takes out an offer that waits.
     pub(super) fn take(&mut self, id: EscrowId) -> Option<Waiting> {
         self.waiting.remove(&id)
