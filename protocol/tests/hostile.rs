@@ -328,6 +328,7 @@ fn a_signature_does_not_excuse_a_payload_that_breaks_the_rules() {
 
 #[test]
 fn an_order_keeps_to_what_its_payer_signed_for() {
+    type Change = fn(&mut SessionOpen);
     let checked = |by: u8, change: fn(&mut SessionOpen)| {
         let mut session = samples::session();
         change(&mut session);
@@ -335,7 +336,7 @@ fn an_order_keeps_to_what_its_payer_signed_for() {
     };
     assert_eq!(checked(2, |_| {}), Ok(()));
     assert_eq!(checked(3, |_| {}), Err("driver"), "a mandate is for one master");
-    let cases: [(fn(&mut SessionOpen), &str); 10] = [
+    let cases: [(Change, &str); 10] = [
         (|session| session.payer = key(5).node_id(), "payer"),
         // What the master signs itself makes nobody else pay.
         (|session| session.mandate = Signed::sign(&key(2), samples::mandate()), "payer"),

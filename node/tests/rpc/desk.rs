@@ -88,7 +88,7 @@ async fn cheat(node: &Node, rows: u32) -> Cheat {
                 cluster: cluster(),
                 job: JOB,
                 master: other(4).node_id(),
-                model: model,
+                model,
                 positions: 10_000,
                 position_cost: Msat(1000),
                 challenge: NONCE.commitment(),
