@@ -8,6 +8,7 @@
 //! - [`cheat`] makes workers dishonest, on the node's library: `consortium-node` itself cannot cheat.
 //! - [`chain`] is a regtest chain in this process, which nodes take for a bitcoind.
 //! - [`l402`] is a customer of a node that sells.
+//! - [`train`] trains a model with honest peers and all other kinds, in one process.
 //! - [`audit_bench`] measures in one process what audits catch, and whom they accuse wrongly.
 //!
 //! # The binary
@@ -41,4 +42,5 @@ pub mod books;
 pub mod chain;
 pub mod cheat;
 pub mod l402;
+pub mod train;
 pub mod world;

@@ -1,5 +1,7 @@
 //! What all nodes of a run have in common.
 
+use std::sync::Arc;
+
 use super::recipe::LocalRecipe;
 use crate::corpus::Split;
 use crate::error::TrainError;
@@ -13,7 +15,7 @@ use crate::tokenizer::Tokenizer;
 pub struct Task {
     config: LlamaConfig,
     recipe: LocalRecipe,
-    tokenizer: Tokenizer,
+    tokenizer: Arc<Tokenizer>,
     layout: Layout,
 }
 
@@ -32,7 +34,17 @@ impl Task {
             return Err(TrainError::Setting { name: "vocab_size", reason: "is smaller than the tokenizer's".into() });
         }
         let layout = Layout::new(&shapes(&config))?;
-        Ok(Self { config, recipe, tokenizer, layout })
+        Ok(Self { config, recipe, tokenizer: Arc::new(tokenizer), layout })
+    }
+
+    /// The same but for the recipe.
+    ///
+    /// # Errors
+    /// [`TrainError::Setting`] for a recipe that makes no sense.
+    pub fn with_recipe(&self, recipe: LocalRecipe) -> Result<Self, TrainError> {
+        recipe.check()?;
+        let (tokenizer, layout) = (Arc::clone(&self.tokenizer), self.layout.clone());
+        Ok(Self { config: self.config.clone(), recipe, tokenizer, layout })
     }
 
     /// The model's shape.
