@@ -100,12 +100,15 @@ impl Arena {
         let trained = begun.elapsed().as_secs_f64();
         self.submit(Moment::Later, &assignment, &probe, &[], &mut submissions)?;
         let (entries, mut findings) = self.read(submissions, round);
-        let present = self.examine(&entries, &assignment, &probe, &mut findings)?;
+        let (task, examination) = (Arc::clone(&self.task), self.setting.examination);
+        let beacon = self.setting.draw(Purpose::Examination, round);
+        let examiner = Examiner::new(&task, examination, &assignment, &self.common, beacon, round)?;
+        let present = self.examine(&entries, &examiner, &probe, &mut findings)?;
         let mut late: Vec<Option<Submission>> = vec![None; peers];
         self.submit(Moment::TooLate, &assignment, &probe, &present, &mut late)?;
 
         let qualities = outcome(&findings, &mut self.standings);
-        let reverted = self.aggregate(&entries, &findings, &assignment)?;
+        let reverted = self.aggregate(&entries, &findings, &examiner)?;
         let paid: Vec<(f64, bool)> = findings
             .iter()
             .zip(qualities)
@@ -191,14 +194,13 @@ impl Arena {
     fn examine(
         &self,
         entries: &[Entry],
-        assignment: &Assignment,
+        examiner: &Examiner<'_>,
         probe: &SyncProbe,
         findings: &mut [Finding],
     ) -> Result<Vec<Revealed>> {
         let updates: Vec<&Update> = entries.iter().map(|e| &e.update).collect();
         let medians = if updates.is_empty() { Vec::new() } else { median_norms(self.task.layout(), &updates)? };
         let copied = self.copied(&updates)?;
-        let examiner = self.examiner(assignment)?;
         let mut revealed = Vec::new();
         for (entry, copy) in entries.iter().zip(copied) {
             let measured = examiner.examine(entry.peer, &entry.update, &medians)?;
@@ -215,11 +217,6 @@ impl Arena {
         Ok(revealed)
     }
 
-    fn examiner<'a>(&'a self, assignment: &'a Assignment) -> Result<Examiner<'a>> {
-        let beacon = self.setting.draw(Purpose::Examination, self.round);
-        Ok(Examiner::new(&self.task, self.setting.examination, assignment, &self.common, beacon, self.round)?)
-    }
-
     /// Which updates are too much like an earlier one, of this round or the last.
     fn copied(&self, updates: &[&Update]) -> Result<Vec<bool>> {
         let all: Vec<&Update> = self.revealed.iter().map(|r| &r.update).chain(updates.iter().copied()).collect();
@@ -233,7 +230,7 @@ impl Arena {
     }
 
     /// Takes the outer step by what was let in, unless it makes held-out loss worse.
-    fn aggregate(&mut self, entries: &[Entry], findings: &[Finding], assignment: &Assignment) -> Result<bool> {
+    fn aggregate(&mut self, entries: &[Entry], findings: &[Finding], examiner: &Examiner<'_>) -> Result<bool> {
         let mut accepted: Vec<&Entry> = entries.iter().filter(|e| findings[e.peer].fate.accepted()).collect();
         if accepted.is_empty() {
             return Ok(false);
@@ -242,7 +239,7 @@ impl Arena {
         let updates: Vec<&Update> = accepted.iter().map(|e| &e.update).collect();
         let mut next = self.common.clone();
         next.step(&updates, &median_norms(self.task.layout(), &updates)?)?;
-        let losses = self.examiner(assignment)?.compare(&next)?;
+        let losses = examiner.compare(&next)?;
         let sum: f64 = losses.iter().map(Losses::score).sum();
         let harms = sum.is_nan() || sum / (losses.len().max(1) as f64) < -TOLERANCE;
         if !harms {

@@ -80,7 +80,7 @@ impl Cast {
         &self.0
     }
 
-    /// Those that do what they should, alone: what a run with attackers is held against. Who trains a little stays.
+    /// Those that do what they should, alone: what a run with attackers is held against.
     #[must_use]
     pub fn honest_alone(&self) -> Self {
         Self(self.0.iter().filter(|role| matches!(role, Role::Honest)).copied().collect())

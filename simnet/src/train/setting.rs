@@ -41,8 +41,8 @@ impl Setting {
         Self { seed, rounds, steps: 8, batch: 4, examination }
     }
 
-    /// The task of the run: a Llama with two layers of width 32 and 384 tokens, about 35 000 parameters, on rows of 64
-    /// positions. A round of ten peers then takes about a second on two cores, and blocks of 64 x 64 still occur whole.
+    /// The task of the run: a Llama with two layers of width 64 and 384 tokens, 98 624 parameters, on rows of 64 positions. A
+    /// round of ten peers then takes about a second of processor time, and its matrices are whole blocks of 64 x 64.
     ///
     /// # Errors
     /// If a setting makes no sense.

@@ -2,6 +2,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::*;
 use crate::TrainError;
+use crate::gauntlet::copies;
 use crate::model::{Llama, LlamaConfig};
 use crate::optimizer::{AdamWSettings, Schedule};
 use crate::sparseloco::{Update, aggregate, median_norms};
@@ -110,6 +111,20 @@ fn the_loss_after_an_update_is_that_of_an_outer_step_by_it_alone() {
     let inside = with_update(&model, &updates[0], &medians, Llama::values).unwrap();
     assert_eq!(bits(&inside), bits(alone.values()));
     assert_eq!(examiner.examine(0, &updates[0], &medians).unwrap().held_out, examiner.compare(&alone).unwrap());
+}
+
+#[test]
+fn exploit_of_fixed_limits_real_updates_of_a_first_round_are_no_copies_and_a_disguised_copy_is_one() {
+    let task = task();
+    let (_, _, mut updates) = rounds(1, 4);
+    let mut disguised = task.layout().zeros();
+    updates[1].for_each(|tensor, element, value| disguised[tensor][element] = value);
+    disguised.iter_mut().flatten().zip(0u32..).for_each(|(v, i)| *v *= 1.0 + 0.4 * (i as f32).sin());
+    let message = crate::sparseloco::compress(task.layout(), &mut task.layout().zeros(), &disguised).unwrap();
+    updates.push(Update::read(task.layout(), message).unwrap());
+    let overlap = |a: usize, b: usize| updates[a].overlap(&updates[b]).unwrap();
+    assert!(overlap(0, 1) > 0.2, "peers agree in the beginning: {}", overlap(0, 1));
+    assert_eq!(copies(5, overlap), [false, false, false, false, true]);
 }
 
 #[test]
