@@ -133,7 +133,17 @@ impl<'a> Examiner<'a> {
         })
     }
 
-    /// Losses on the round's held-out batches before and after a whole step to `next`: what an aggregate does.
+    /// Losses on the round's held-out batches with the parameters before the last outer step, and with the common ones:
+    /// what the last aggregate did.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    pub fn last_step(&self, previous: &Parameters) -> Result<Vec<Losses>, TrainError> {
+        let swapped = |losses: Losses| Losses { before: losses.after, after: losses.before };
+        Ok(self.compare(previous)?.into_iter().map(swapped).collect())
+    }
+
+    /// Losses on the round's held-out batches before and after a whole step to `next`: what an aggregate would do.
     ///
     /// # Errors
     /// If a tensor operation fails.

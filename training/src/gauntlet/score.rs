@@ -57,7 +57,7 @@ pub fn median(scores: &[f64]) -> f64 {
 pub struct Evidence {
     /// On batches that were assigned to the peer.
     pub assigned: Vec<Losses>,
-    /// On batches of the same split that were assigned to nobody.
+    /// On batches of the same split that were assigned to nobody; empty where the run has none.
     pub unassigned: Vec<Losses>,
     /// On held-out batches that were drawn after all updates were committed to.
     pub held_out: Vec<Losses>,
@@ -98,10 +98,15 @@ impl Evidence {
         mean(&self.held_out)
     }
 
-    /// Whether the update improves the peer's own batches more than those that nobody trained on.
+    /// Batches that the peer did not train on, of the same kind as its own where there are such.
+    fn others(&self) -> &[Losses] {
+        if self.unassigned.is_empty() { &self.held_out } else { &self.unassigned }
+    }
+
+    /// Whether the update improves the peer's own batches more than others.
     #[must_use]
     pub fn own_data(&self) -> bool {
-        mean(&self.assigned) > mean(&self.unassigned)
+        mean(&self.assigned) > mean(self.others())
     }
 
     /// Whether the update is let in. Only this round counts: good rounds before it buy nothing.
@@ -109,8 +114,7 @@ impl Evidence {
     pub fn judge(&self) -> Verdict {
         let scores: Vec<f64> = self.held_out.iter().map(Losses::score).collect();
         let score = self.score();
-        let refusal = if !score.is_finite() || !mean(&self.assigned).is_finite() || !mean(&self.unassigned).is_finite()
-        {
+        let refusal = if !score.is_finite() || !mean(&self.assigned).is_finite() || !mean(self.others()).is_finite() {
             Refusal::NoScore
         } else if self.copy {
             Refusal::Copy
