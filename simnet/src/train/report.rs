@@ -1,6 +1,6 @@
 //! What comes out of a run.
 
-use consortium_node::training::gauntlet::{Evidence, Standing};
+use consortium_node::training::gauntlet::{Evidence, Losses, Standing};
 use serde::Serialize;
 
 use super::outcome::Finding;
@@ -15,6 +15,8 @@ pub struct PeerRound {
     pub fate: &'static str,
     /// Its score on held-out batches, if it was examined and has one.
     pub score: Option<f64>,
+    /// The same on the batch where it does worst.
+    pub worst: Option<f64>,
     /// Whether its own rows improved more than nobody's.
     pub own_data: Option<bool>,
     /// The rating's ordinal, after the round.
@@ -35,6 +37,7 @@ impl PeerRound {
             peer: name.to_owned(),
             fate: finding.fate.name(),
             score: finding.evidence.as_ref().map(Evidence::score).filter(|score| score.is_finite()),
+            worst: finding.evidence.as_ref().map(worst).filter(|score| score.is_finite()),
             own_data: finding.evidence.as_ref().map(Evidence::own_data),
             rating: standing.rating.ordinal(),
             reliability: standing.reliability,
@@ -49,6 +52,10 @@ impl PeerRound {
     pub fn accepted(&self) -> bool {
         self.fate == "accepted"
     }
+}
+
+fn worst(evidence: &Evidence) -> f64 {
+    evidence.held_out.iter().map(Losses::score).fold(f64::INFINITY, f64::min)
 }
 
 /// A round.

@@ -24,5 +24,5 @@ mod score;
 mod similarity;
 
 pub use rating::{Rating, rate};
-pub use score::{Evidence, Losses, MARGIN, MOST_DRIFT, Refusal, Standing, TOLERANCE, Verdict, median};
+pub use score::{Evidence, Losses, MARGIN, MOST_DRIFT, Refusal, Standing, TOLERANCE, Verdict, WORST, median};
 pub use similarity::copies;

@@ -6,6 +6,10 @@ use super::rating::Rating;
 
 /// What an update must improve held-out loss by, as a part of it, to be let in: twice what measuring may be off by.
 pub const MARGIN: f64 = 2.0 * TOLERANCE;
+/// What an update may make a single held-out batch worse by, as a part of its loss, if it improves them on the whole. A batch
+/// is a few rows, and late in a run a step that one peer's data ask for is not one that all rows ask for: of honest updates
+/// that improved the mean by half a percent one in twenty made one batch of three a little worse.
+pub const WORST: f64 = 0.01;
 /// How far a loss may be off when another machine computes it.
 pub const TOLERANCE: f64 = 1e-4;
 /// Most outer steps that a peer's parameters may be away from the common ones. All peers hold the same bits, so that an
@@ -76,7 +80,7 @@ pub enum Refusal {
     Copy,
     /// The peer trained on other parameters than the common ones.
     OutOfSync,
-    /// It makes some held-out batch worse.
+    /// It makes held-out batches worse, or a single one by much.
     Harm,
     /// It does not improve held-out loss by the margin.
     BelowMargin,
@@ -120,7 +124,7 @@ impl Evidence {
             Refusal::Copy
         } else if self.drift.is_nan() || self.drift > MOST_DRIFT {
             Refusal::OutOfSync
-        } else if scores.iter().any(|s| *s < -TOLERANCE) {
+        } else if score < -TOLERANCE || scores.iter().any(|s| *s < -WORST) {
             Refusal::Harm
         } else if score < MARGIN {
             Refusal::BelowMargin
@@ -199,9 +203,15 @@ mod tests {
     #[test]
     fn exploit_harm_by_a_peer_with_the_best_standing_is_refused_in_the_same_round_and_unpaid() {
         let standing = Standing { rating: Rating { mu: 60.0, sigma: 1.0 }, reliability: 1.0 };
-        let harm = evidence(0.05, &[0.02, 0.02, -0.01]);
+        let harm = evidence(0.05, &[0.02, 0.02, -0.011]);
         assert_eq!(refusal(&harm), Some(Refusal::Harm), "one harmed batch is enough, whatever the mean");
         assert!(standing.quality(harm.judge()) < 1e-300 && standing.quality(Verdict::Accepted(0.01)) > 1.0);
+    }
+
+    #[test]
+    fn a_batch_that_gets_a_little_worse_by_chance_does_not_refuse_an_update_that_is_good_on_the_whole() {
+        assert_eq!(refusal(&evidence(0.01, &[0.01, 0.008, -0.004])), None);
+        assert_eq!(refusal(&evidence(0.01, &[0.002, 0.001, -0.004])), Some(Refusal::Harm));
     }
 
     #[test]
