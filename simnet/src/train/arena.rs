@@ -8,7 +8,7 @@ use consortium_node::training::collective::{Assignment, Examiner, Parameters, Sy
 use consortium_node::training::corpus::Split;
 use consortium_node::training::gauntlet::{Evidence, Losses, Standing, TOLERANCE, copies};
 use consortium_node::training::packing::Batch;
-use consortium_node::training::sparseloco::{Update, median_norms};
+use consortium_node::training::sparseloco::{Update, median_norms, overlaps};
 use consortium_node::training::trainer::mean_loss;
 use rand::seq::SliceRandom;
 use rand_chacha::ChaCha8Rng;
@@ -220,12 +220,10 @@ impl Arena {
     /// Which updates are too much like an earlier one, of this round or the last.
     fn copied(&self, updates: &[&Update]) -> Result<Vec<bool>> {
         let all: Vec<&Update> = self.revealed.iter().map(|r| &r.update).chain(updates.iter().copied()).collect();
-        let mut overlaps = vec![vec![0.0; all.len()]; all.len()];
-        for later in 0..all.len() {
-            for earlier in 0..later {
-                overlaps[earlier][later] = all[earlier].overlap(all[later])?;
-            }
+        if all.is_empty() {
+            return Ok(Vec::new());
         }
+        let overlaps = overlaps(self.task.layout(), &all)?;
         Ok(copies(all.len(), |earlier, later| overlaps[earlier][later]).split_off(self.revealed.len()))
     }
 

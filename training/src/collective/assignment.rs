@@ -86,8 +86,10 @@ impl Assignment {
     /// The rows of a peer, in the order in which it trains on them; none for a number that no peer has.
     #[must_use]
     pub fn rows(&self, peer: usize) -> Vec<u64> {
-        let count = if peer < self.peers { self.rows_each } else { 0 };
-        self.shuffle.take(peer as u64 * self.rows_each as u64, count)
+        if peer >= self.peers {
+            return Vec::new();
+        }
+        self.shuffle.take(peer as u64 * self.rows_each as u64, self.rows_each)
     }
 
     /// `count` of the peer's rows, drawn by the beacon of the examination; all of them if there are fewer.
@@ -160,7 +162,7 @@ mod tests {
         let unassigned = assignment.unassigned(b"late", 7, 50);
         assert_eq!(unassigned.len(), 20);
         assert!(unassigned.iter().all(|row| *row < 100 && !dealt.contains(row)));
-        assert!(assignment.rows(4).is_empty());
+        assert!(assignment.rows(4).is_empty() && assignment.rows(usize::MAX).is_empty());
     }
 
     #[test]

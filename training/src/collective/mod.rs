@@ -14,6 +14,18 @@
 //!   to the bit; an update touches one element of 64, and nothing is copied for each peer.
 //! - [`SyncProbe`] tells from a few numbers how far a peer's parameters are from the common ones.
 //!
+//! # What validation costs
+//! Measured by `examples/validation_bench.rs` with `consortium-tiny`, rounds of 30 steps of 8 rows of 128 positions, one
+//! thread of a Xeon of 2023, processor time. An update is examined on three held-out batches of 4 rows and on 8 rows of its
+//! own and 8 of nobody's: by rows that is 5.0 % of the training that it came from.
+//!
+//! | | |
+//! |---|---|
+//! | training, a peer and round | 26.3 s |
+//! | losses before, once a round | 0.56 s |
+//! | an update: read, patch, examine, take back | 0.99 s |
+//! | share of the round's training, 4 / 8 / 20 / 100 peers | 4.3 / 4.0 / 3.9 / 3.8 % |
+//!
 //! When a round happens and what is signed is for the round protocol; what the numbers mean is for [`crate::gauntlet`].
 //!
 //! # Randomness

@@ -67,10 +67,12 @@ pub fn with_update<T>(
         Ok(()) => look(model),
         Err(error) => Err(error.into()),
     };
+    let mut restored = Ok(());
     for (swap, var) in swaps.iter_mut().zip(model.vars()).take(done) {
         swap.steps = false;
-        var.inplace_op1(swap)?;
+        restored = restored.and(var.inplace_op1(swap));
     }
+    restored?;
     looked
 }
 

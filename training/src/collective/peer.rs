@@ -107,22 +107,28 @@ impl Peer {
     /// # Errors
     /// [`TrainError::Setting`] for a round that is over; otherwise as [`local_steps`]. The peer is then as it was before.
     pub fn train(&mut self, round: u64, common: &Parameters, rows: &[u64]) -> Result<(&[u8], &[f32]), TrainError> {
-        match self.trained() {
-            Some(last) if last > round => {
-                let reason = format!("round {round} is over: the last one trained in is {last}");
-                return Err(TrainError::Setting { name: "round", reason });
+        let last = match self.last.take() {
+            Some(last) if last.round == round => last,
+            earlier => {
+                let made = match &earlier {
+                    Some(last) if last.round > round => Err(over(round, last.round)),
+                    _ => self.make(round, common, rows),
+                };
+                // Should it fail, what was made before stays.
+                self.last = earlier;
+                made?
             }
-            Some(last) if last == round => {}
-            _ => {
-                let mut adam = self.adam.clone();
-                let run = local_steps(&self.task, common, &mut adam, round, rows)?;
-                let message = compress(self.task.layout(), &mut self.feedback, &run.delta)?;
-                self.adam = adam;
-                self.last = Some(Last { round, losses: run.losses, message });
-            }
-        }
-        let last = self.last.as_ref().map(|last| (&last.message[..], &last.losses[..]));
-        Ok(last.unwrap_or_default())
+        };
+        let last = self.last.insert(last);
+        Ok((&last.message, &last.losses))
+    }
+
+    fn make(&mut self, round: u64, common: &Parameters, rows: &[u64]) -> Result<Last, TrainError> {
+        let mut adam = self.adam.clone();
+        let run = local_steps(&self.task, common, &mut adam, round, rows)?;
+        let message = compress(self.task.layout(), &mut self.feedback, &run.delta)?;
+        self.adam = adam;
+        Ok(Last { round, losses: run.losses, message })
     }
 
     /// Saves moments, error feedback and the last update, atomically. To be called before the update is committed to.
@@ -169,4 +175,8 @@ impl Peer {
         let adam = AdamW::restore(task.recipe().adam, header.steps, first, second);
         Ok(Self { task, adam, feedback, last })
     }
+}
+
+fn over(round: u64, last: u64) -> TrainError {
+    TrainError::Setting { name: "round", reason: format!("round {round} is over: the last one trained in is {last}") }
 }

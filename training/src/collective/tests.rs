@@ -5,7 +5,7 @@ use crate::TrainError;
 use crate::gauntlet::copies;
 use crate::model::{Llama, LlamaConfig};
 use crate::optimizer::{AdamWSettings, Schedule};
-use crate::sparseloco::{Update, aggregate, median_norms};
+use crate::sparseloco::{Update, aggregate, median_norms, overlaps};
 use crate::tokenizer::Tokenizer;
 
 fn small() -> LlamaConfig {
@@ -125,6 +125,14 @@ fn exploit_of_fixed_limits_real_updates_of_a_first_round_are_no_copies_and_a_dis
     let overlap = |a: usize, b: usize| updates[a].overlap(&updates[b]).unwrap();
     assert!(overlap(0, 1) > 0.2, "peers agree in the beginning: {}", overlap(0, 1));
     assert_eq!(copies(5, overlap), [false, false, false, false, true]);
+    let all = overlaps(task.layout(), &updates.iter().collect::<Vec<_>>()).unwrap();
+    for (a, row) in all.iter().enumerate() {
+        for (b, part) in row.iter().enumerate() {
+            let expected = if a < b { overlap(a, b) } else { 0.0 };
+            assert_eq!(part.to_bits(), expected.to_bits(), "{a} {b}");
+        }
+    }
+    assert!(overlaps(task.layout(), &[]).is_err());
 }
 
 #[test]
