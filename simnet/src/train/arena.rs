@@ -167,8 +167,7 @@ impl Arena {
             let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(|| on_one_core(work)?)).collect();
             threads
                 .into_iter()
-                .map(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-                .collect()
+                .try_for_each(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
         })
     }
 

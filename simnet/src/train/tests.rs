@@ -19,8 +19,8 @@ fn of<'a>(totals: &'a [PeerTotal], name: &str) -> &'a PeerTotal {
 #[test]
 fn attackers_lose_and_the_model_learns() {
     let cast = "honest:3,mediocre,free-rider,plagiarist,late-plagiarist,poisoner,stale";
-    let rounds = play(cast, 8, 1);
-    let (first, last) = (&rounds[0], &rounds[7]);
+    let rounds = play(cast, 6, 1);
+    let (first, last) = (&rounds[0], &rounds[5]);
     assert!(last.held_out_loss < first.held_out_loss - 0.3, "{} {}", first.held_out_loss, last.held_out_loss);
     assert!(rounds.iter().all(|round| !round.reverted));
     let budget = Payroll::default().budget.0;
@@ -30,9 +30,9 @@ fn attackers_lose_and_the_model_learns() {
         assert!(of(&totals, name).gain_msat < 0, "{:?}", of(&totals, name));
     }
     for name in ["honest-1", "honest-2", "honest-3"] {
-        assert!(of(&totals, name).accepted_later >= 5, "{:?}", of(&totals, name));
+        assert!(of(&totals, name).accepted_later >= 3, "{:?}", of(&totals, name));
     }
-    assert_eq!(of(&totals, "late-plagiarist").refusals, [("late", 8)]);
+    assert_eq!(of(&totals, "late-plagiarist").refusals, [("late", 6)]);
     assert_eq!(of(&totals, "poisoner").accepted, 0);
     assert_eq!(of(&totals, "free-rider").accepted, 0);
     let stale: Vec<&str> = rounds[1..].iter().map(|r| r.peers[8].fate).collect();
