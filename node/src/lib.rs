@@ -25,6 +25,7 @@
 
 pub use consortium_inference as inference;
 pub use consortium_ledger as ledger;
+pub use consortium_training as training;
 
 pub mod audit;
 pub mod billing;

@@ -6,6 +6,7 @@ use std::time::Duration;
 use clap::{Args, Parser, Subcommand};
 use consortium_node::cli::start::StartArgs;
 use consortium_simnet::cheat::{Assignment, Cheat};
+use consortium_simnet::train::cast::Cast;
 
 /// Most blocks of one `mine` or `reorg`.
 const MAX_BLOCKS: usize = 1_000;
@@ -113,6 +114,8 @@ pub(crate) enum Command {
     Bench(Bench),
     /// Measure what audits catch: honest work of every numeric class and every cheat, judged as a node would.
     AuditBench(AuditBench),
+    /// Train a small model together with peers of all kinds, in this process: who is let in, and who earns what.
+    Train(Train),
     /// Run a node whose worker is dishonest: what `up --cheat` starts.
     #[command(hide = true)]
     CheatingNode(Box<CheatingNode>),
@@ -209,6 +212,45 @@ pub(crate) struct Chaos {
     pub(crate) seed: u64,
 }
 
+/// `simnet train`.
+#[derive(Clone, Debug, Args)]
+pub(crate) struct Train {
+    /// Who takes part, as in honest:4,poisoner. There are honest, mediocre, free-rider, plagiarist, late-plagiarist,
+    /// poisoner, sleeper (honest until two thirds of the run, then a poisoner), stale, colluder (a pair).
+    #[arg(long, value_name = "ROLE[:N],...", default_value = "honest:4,free-rider,plagiarist,poisoner,mediocre,stale")]
+    pub(crate) peers: Cast,
+    /// Rounds.
+    #[arg(long, default_value_t = 30, value_name = "R", value_parser = clap::value_parser!(u64).range(1..=100_000))]
+    pub(crate) rounds: u64,
+    /// Local steps of a round [default: 8].
+    #[arg(long, value_name = "K", value_parser = clap::value_parser!(u64).range(1..=1000))]
+    pub(crate) steps: Option<u64>,
+    /// Rows of a local step [default: 4].
+    #[arg(long, value_name = "B", value_parser = rows)]
+    pub(crate) batch: Option<usize>,
+    /// Decides first weights, data, examinations, and what characters draw.
+    #[arg(long, default_value_t = 1, value_name = "S")]
+    pub(crate) seed: u64,
+    /// So many runs, with this seed and those after it.
+    #[arg(long, default_value_t = 1, value_name = "N", value_parser = clap::value_parser!(u32).range(1..=1000))]
+    pub(crate) seeds: u32,
+    /// Also train with the honest peers alone.
+    #[arg(long)]
+    pub(crate) alone: bool,
+    /// Also train without compression, with as many peers as are honest.
+    #[arg(long)]
+    pub(crate) dense: bool,
+    /// Also train by one AdamW with the tokens of the honest peers.
+    #[arg(long)]
+    pub(crate) single: bool,
+    /// Print JSON lines.
+    #[arg(long)]
+    pub(crate) json: bool,
+    /// Draw losses, scores, ratings and balances of the first run to FILE.
+    #[arg(long, value_name = "FILE")]
+    pub(crate) svg: Option<PathBuf>,
+}
+
 /// `simnet audit-bench`.
 #[derive(Clone, Debug, Args)]
 pub(crate) struct AuditBench {
@@ -280,6 +322,13 @@ fn seconds(text: &str) -> Result<Duration, String> {
     }
 }
 
+fn rows(text: &str) -> Result<usize, String> {
+    match text.parse::<usize>() {
+        Ok(rows @ 1..=1024) => Ok(rows),
+        _ => Err("say a number of rows from 1 to 1024".to_owned()),
+    }
+}
+
 fn blocks(text: &str) -> Result<usize, String> {
     match text.parse::<usize>() {
         Ok(blocks @ 1..=MAX_BLOCKS) => Ok(blocks),
@@ -316,6 +365,8 @@ mod tests {
             &["simnet", "up", "--bitcoind-cookie", "x"],
             &["simnet", "mine", "0"],
             &["simnet", "reorg", "many"],
+            &["simnet", "train", "--peers", "saint"],
+            &["simnet", "train", "--batch", "0"],
         ] {
             assert!(Cli::try_parse_from(wrong).is_err());
         }

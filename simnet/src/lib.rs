@@ -9,6 +9,7 @@
 //! - [`chain`] is a regtest chain in this process, which nodes take for a bitcoind.
 //! - [`books`] holds the books of nodes against each other, [`coins`] counts what is on the chain.
 //! - [`l402`] is a customer of a node that sells.
+//! - [`train`] trains a model with honest peers and all other kinds, in one process.
 //! - [`audit_bench`] measures in one process what audits catch, and whom they accuse wrongly.
 //!
 //! # The binary
@@ -43,4 +44,5 @@ pub mod chain;
 pub mod cheat;
 pub mod coins;
 pub mod l402;
+pub mod train;
 pub mod world;

@@ -1,15 +1,13 @@
 //! A run's state on disk: weights, moments and history in one safetensors file, written atomically and verified by hash.
 
-use std::collections::{BTreeMap, HashMap};
-use std::fs::File;
-use std::io::Write;
+use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
 use serde::{Deserialize, Serialize};
 
 use crate::error::TrainError;
 use crate::recipe::History;
+use crate::tensor_file::TensorFile;
 
 const FORMAT: &str = "consortium-training-checkpoint/1";
 const KEPT: usize = 2;
@@ -42,31 +40,6 @@ pub struct Progress {
     pub history: History,
 }
 
-fn bytes(values: &[f32]) -> Vec<u8> {
-    values.iter().flat_map(|v| v.to_le_bytes()).collect()
-}
-
-fn digest(progress: &str, tensors: &BTreeMap<String, Vec<u8>>) -> String {
-    let mut hasher = blake3::Hasher::new();
-    hasher.update(progress.as_bytes());
-    for (name, data) in tensors {
-        hasher.update(name.as_bytes());
-        hasher.update(data);
-    }
-    hasher.finalize().to_hex().to_string()
-}
-
-/// Writes `data` to `path` so that a crash leaves either the old file or the whole new one.
-///
-/// # Errors
-/// [`TrainError::Io`] if the directory cannot be written.
-pub(crate) fn write_atomically(path: &Path, data: &[u8]) -> Result<(), TrainError> {
-    let partial = path.with_extension("partial");
-    let mut file = File::create(&partial).map_err(TrainError::io(&partial))?;
-    file.write_all(data).and_then(|()| file.sync_all()).map_err(TrainError::io(&partial))?;
-    std::fs::rename(&partial, path).map_err(TrainError::io(path))
-}
-
 impl Checkpoint {
     /// Saves under `directory` as `step-<n>.safetensors` and removes all but the newest two.
     ///
@@ -74,27 +47,15 @@ impl Checkpoint {
     /// [`TrainError::Io`] if the directory cannot be written.
     pub fn save(&self, directory: &Path) -> Result<PathBuf, TrainError> {
         std::fs::create_dir_all(directory).map_err(TrainError::io(directory))?;
-        let groups = [("weight", &self.weights), ("first", &self.first), ("second", &self.second)];
-        let tensors: BTreeMap<String, Vec<u8>> = groups
-            .into_iter()
-            .flat_map(|(group, all)| all.iter().enumerate().map(move |(i, v)| (format!("{group}.{i:04}"), bytes(v))))
-            .collect();
-        let progress = serde_json::to_string(&self.progress)?;
-        let meta = HashMap::from([
-            ("format".to_owned(), FORMAT.to_owned()),
-            ("blake3".to_owned(), digest(&progress, &tensors)),
-            ("progress".to_owned(), progress),
-        ]);
         let path = directory.join(format!("step-{:08}.safetensors", self.progress.step));
-        let refuse =
-            |e: safetensors::SafeTensorError| TrainError::Checkpoint { path: path.clone(), reason: e.to_string() };
-        let views = tensors
-            .iter()
-            .map(|(name, data)| Ok((name.clone(), TensorView::new(Dtype::F32, vec![data.len() / 4], data)?)))
-            .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()
-            .map_err(refuse)?;
-        let data = safetensors::serialize(views, Some(meta)).map_err(refuse)?;
-        write_atomically(&path, &data)?;
+        let file = TensorFile {
+            header: serde_json::to_string(&self.progress)?,
+            floats: [("weight", &self.weights), ("first", &self.first), ("second", &self.second)]
+                .map(|(group, tensors)| (group.to_owned(), tensors.clone()))
+                .into(),
+            bytes: BTreeMap::new(),
+        };
+        file.write(&path, FORMAT)?;
         let saved = list(directory)?;
         for old in saved.iter().rev().skip(KEPT) {
             std::fs::remove_file(old).map_err(TrainError::io(old))?;
@@ -107,31 +68,16 @@ impl Checkpoint {
     /// # Errors
     /// [`TrainError::Io`] if the file cannot be read, [`TrainError::Checkpoint`] if it is damaged or of another format.
     pub fn load(path: &Path) -> Result<Self, TrainError> {
-        let data = std::fs::read(path).map_err(TrainError::io(path))?;
-        let refuse = |reason: String| TrainError::Checkpoint { path: path.to_path_buf(), reason };
-        let (_, header) = SafeTensors::read_metadata(&data).map_err(|e| refuse(format!("damaged: {e}")))?;
-        let meta = header.metadata().as_ref().ok_or_else(|| refuse("no metadata".into()))?;
-        let field = |name: &str| meta.get(name).ok_or_else(|| refuse(format!("no `{name}` in its metadata")));
-        let format = field("format")?;
-        if format != FORMAT {
-            return Err(refuse(format!("format {format}, expected {FORMAT}")));
-        }
-        let file = SafeTensors::deserialize(&data).map_err(|e| refuse(format!("damaged: {e}")))?;
-        let tensors: BTreeMap<String, Vec<u8>> =
-            file.iter().map(|(n, view)| (n.to_owned(), view.data().to_vec())).collect();
-        let progress = field("progress")?;
-        if *field("blake3")? != digest(progress, &tensors) {
-            return Err(refuse("damaged: its contents do not match its hash".into()));
-        }
-        let group = |prefix: &str| {
-            let named = tensors.range(format!("{prefix}.")..format!("{prefix}/"));
-            named.map(|(_, data)| floats(data)).collect::<Vec<_>>()
+        let mut file = TensorFile::read(path, FORMAT)?;
+        let refuse = |e: serde_json::Error| TrainError::Checkpoint {
+            path: path.to_path_buf(),
+            reason: format!("progress: {e}"),
         };
         Ok(Self {
-            progress: serde_json::from_str(progress).map_err(|e| refuse(format!("progress: {e}")))?,
-            weights: group("weight"),
-            first: group("first"),
-            second: group("second"),
+            progress: serde_json::from_str(&file.header).map_err(refuse)?,
+            weights: file.take("weight"),
+            first: file.take("first"),
+            second: file.take("second"),
         })
     }
 
@@ -144,10 +90,6 @@ impl Checkpoint {
         let newest = saved.last().ok_or_else(|| TrainError::NoCheckpoint(directory.to_path_buf()))?;
         Self::load(newest)
     }
-}
-
-fn floats(data: &[u8]) -> Vec<f32> {
-    data.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]])).collect()
 }
 
 /// Checkpoints in `directory`, oldest first.

@@ -61,6 +61,88 @@ pub fn loss_curve(title: &str, history: &History) -> Result<String, TrainError> 
     Ok(svg)
 }
 
+/// One of several plots of a picture.
+#[derive(Clone, Debug, PartialEq)]
+pub struct Panel {
+    /// What it shows, and in what unit.
+    pub title: String,
+    /// Named lines of points, from left to right.
+    pub series: Vec<(String, Vec<(f64, f64)>)>,
+}
+
+/// Eight colours that most eyes tell apart (Okabe and Ito, with grey for yellow).
+const COLORS: [(u8, u8, u8); 8] = [
+    (0, 114, 178),
+    (213, 94, 0),
+    (0, 158, 115),
+    (204, 121, 167),
+    (0, 0, 0),
+    (230, 159, 0),
+    (86, 180, 233),
+    (128, 128, 128),
+];
+
+/// Draws panels two by two, over a common quantity `x`.
+///
+/// # Errors
+/// [`TrainError::Curve`] if there is no point at all or the drawing fails.
+pub fn panels(title: &str, x: &str, panels: &[Panel]) -> Result<String, TrainError> {
+    let rows = panels.len().div_ceil(2);
+    if panels.iter().all(|panel| panel.series.iter().all(|s| s.1.is_empty())) {
+        return Err(failed("no points"));
+    }
+    let mut svg = String::new();
+    {
+        let size = (SIZE.0 * 3 / 2, 40 + SIZE.1 * 3 / 4 * rows as u32);
+        let area = SVGBackend::with_string(&mut svg, size).into_drawing_area();
+        area.fill(&WHITE).map_err(failed)?;
+        let area = area.titled(title, ("sans-serif", 20)).map_err(failed)?;
+        for (panel, part) in panels.iter().zip(area.split_evenly((rows, 2))) {
+            draw_panel(panel, x, &part)?;
+        }
+        area.present().map_err(failed)?;
+    }
+    Ok(svg)
+}
+
+fn draw_panel(
+    panel: &Panel,
+    x: &str,
+    area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
+) -> Result<(), TrainError> {
+    let points = || panel.series.iter().flat_map(|s| s.1.iter()).filter(|p| p.0.is_finite() && p.1.is_finite());
+    let range = |of: fn(&(f64, f64)) -> f64| {
+        let (low, high) = points().map(of).fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
+        if low < high { low..high } else { low.min(0.0)..low.max(0.0) + 1.0 }
+    };
+    if points().next().is_none() {
+        return Ok(());
+    }
+    let across = range(|p| p.0);
+    // Room for the legend beside the lines.
+    let across = across.start..across.end + (across.end - across.start) * 0.35;
+    let mut chart = ChartBuilder::on(area)
+        .caption(&panel.title, ("sans-serif", 15))
+        .margin(10)
+        .x_label_area_size(34)
+        .y_label_area_size(52)
+        .build_cartesian_2d(across, range(|p| p.1))
+        .map_err(failed)?;
+    chart.configure_mesh().x_desc(x).light_line_style(WHITE).draw().map_err(failed)?;
+    for ((name, line), (r, g, b)) in panel.series.iter().zip(COLORS.iter().copied().cycle()) {
+        let style = RGBColor(r, g, b).stroke_width(2);
+        let line = line.iter().copied().filter(|p| p.0.is_finite() && p.1.is_finite());
+        let series = chart.draw_series(LineSeries::new(line, style)).map_err(failed)?;
+        series.label(name).legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 18, y)], style));
+    }
+    chart
+        .configure_series_labels()
+        .position(SeriesLabelPosition::UpperRight)
+        .background_style(WHITE)
+        .draw()
+        .map_err(failed)
+}
+
 fn smoothed(points: &[(u64, f32)]) -> Vec<(u64, f32)> {
     let mut mean = points.first().map_or(0.0, |p| p.1);
     let smooth = points.iter().map(|(step, loss)| {
@@ -73,6 +155,15 @@ fn smoothed(points: &[(u64, f32)]) -> Vec<(u64, f32)> {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn panels_are_drawn_with_what_can_be_drawn() {
+        let panel = |points: &[(f64, f64)]| Panel { title: "p".into(), series: vec![("s".into(), points.to_vec())] };
+        let all = [panel(&[(0.0, 1.0), (1.0, 2.0)]), panel(&[(1.0, f64::NAN)]), panel(&[(1.0, 3.0)]), panel(&[])];
+        let svg = panels("Title", "round", &all).unwrap();
+        assert!(svg.starts_with("<svg") && svg.contains("Title") && !svg.contains("NaN"));
+        assert!(panels("Title", "round", &all[3..]).is_err());
+    }
 
     #[test]
     fn both_losses_are_drawn() {

@@ -2,6 +2,8 @@
 
 use std::path::{Path, PathBuf};
 
+use crate::sparseloco::SparseError;
+
 /// Every failure of this crate, with enough context to act on.
 #[derive(Debug, thiserror::Error)]
 pub enum TrainError {
@@ -16,6 +18,9 @@ pub enum TrainError {
     /// A tensor operation failed.
     #[error("tensor operation failed: {0}")]
     Tensor(#[from] candle_core::Error),
+    /// An update could not be made, read or added.
+    #[error("update: {0}")]
+    Sparse(#[from] SparseError),
     /// The tokenizer could not be trained, loaded or applied.
     #[error("tokenizer: {0}")]
     Tokenizer(String),

@@ -5,9 +5,9 @@ use std::path::Path;
 use candle_core::DType;
 use safetensors::tensor::{Dtype, TensorView};
 
-use crate::checkpoint::write_atomically;
 use crate::error::TrainError;
 use crate::model::Llama;
+use crate::tensor_file::write_atomically;
 use crate::tokenizer::Tokenizer;
 
 /// Files that a reader of the model needs.

@@ -11,12 +11,14 @@
 //! data is one number. [`model`] computes on candle tensors with its own differentiable kernels. [`trainer`] shares the
 //! rows of a step between threads, adds their gradients in a fixed order, and saves checkpoints from which a run goes on
 //! with the very same losses. [`sparseloco`] turns what many peers have learnt apart into small messages, and these into
-//! the next common parameters. Whoever watches implements [`observer::Observer`]; [`progress`] is the one for terminals.
+//! the next common parameters; [`gauntlet`] judges what each is worth, and [`collective`] is what a node of such a run
+//! computes. Whoever watches implements [`observer::Observer`]; [`progress`] is the one for terminals.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
 pub mod card;
 pub mod checkpoint;
+pub mod collective;
 pub mod corpus;
 pub mod curve;
 pub mod error;
@@ -30,6 +32,7 @@ pub mod packing;
 pub mod progress;
 pub mod recipe;
 pub mod sparseloco;
+mod tensor_file;
 pub mod tiny;
 pub mod tokenizer;
 pub mod trainer;

@@ -79,6 +79,12 @@ impl AdamW {
         (&self.first, &self.second)
     }
 
+    /// Steps taken.
+    #[must_use]
+    pub fn steps(&self) -> u64 {
+        self.steps
+    }
+
     /// Moves `vars` against `grads` at the given rate.
     ///
     /// # Errors

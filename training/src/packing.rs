@@ -59,7 +59,15 @@ impl Batch {
     /// # Errors
     /// If a document cannot be encoded.
     pub fn draw(tokenizer: &Tokenizer, source: Source, first: u64, rows: usize) -> Result<Self, TrainError> {
-        let packed = (first..).take(rows).map(|row| source.row(tokenizer, row)).collect::<Result<Vec<_>, _>>()?;
+        Self::of(tokenizer, source, (first..).take(rows))
+    }
+
+    /// The rows with the given numbers, in that order.
+    ///
+    /// # Errors
+    /// If a document cannot be encoded.
+    pub fn of(tokenizer: &Tokenizer, source: Source, rows: impl IntoIterator<Item = u64>) -> Result<Self, TrainError> {
+        let packed = rows.into_iter().map(|row| source.row(tokenizer, row)).collect::<Result<Vec<_>, _>>()?;
         Ok(Self::pack(&packed, source.length))
     }
 

@@ -3,7 +3,7 @@
 use std::path::PathBuf;
 
 use crate::card::model_card;
-use crate::checkpoint::{Checkpoint, write_atomically};
+use crate::checkpoint::Checkpoint;
 use crate::curve::loss_curve;
 use crate::error::TrainError;
 use crate::export::export;
@@ -11,6 +11,7 @@ use crate::model::LlamaConfig;
 use crate::observer::Observer;
 use crate::optimizer::{AdamWSettings, Schedule};
 use crate::recipe::Recipe;
+use crate::tensor_file::write_atomically;
 use crate::tokenizer::Tokenizer;
 use crate::trainer::{Saving, Trainer};
 

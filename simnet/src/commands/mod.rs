@@ -22,6 +22,7 @@ mod signals;
 mod status;
 mod table;
 mod terminal;
+mod train;
 mod up;
 
 use std::process::ExitCode;
@@ -55,6 +56,7 @@ pub(crate) async fn run(cli: Cli) -> Result<ExitCode> {
         Command::Down => orders::down(&dir).await,
         Command::Bench(arguments) => bench::run(arguments).await,
         Command::AuditBench(arguments) => audit_bench::run(&arguments),
+        Command::Train(arguments) => train::run(&arguments),
         Command::CheatingNode(arguments) => cheating_node::run(*arguments).await,
         Command::Run { command } => run_command::run(&command).await,
     }

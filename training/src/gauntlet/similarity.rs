@@ -6,7 +6,7 @@ use super::score::median;
 const MOST_USUAL: f64 = 0.5;
 
 /// Which of `count` updates are copies, given the overlap of each pair, from 0 to 1; see
-/// [`crate::sparseloco::Update::overlap`]. Updates are in the order in which they were committed to: of two alike the later
+/// [`crate::sparseloco::overlaps`]. Updates are in the order in which they were committed to: of two alike the later
 /// is the copy.
 ///
 /// Honest peers overlap too, much in the first rounds (44 % were seen) and little later (9 %), so no fixed limit serves.

@@ -83,7 +83,8 @@ pub fn median_norms(layout: &Layout, updates: &[&Update]) -> Result<Vec<f64>, Sp
     Ok((0..layout.grids().len()).map(median).collect())
 }
 
-fn check(layout: &Layout, updates: &[&Update]) -> Result<(), SparseError> {
+/// Refuses an empty round, and updates of other layouts.
+pub(super) fn check(layout: &Layout, updates: &[&Update]) -> Result<(), SparseError> {
     let sound = !updates.is_empty() && updates.iter().all(|u| u.layout().tag() == layout.tag());
     if sound { Ok(()) } else { Err(SparseError::Aggregate) }
 }

@@ -176,7 +176,7 @@ impl Layout {
     }
 
     /// Whether `tensors` have the sizes of this layout.
-    pub(super) fn fits<T: AsRef<[f32]>>(&self, tensors: &[T]) -> Result<(), SparseError> {
+    pub(crate) fn fits<T: AsRef<[f32]>>(&self, tensors: &[T]) -> Result<(), SparseError> {
         let same = tensors.len() == self.tensors.len()
             && tensors.iter().zip(self.tensors.iter()).all(|(t, g)| t.as_ref().len() == g.elements());
         if same { Ok(()) } else { Err(SparseError::Sizes) }

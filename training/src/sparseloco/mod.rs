@@ -87,6 +87,7 @@ mod compress;
 mod error;
 mod layout;
 mod message;
+mod overlap;
 mod quantize;
 mod range_coder;
 pub mod reference;
@@ -100,6 +101,7 @@ pub use compress::compress;
 pub use error::SparseError;
 pub use layout::{Layout, kept_of};
 pub use message::Update;
+pub use overlap::overlaps;
 
 /// Side of the blocks of a matrix.
 pub const BLOCK_SIDE: usize = 64;

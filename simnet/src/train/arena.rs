@@ -1,0 +1,248 @@
+//! Plays the rounds.
+
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
+
+use anyhow::{Context as _, Result};
+use consortium_node::training::collective::{Assignment, Examiner, Parameters, SyncProbe, Task};
+use consortium_node::training::corpus::Split;
+use consortium_node::training::gauntlet::{Evidence, Losses, Standing, TOLERANCE, copies};
+use consortium_node::training::packing::Batch;
+use consortium_node::training::sparseloco::{Update, median_norms, overlaps};
+use consortium_node::training::trainer::mean_loss;
+use rand::seq::SliceRandom;
+use rand_chacha::ChaCha8Rng;
+use rand_chacha::rand_core::SeedableRng;
+
+use super::cast::Cast;
+use super::characters::{Character, Known, Moment, Revealed, Submission, characters};
+use super::cores::on_one_core;
+use super::outcome::{Fate, Finding, outcome};
+use super::pay::Payroll;
+use super::report::{PeerRound, RoundReport};
+use super::setting::{Purpose, Setting};
+
+/// Held-out rows on which the common parameters are followed over a run; beyond those that examinations draw from.
+pub(super) const FOLLOWED: (u64, usize) = (1 << 40, 32);
+/// Threads that train.
+const THREADS: usize = 2;
+
+/// A run in progress.
+pub struct Arena {
+    setting: Setting,
+    payroll: Payroll,
+    task: Arc<Task>,
+    characters: Vec<Box<dyn Character>>,
+    names: Vec<String>,
+    standings: Vec<Standing>,
+    balances: Vec<i64>,
+    common: Parameters,
+    last_step: f64,
+    revealed: Vec<Revealed>,
+    followed: Batch,
+    round: u64,
+}
+
+/// What a peer handed in, read.
+struct Entry {
+    peer: usize,
+    update: Update,
+    sample: Vec<f32>,
+}
+
+impl Arena {
+    /// A run at its beginning.
+    ///
+    /// # Errors
+    /// If a setting makes no sense.
+    pub fn new(setting: Setting, cast: &Cast, payroll: Payroll, task: Arc<Task>) -> Result<Self> {
+        let characters = characters(cast, &task)?;
+        let stake = i64::try_from(payroll.stake.0).context("the stake is too large")?;
+        let (first, count) = FOLLOWED;
+        let followed = task.batch(Split::HeldOut, &(first..).take(count).collect::<Vec<_>>())?;
+        Ok(Self {
+            standings: vec![Standing::default(); characters.len()],
+            balances: vec![stake; characters.len()],
+            common: Parameters::fresh(&task, setting.seed)?,
+            names: cast.names(),
+            last_step: 0.0,
+            revealed: Vec::new(),
+            round: 0,
+            followed,
+            setting,
+            payroll,
+            task,
+            characters,
+        })
+    }
+
+    /// The loss of the common parameters on held-out rows that are the same over the run, nats per token.
+    ///
+    /// # Errors
+    /// If a tensor operation fails.
+    pub fn held_out_loss(&self) -> Result<f64> {
+        Ok(mean_loss(&self.common.model()?, &self.followed)?)
+    }
+
+    /// Plays one round.
+    ///
+    /// # Errors
+    /// When training fails.
+    pub fn play(&mut self) -> Result<RoundReport> {
+        let begun = Instant::now();
+        let (round, peers) = (self.round, self.characters.len());
+        let beacon = self.setting.draw(Purpose::Assignment, round);
+        let recipe = self.task.recipe();
+        let assignment = Assignment::new(&beacon, round, peers, recipe.rows_each(), recipe.rows)?;
+        let probe = SyncProbe::new(&beacon, round, &self.common);
+        let mut submissions: Vec<Option<Submission>> = vec![None; peers];
+        self.submit(Moment::Early, &assignment, &probe, &[], &mut submissions)?;
+        let trained = begun.elapsed().as_secs_f64();
+        self.submit(Moment::Later, &assignment, &probe, &[], &mut submissions)?;
+        let (entries, mut findings) = self.read(submissions, round);
+        let (task, examination) = (Arc::clone(&self.task), self.setting.examination);
+        let beacon = self.setting.draw(Purpose::Examination, round);
+        let examiner = Examiner::new(&task, examination, &assignment, &self.common, beacon, round)?;
+        let present = self.examine(&entries, &examiner, &probe, &mut findings)?;
+        let mut late: Vec<Option<Submission>> = vec![None; peers];
+        self.submit(Moment::TooLate, &assignment, &probe, &present, &mut late)?;
+
+        let qualities = outcome(&findings, &mut self.standings);
+        let reverted = self.aggregate(&entries, &findings, &examiner)?;
+        let paid: Vec<(f64, bool)> = findings
+            .iter()
+            .zip(qualities)
+            .map(|(finding, quality)| (if reverted { 0.0 } else { quality }, !finding.fate.accepted()))
+            .collect();
+        let pay = self.payroll.round(&paid);
+        self.revealed = present;
+        self.round += 1;
+        let rows = (0..peers).map(|peer| {
+            let change = |msat: u64| i64::try_from(msat).context("an amount is too large");
+            self.balances[peer] += change(pay[peer].reward.0)? - change(pay[peer].fee.0)?;
+            Ok(PeerRound::new(
+                &self.names[peer],
+                &findings[peer],
+                &self.standings[peer],
+                pay[peer],
+                self.balances[peer],
+            ))
+        });
+        let peers = rows.collect::<Result<Vec<_>>>()?;
+        Ok(RoundReport {
+            round,
+            held_out_loss: self.held_out_loss()?,
+            reverted,
+            seconds: begun.elapsed().as_secs_f64(),
+            training_seconds: trained,
+            peers,
+        })
+    }
+
+    /// Lets all whose moment it is make their updates, on two threads.
+    fn submit(
+        &mut self,
+        moment: Moment,
+        assignment: &Assignment,
+        probe: &SyncProbe,
+        present: &[Revealed],
+        into: &mut [Option<Submission>],
+    ) -> Result<()> {
+        let (setting, round, common, revealed) = (self.setting, self.round, &self.common, &self.revealed[..]);
+        let waiting = self.characters.iter_mut().zip(into.iter_mut()).enumerate();
+        let waiting: Vec<_> = waiting.filter(|(_, (character, _))| character.moment() == moment).collect();
+        let waiting = Mutex::new(waiting);
+        let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop();
+        let work = || -> Result<()> {
+            while let Some((me, (character, into))) = next() {
+                let rows = assignment.rows(me);
+                let known = Known { round, rounds: setting.rounds, me, common, rows: &rows, revealed, present, probe };
+                let mut rng = ChaCha8Rng::from_seed(setting.draw(Purpose::Characters, round));
+                rng.set_stream(me as u64);
+                *into = Some(character.submit(&known, &mut rng)?);
+            }
+            Ok(())
+        };
+        std::thread::scope(|scope| {
+            let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(|| on_one_core(work)?)).collect();
+            threads
+                .into_iter()
+                .try_for_each(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+        })
+    }
+
+    /// Checks what was committed to in time; in the order of commitment, which is drawn but for colluders.
+    fn read(&self, submissions: Vec<Option<Submission>>, round: u64) -> (Vec<Entry>, Vec<Finding>) {
+        let mut findings: Vec<Finding> =
+            submissions.iter().map(|_| Finding { evidence: None, fate: Fate::Late }).collect();
+        let mut order: Vec<(usize, Submission)> =
+            submissions.into_iter().enumerate().filter_map(|(peer, s)| Some((peer, s?))).collect();
+        order.shuffle(&mut ChaCha8Rng::from_seed(self.setting.draw(Purpose::Order, round)));
+        order.sort_by_key(|(peer, _)| self.characters[*peer].moment());
+        let mut entries = Vec::new();
+        for (peer, Submission { message, sample }) in order {
+            match Update::read(self.task.layout(), message) {
+                Ok(update) => entries.push(Entry { peer, update, sample }),
+                Err(_) => findings[peer].fate = Fate::Malformed,
+            }
+        }
+        (entries, findings)
+    }
+
+    /// Measures and judges every update.
+    fn examine(
+        &self,
+        entries: &[Entry],
+        examiner: &Examiner<'_>,
+        probe: &SyncProbe,
+        findings: &mut [Finding],
+    ) -> Result<Vec<Revealed>> {
+        let updates: Vec<&Update> = entries.iter().map(|e| &e.update).collect();
+        let medians = if updates.is_empty() { Vec::new() } else { median_norms(self.task.layout(), &updates)? };
+        let copied = self.copied(&updates)?;
+        let mut revealed = Vec::new();
+        for (entry, copy) in entries.iter().zip(copied) {
+            let measured = examiner.examine(entry.peer, &entry.update, &medians)?;
+            let evidence = Evidence {
+                assigned: measured.assigned,
+                unassigned: measured.unassigned,
+                held_out: measured.held_out,
+                drift: probe.drift(&self.common, &entry.sample, self.last_step),
+                copy,
+            };
+            revealed.push(Revealed { peer: entry.peer, update: entry.update.clone(), score: evidence.score() });
+            findings[entry.peer] = Finding { fate: Fate::Judged(evidence.judge()), evidence: Some(evidence) };
+        }
+        Ok(revealed)
+    }
+
+    /// Which updates are too much like an earlier one, of this round or the last.
+    fn copied(&self, updates: &[&Update]) -> Result<Vec<bool>> {
+        let all: Vec<&Update> = self.revealed.iter().map(|r| &r.update).chain(updates.iter().copied()).collect();
+        if all.is_empty() {
+            return Ok(Vec::new());
+        }
+        let overlaps = overlaps(self.task.layout(), &all)?;
+        Ok(copies(all.len(), |earlier, later| overlaps[earlier][later]).split_off(self.revealed.len()))
+    }
+
+    /// Takes the outer step by what was let in, unless it makes held-out loss worse.
+    fn aggregate(&mut self, entries: &[Entry], findings: &[Finding], examiner: &Examiner<'_>) -> Result<bool> {
+        let mut accepted: Vec<&Entry> = entries.iter().filter(|e| findings[e.peer].fate.accepted()).collect();
+        if accepted.is_empty() {
+            return Ok(false);
+        }
+        accepted.sort_by_key(|entry| entry.peer);
+        let updates: Vec<&Update> = accepted.iter().map(|e| &e.update).collect();
+        let mut next = self.common.clone();
+        next.step(&updates, &median_norms(self.task.layout(), &updates)?)?;
+        let losses = examiner.compare(&next)?;
+        let sum: f64 = losses.iter().map(Losses::score).sum();
+        let harms = sum.is_nan() || sum / (losses.len().max(1) as f64) < -TOLERANCE;
+        if !harms {
+            self.last_step = next.distance(&self.common);
+            self.common = next;
+        }
+        Ok(harms)
+    }
+}

@@ -1,0 +1,61 @@
+use super::arena::Arena;
+use super::cast::Cast;
+use super::pay::Payroll;
+use super::report::{PeerTotal, RoundReport, totals};
+use super::setting::Setting;
+
+fn play(cast: &str, rounds: u64, seed: u64) -> Vec<RoundReport> {
+    let cast: Cast = cast.parse().unwrap();
+    let setting = Setting::new(seed, rounds);
+    let mut arena = Arena::new(setting, &cast, Payroll::default(), setting.task().unwrap()).unwrap();
+    (0..rounds).map(|_| arena.play().unwrap()).collect()
+}
+
+fn of<'a>(totals: &'a [PeerTotal], name: &str) -> &'a PeerTotal {
+    totals.iter().find(|t| t.peer == name).unwrap()
+}
+
+/// Each exploit that is known, played: none is let in, all pay for trying.
+#[test]
+fn attackers_lose_and_the_model_learns() {
+    let cast = "honest:3,mediocre,free-rider,plagiarist,late-plagiarist,poisoner,stale";
+    let rounds = play(cast, 6, 1);
+    let (first, last) = (&rounds[0], &rounds[5]);
+    assert!(last.held_out_loss < first.held_out_loss - 0.3, "{} {}", first.held_out_loss, last.held_out_loss);
+    assert!(rounds.iter().all(|round| !round.reverted));
+    let budget = Payroll::default().budget.0;
+    assert!(rounds.iter().all(|r| r.peers.iter().map(|p| p.reward_msat).sum::<u64>() <= budget));
+    let totals = totals(&rounds, 2);
+    for name in ["free-rider", "plagiarist", "late-plagiarist", "poisoner", "stale"] {
+        assert!(of(&totals, name).gain_msat < 0, "{:?}", of(&totals, name));
+    }
+    for name in ["honest-1", "honest-2", "honest-3"] {
+        assert!(of(&totals, name).accepted_later >= 3, "{:?}", of(&totals, name));
+    }
+    assert_eq!(of(&totals, "late-plagiarist").refusals, [("late", 6)]);
+    assert_eq!(of(&totals, "poisoner").accepted, 0);
+    assert_eq!(of(&totals, "free-rider").accepted, 0);
+    let stale: Vec<&str> = rounds[1..].iter().map(|r| r.peers[8].fate).collect();
+    assert!(stale.iter().all(|fate| *fate == "out of sync"), "{stale:?}");
+}
+
+#[test]
+fn of_colluders_one_is_paid_at_most_and_harm_is_refused_in_the_round_in_which_it_begins() {
+    let rounds = play("honest:2,colluder,sleeper", 6, 2);
+    let totals = totals(&rounds, 1);
+    assert_eq!(of(&totals, "colluder-2").accepted, 0, "{:?}", of(&totals, "colluder-2"));
+    assert_eq!(of(&totals, "colluder-2").reward_msat, 0);
+    let sleeper: Vec<(bool, u64)> = rounds.iter().map(|r| (r.peers[4].accepted(), r.peers[4].reward_msat)).collect();
+    assert!(sleeper[..4].iter().filter(|s| s.0).count() >= 3, "{sleeper:?}");
+    assert_eq!(sleeper[4..], [(false, 0), (false, 0)], "its standing buys nothing");
+}
+
+#[test]
+fn a_seed_names_a_run() {
+    let numbers = |seed| {
+        let rounds = play("honest:2,free-rider", 2, seed);
+        rounds.into_iter().map(|r| (r.held_out_loss.to_bits(), r.peers)).collect::<Vec<_>>()
+    };
+    assert_eq!(numbers(1), numbers(1));
+    assert_ne!(numbers(1), numbers(2));
+}
