@@ -29,6 +29,7 @@ pub mod optimizer;
 pub mod packing;
 pub mod progress;
 pub mod recipe;
+pub mod rounds;
 pub mod sparseloco;
 pub mod tiny;
 pub mod tokenizer;
