@@ -385,7 +385,7 @@ impl Machine {
             Input::Evaluated { round, aggregate, findings } => {
                 self.evaluated(round, aggregate, findings, now, &mut out)
             }
-            Input::Applied(held) => self.applied(held, &mut out),
+            Input::Applied(held) => self.applied(held, now, &mut out),
             Input::NotApplied => {
                 self.applying = None;
                 self.held = None;
@@ -406,7 +406,7 @@ impl Machine {
 
     /// Does whatever can be done now.
     fn progress(&mut self, now: Millis, out: &mut Vec<Output>) {
-        self.reconcile(out);
+        self.reconcile(now, out);
         if self.chain.last().ended {
             return;
         }
@@ -422,13 +422,13 @@ impl Machine {
         self.resent = Some(now);
         self.say_state(out);
         if !self.chain.last().ended {
-            self.say_wish(now, out);
+            self.say_wish(out);
             self.round.say_again(self.me, out);
         }
     }
 
     /// Says, once in a while, what this node would do in the run.
-    fn say_wish(&mut self, _now: Millis, out: &mut Vec<Output>) {
+    fn say_wish(&mut self, out: &mut Vec<Output>) {
         let (run, round) = (self.run(), self.chain.round());
         let active = self.chain.last().member(self.me).is_some_and(|member| member.active);
         let would = self.wish == Wish::Train && !self.leaving;

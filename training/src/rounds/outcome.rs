@@ -189,7 +189,11 @@ fn check_body(spec: &RunSpec, before: &Record, body: &Body) -> Result<(), Unfit>
 
 /// Whether an evaluation nonce is the one its validator locked for the round after `before`.
 #[must_use]
-pub(super) fn nonce_fits(before: &Record, validator: NodeId, said: &consortium_protocol::wire::train::EvalNonce) -> bool {
+pub(super) fn nonce_fits(
+    before: &Record,
+    validator: NodeId,
+    said: &consortium_protocol::wire::train::EvalNonce,
+) -> bool {
     let round = before.round + 1;
     let lock = nonce_lock(before.run, round, Purpose::Evaluation, validator, &said.nonce);
     let locked = before.validator(validator).and_then(|v| v.locks).map(|locks| locks.evaluation);

@@ -89,8 +89,12 @@ pub(super) fn validators(
     let mut stay: BTreeMap<NodeId, Validator> = BTreeMap::new();
     for validator in &before.validators {
         let card = body.cards.iter().find(|card| card.signer() == validator.id).map(|card| card.payload());
-        let opened = body.nonces.iter().any(|nonce| nonce.signer() == validator.id) || validator.locks.is_none();
-        let silent = if card.is_some() && opened { 0 } else { validator.silent.saturating_add(1) };
+        let silent = match (card, validator.locks) {
+            (Some(_), Some(_)) if is_drawn_with(body, validator.id) => 0,
+            // It had nothing to open, and so nothing to hold back: that makes up for nothing.
+            (Some(_), None) => validator.silent,
+            _ => validator.silent.saturating_add(1),
+        };
         let (strayed, locks) = (card.map_or(0, &strayed), card.map(|card| card.locks));
         stay.insert(validator.id, Validator { id: validator.id, silent, strayed, locks });
     }
@@ -108,6 +112,12 @@ pub(super) fn validators(
     }
     let candidates = candidates(spec, before, body, round, &stay);
     (stay.into_values().collect(), candidates)
+}
+
+/// Whether most cards were drawn with a validator's nonce: one that it opened too late is as good as held back.
+fn is_drawn_with(body: &Body, validator: NodeId) -> bool {
+    let with = body.cards.iter().filter(|card| card.payload().drawn_with.binary_search(&validator).is_ok()).count();
+    2 * with > body.cards.len()
 }
 
 /// Candidates that were listed before, the first to be taken first: by their place among the run's reserves, then by how

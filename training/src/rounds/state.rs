@@ -89,13 +89,13 @@ impl Machine {
     }
 
     /// Parameters are here.
-    pub(super) fn applied(&mut self, held: Held, out: &mut Vec<Output>) {
+    pub(super) fn applied(&mut self, held: Held, now: Millis, out: &mut Vec<Output>) {
         if self.applying.is_none_or(|(round, state)| round != held.round || state.is_some_and(|s| s != held.state)) {
             return;
         }
         self.applying = None;
         self.held = Some(held);
-        self.reconcile(out);
+        self.reconcile(now, out);
         self.say_state(out);
     }
 
@@ -107,23 +107,24 @@ impl Machine {
         }
     }
 
-    /// Brings the parameters to where the log is: by applying the last record, or by fetching them.
-    pub(super) fn reconcile(&mut self, out: &mut Vec<Output>) {
+    /// Brings the parameters to where the log is: by applying the last record, or by fetching them. It is the hash that
+    /// tells which parameters a node has; a round may change nothing about them.
+    pub(super) fn reconcile(&mut self, now: Millis, out: &mut Vec<Output>) {
         if self.applying.is_some_and(|(_, resync)| resync.is_none()) {
             return;
         }
         let record = self.chain.last();
         match self.held {
-            Some(held) if held.round + 1 == record.round && held.state == record.base => {
+            Some(held) if held.round < record.round && held.state == record.base => {
                 self.apply(held, out);
             }
             Some(held) if held.round == record.round => {
-                if self.agreed_state().is_some_and(|agreed| agreed != held.state) {
+                if self.agreed_state(None).is_some_and(|agreed| agreed != held.state) {
                     self.held = None;
-                    self.resync(out);
+                    self.resync(now, out);
                 }
             }
-            _ => self.resync(out),
+            _ => self.resync(now, out),
         }
     }
 
@@ -143,20 +144,23 @@ impl Machine {
         self.applying = Some((round, None));
     }
 
-    /// The parameters after the last record, as most validators say; the initial ones need no saying.
-    fn agreed_state(&self) -> Option<Hash> {
+    /// The parameters after the last record, as most validators say; the initial ones need no saying. If `waited` for long
+    /// enough, as most of those say that say anything: the others may be gone, and who is misled by that is refused for
+    /// its state, and hears the truth with the next record.
+    fn agreed_state(&self, waited: Option<Millis>) -> Option<Hash> {
         let record = self.chain.last();
         if record.round == 0 {
             return Some(record.base);
         }
         let said = record.validators.iter().filter_map(|v| self.states.get(&v.id)).filter(|s| s.round == record.round);
         let (state, count) = super::evidence::most_frequent(said.map(|state| state.state))?;
-        (2 * count > record.validators.len()).then_some(state)
+        let long = waited.is_some_and(|now| now >= self.round.cards_until(self.spec()));
+        (long || 2 * count > record.validators.len()).then_some(state)
     }
 
-    fn resync(&mut self, out: &mut Vec<Output>) {
+    fn resync(&mut self, now: Millis, out: &mut Vec<Output>) {
         let round = self.chain.last().round;
-        let Some(state) = self.agreed_state() else { return };
+        let Some(state) = self.agreed_state(Some(now)) else { return };
         if self.applying == Some((round, Some(state))) {
             return;
         }

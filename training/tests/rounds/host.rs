@@ -68,6 +68,7 @@ pub(crate) struct Host {
     /// Parameters that came out otherwise than those of the others, once, after this round.
     pub(crate) slips_at: Option<u64>,
     pub(crate) resyncs: u32,
+    echoed: u64,
 }
 
 /// What updates are worth: peers carry it in their update's bytes, so to speak.
@@ -82,7 +83,7 @@ impl Host {
     pub(crate) fn new(key: RootKey, nature: Nature, initial: Option<Hash>) -> Self {
         let held = initial.map(|state| Held { round: 0, state });
         let key = Arc::new(key);
-        Self { key, nature, machine: None, life: 0, disk: Vec::new(), held, slips_at: None, resyncs: 0 }
+        Self { key, nature, machine: None, life: 0, disk: Vec::new(), held, slips_at: None, resyncs: 0, echoed: 0 }
     }
 
     pub(crate) fn id(&self) -> NodeId {
@@ -97,8 +98,7 @@ impl Host {
     }
 
     pub(crate) fn start(&mut self, spec: &Signed<RunSpec>, now: u64) {
-        let config =
-            Config { key: Arc::clone(&self.key), wish: self.wish(), resend: Millis(300), held: self.held };
+        let config = Config { key: Arc::clone(&self.key), wish: self.wish(), resend: Millis(300), held: self.held };
         let machine = Machine::new(config, spec.clone(), self.disk.iter().cloned(), Millis(now));
         self.machine = Some(machine.expect("what a machine stored fits"));
         self.life += 1;
@@ -115,6 +115,13 @@ impl Host {
         let Some(machine) = &mut self.machine else { return Vec::new() };
         let seen = match &input {
             Input::Message { message, .. } if self.nature == Nature::Liar => double_talk(&self.key, message),
+            Input::Message { message: TrainMessage::Commit(commit), .. } if self.nature == Nature::Echo => {
+                let said = *commit.payload();
+                let first = self.echoed < said.round && commit.signer() != self.key.node_id();
+                self.echoed = self.echoed.max(said.round);
+                let echo = TrainMessage::Commit(Signed::sign(&self.key, said));
+                if first { vec![Effect::Tell(To::All, echo)] } else { Vec::new() }
+            }
             _ => Vec::new(),
         };
         if let Input::Applied(held) = &input {
@@ -190,7 +197,9 @@ impl Host {
     fn broadcast(&self, message: TrainMessage, effects: &mut Vec<Effect>) {
         let mut tell = |to, message| effects.push(Effect::Tell(to, message));
         match (self.nature, message) {
-            (Nature::Withholder, TrainMessage::EvalNonce(_)) | (Nature::Silent, TrainMessage::Reveal(_)) => {}
+            (Nature::Withholder, TrainMessage::EvalNonce(_))
+            | (Nature::Silent | Nature::Echo, TrainMessage::Reveal(_))
+            | (Nature::Echo, TrainMessage::Commit(_)) => {}
             (Nature::Liar, TrainMessage::Card(card)) => tell(To::All, TrainMessage::Card(self.lie(card.payload()))),
             (Nature::Liar, TrainMessage::Proposal(proposal)) => {
                 for (half, said) in two_faces(&self.key, proposal.payload()).into_iter().enumerate() {
@@ -201,8 +210,8 @@ impl Host {
                 let said = *commit.payload();
                 let other = commitment(said.run, said.round, self.id(), Hash::of(b"another"));
                 let other = Signed::sign(&self.key, Commit { commitment: other, ..said });
-                tell(To::Half(0), TrainMessage::Commit(commit));
-                tell(To::Half(1), TrainMessage::Commit(other));
+                tell(To::All, TrainMessage::Commit(commit));
+                tell(To::All, TrainMessage::Commit(other));
             }
             (_, message) => tell(To::All, message),
         }

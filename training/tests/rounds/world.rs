@@ -96,7 +96,8 @@ impl World {
 
     /// With `validators` honest ones, and these peers.
     pub(crate) fn honest(seed: u64, validators: usize, quorum: u32, peers: &[Nature], rounds: u64) -> Self {
-        let natures: Vec<Nature> = [Nature::Honest].repeat(validators).into_iter().chain(peers.iter().copied()).collect();
+        let natures: Vec<Nature> =
+            [Nature::Honest].repeat(validators).into_iter().chain(peers.iter().copied()).collect();
         Self::new(seed, spec(validators, quorum, 0, rounds), &natures)
     }
 
@@ -268,7 +269,13 @@ impl World {
             Some(machine) => {
                 let last = machine.chain().last();
                 let held = machine.held().map(|held| held.round);
-                format!("{} {:?} round {} view {} holds {held:?}", host.id().short(), host.nature, last.round, last.view)
+                format!(
+                    "{} {:?} round {} view {} holds {held:?}",
+                    host.id().short(),
+                    host.nature,
+                    last.round,
+                    last.view
+                )
             }
         };
         self.hosts.iter().map(line).collect::<Vec<_>>().join("\n")
