@@ -11,7 +11,8 @@
 //! data is one number. [`model`] computes on candle tensors with its own differentiable kernels. [`trainer`] shares the
 //! rows of a step between threads, adds their gradients in a fixed order, and saves checkpoints from which a run goes on
 //! with the very same losses. [`sparseloco`] turns what many peers have learnt apart into small messages, and these into
-//! the next common parameters. Whoever watches implements [`observer::Observer`]; [`progress`] is the one for terminals.
+//! the next common parameters. [`gauntlet`] tells what such a message is worth, and [`rounds`] is how peers and validators
+//! that do not trust each other agree on that, round by round, in a log that anyone can replay. Whoever watches implements [`observer::Observer`]; [`progress`] is the one for terminals.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 

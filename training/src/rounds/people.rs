@@ -6,7 +6,7 @@ use consortium_protocol::wire::train::{
     Body, Candidacy, Fate, Finite, MAX_ACCOUNTS, MAX_CANDIDATES, Member, Outcome, Record, Refusal, RunSpec, ScoreCard,
     Validator,
 };
-use consortium_protocol::{Msat, NodeId};
+use consortium_protocol::{Msat, NodeId, Signed};
 
 use super::outcome::join_counts;
 use crate::gauntlet::Standing;
@@ -88,7 +88,7 @@ pub(super) fn validators(
     let round = before.round + 1;
     let mut stay: BTreeMap<NodeId, Validator> = BTreeMap::new();
     for validator in &before.validators {
-        let card = body.cards.iter().find(|card| card.signer() == validator.id).map(|card| card.payload());
+        let card = body.cards.iter().find(|card| card.signer() == validator.id).map(Signed::payload);
         let silent = match (card, validator.locks) {
             (Some(_), Some(_)) if is_drawn_with(body, validator.id) => 0,
             // It had nothing to open, and so nothing to hold back: that makes up for nothing.

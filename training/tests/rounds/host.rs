@@ -32,6 +32,8 @@ pub(crate) enum Nature {
     Echo,
     /// A peer that trains for too long.
     Late,
+    /// An outsider that says again what it heard in earlier rounds, and what it hears in its own name.
+    Meddler,
     /// A peer that reveals nothing.
     Silent,
 }
@@ -69,6 +71,7 @@ pub(crate) struct Host {
     pub(crate) slips_at: Option<u64>,
     pub(crate) resyncs: u32,
     echoed: u64,
+    heard: Vec<TrainMessage>,
 }
 
 /// What updates are worth: peers carry it in their update's bytes, so to speak.
@@ -83,7 +86,18 @@ impl Host {
     pub(crate) fn new(key: RootKey, nature: Nature, initial: Option<Hash>) -> Self {
         let held = initial.map(|state| Held { round: 0, state });
         let key = Arc::new(key);
-        Self { key, nature, machine: None, life: 0, disk: Vec::new(), held, slips_at: None, resyncs: 0, echoed: 0 }
+        Self {
+            key,
+            nature,
+            machine: None,
+            life: 0,
+            disk: Vec::new(),
+            held,
+            slips_at: None,
+            resyncs: 0,
+            echoed: 0,
+            heard: Vec::new(),
+        }
     }
 
     pub(crate) fn id(&self) -> NodeId {
@@ -93,6 +107,7 @@ impl Host {
     fn wish(&self) -> Wish {
         match self.nature {
             Nature::Honest | Nature::Liar | Nature::Withholder | Nature::Candidate => Wish::Validate,
+            Nature::Meddler => Wish::Watch,
             _ => Wish::Train,
         }
     }
@@ -121,6 +136,12 @@ impl Host {
                 self.echoed = self.echoed.max(said.round);
                 let echo = TrainMessage::Commit(Signed::sign(&self.key, said));
                 if first { vec![Effect::Tell(To::All, echo)] } else { Vec::new() }
+            }
+            Input::Message { message, .. } if self.nature == Nature::Meddler => {
+                self.heard.push(message.clone());
+                let older = self.heard[rng.random_range(0..self.heard.len())].clone();
+                let own = in_its_name(&self.key, message);
+                own.into_iter().chain([older]).map(|message| Effect::Tell(To::All, message)).collect()
             }
             _ => Vec::new(),
         };
@@ -243,6 +264,21 @@ fn two_faces(key: &RootKey, proposal: &Proposal) -> Vec<Signed<Proposal>> {
         Signed::sign(key, said)
     });
     faces.into()
+}
+
+/// What someone else said, signed by `key`.
+fn in_its_name(key: &RootKey, message: &TrainMessage) -> Option<TrainMessage> {
+    Some(match message {
+        TrainMessage::Commit(said) => TrainMessage::Commit(Signed::sign(key, *said.payload())),
+        TrainMessage::Reveal(said) => TrainMessage::Reveal(Signed::sign(key, *said.payload())),
+        TrainMessage::EvalNonce(said) => TrainMessage::EvalNonce(Signed::sign(key, *said.payload())),
+        TrainMessage::Card(said) => TrainMessage::Card(Signed::sign(key, said.payload().clone())),
+        TrainMessage::Vote(said) => TrainMessage::Vote(Signed::sign(key, *said.payload())),
+        TrainMessage::Seal(said) => TrainMessage::Seal(Signed::sign(key, *said.payload())),
+        TrainMessage::State(said) => TrainMessage::State(Signed::sign(key, *said.payload())),
+        TrainMessage::Proposal(said) => TrainMessage::Proposal(Signed::sign(key, said.payload().clone())),
+        _ => return None,
+    })
 }
 
 /// Votes and seals for everything that goes by.

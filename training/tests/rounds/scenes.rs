@@ -20,6 +20,7 @@ fn seeds(usual: u64) -> std::ops::Range<u64> {
 /// Plays to the end, and checks that all logs are one.
 fn play(world: &mut World, end: u64) -> u64 {
     let ended = world.play(end);
+    assert_eq!(world.split, None, "seed {}: two certain records of a round", world.seed);
     let ended = ended.unwrap_or_else(|| panic!("seed {}: no end\n{}", world.seed, world.describe()));
     let running: Vec<usize> = (0..world.hosts.len()).filter(|host| world.hosts[*host].machine.is_some()).collect();
     let logs: Vec<_> = running.iter().map(|host| world.log(*host)).collect();
@@ -238,6 +239,35 @@ fn a_bare_majority_bears_a_lying_lead_while_messages_keep_to_delta() {
         // A tick is 40 ms, which is a part of what a message takes.
         world.weather_at(0, Link { delay: (1, 60), loss: 0.0, duplication: 0.1 });
         play(&mut world, 300_000);
+    }
+}
+
+#[test]
+fn without_waiting_a_bare_majority_can_be_split_by_a_lying_lead() {
+    // What the wait is for: and that these worlds would find it out.
+    let split = |seed: &u64| {
+        let natures = [[Nature::Honest; 2].as_slice(), &[Nature::Liar], &[HONEST; 2]].concat();
+        let mut world = World::new(*seed, spec(3, 2, 0, 4), &natures);
+        world.weather_at(0, Link { delay: (1, 60), loss: 0.0, duplication: 0.1 });
+        world.play(30_000);
+        world.split.is_some()
+    };
+    assert!((0..20).any(|seed| split(&seed)));
+}
+
+#[test]
+fn an_outsider_that_repeats_and_signs_what_it_hears_changes_nothing() {
+    for seed in seeds(5) {
+        let natures = [[Nature::Honest; 3].as_slice(), &[HONEST; 2], &[Nature::Meddler]].concat();
+        let mut world = World::new(seed, spec(3, 2, 0, 5), &natures);
+        play(&mut world, 60_000);
+        for peer in [0, 1] {
+            assert_eq!(refusals(&world, peer), [None; 5], "seed {seed}");
+        }
+        let log = world.log(0);
+        let outsider = World::peer(2);
+        assert!(log.iter().all(|e| e.record.member(outsider).is_none_or(|member| member.earned == Msat::ZERO)));
+        assert!(log.iter().all(|e| e.record.validator(outsider).is_none()));
     }
 }
 
