@@ -10,10 +10,13 @@
 //! agree. *Commit*: a hash over peer and update, so that nobody learns an update, or can claim another's, before all are
 //! fixed. *Reveal*: when all peers committed, or the time is over; then validators open their nonces, which draw the
 //! held-out batches. *Measure*: every validator measures every update it could fetch, on the same batches, and signs a
-//! [`ScoreCard`]. *Record*: the validators agree on one (`agreement`), and its
+//! [card](consortium_protocol::wire::train::ScoreCard). *Record*: the validators agree on one (`agreement`), and its
 //! outcome is a pure function of the cards: [`outcome()`]. *Aggregate*: all nodes apply the accepted updates in the order of
 //! the record and say which parameters they hold; the next record names those that most validators hold, and who
 //! differs fetches them ([`Output::Resync`]).
+//!
+//! Gossip is trusted to flood: what a peer tells one validator all hear. If it does not, the record's own lists decide,
+//! and validators that heard otherwise say so in their cards.
 //!
 //! An aggregate that made held-out loss worse is seen when the next round measures, and taken back by its record
 //! ([`Output::Revert`]); updates that were trained from it are dropped, without fee and without pay.
