@@ -12,7 +12,7 @@
 //! merkle    root, InclusionProof        trees that grow, and proofs about them
 //! cluster, time, msat                   ClusterId, Millis, Msat
 //! wire/     heartbeat election fact     what is said, byte for byte, with bounds, rules and golden bytes
-//!           rpc job pipeline escrow
+//!           rpc job pipeline escrow train
 //! membership  Membership                who is in the cluster, who of them is alive
 //! election    Election                  who is master
 //! ```

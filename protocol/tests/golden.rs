@@ -117,6 +117,10 @@ fn all() -> Golden {
     }
     golden.message("audit", "order", &samples::audit_order());
     golden.message("audit", "opening", &samples::opening());
+    golden.signed("train-run", samples::train::spec());
+    for (name, value) in samples::train::messages() {
+        golden.message("train", name, &value);
+    }
     let persisted = cbor::to_vec(&samples::persisted());
     assert_eq!(cbor::from_slice::<Persisted>(&persisted, MAX_PERSISTED).unwrap(), samples::persisted());
     golden.add("stored", "election", &persisted);

@@ -11,8 +11,9 @@
 //! data is one number. [`model`] computes on candle tensors with its own differentiable kernels. [`trainer`] shares the
 //! rows of a step between threads, adds their gradients in a fixed order, and saves checkpoints from which a run goes on
 //! with the very same losses. [`sparseloco`] turns what many peers have learnt apart into small messages, and these into
-//! the next common parameters; [`gauntlet`] judges what each is worth, and [`collective`] is what a node of such a run
-//! computes. Whoever watches implements [`observer::Observer`]; [`progress`] is the one for terminals.
+//! the next common parameters; [`gauntlet`] judges what each is worth, [`collective`] is what a node of such a run computes,
+//! and [`rounds`] is how peers and validators that do not trust each other agree on all that, round by round, in a log that
+//! anyone can replay. Whoever watches implements [`observer::Observer`]; [`progress`] is the one for terminals.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
@@ -31,6 +32,7 @@ pub mod optimizer;
 pub mod packing;
 pub mod progress;
 pub mod recipe;
+pub mod rounds;
 pub mod sparseloco;
 mod tensor_file;
 pub mod tiny;

@@ -25,6 +25,7 @@ pub mod pay;
 pub mod pipeline;
 pub mod rpc;
 pub mod tab;
+pub mod train;
 
 /// Requests and replies ([`rpc`]).
 pub const RPC: &str = "/consortium/rpc/1";

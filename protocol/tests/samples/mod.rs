@@ -3,6 +3,8 @@
 // Each test program uses its part.
 #![allow(dead_code)]
 
+pub(crate) mod train;
+
 use std::collections::BTreeMap;
 
 use consortium_protocol::election::{

@@ -1,0 +1,155 @@
+//! Who takes part: peers that come and go, validators that are replaced.
+
+use std::collections::BTreeMap;
+
+use consortium_protocol::wire::train::{
+    Body, Candidacy, Fate, Finite, MAX_ACCOUNTS, MAX_CANDIDATES, Member, Outcome, Record, Refusal, RunSpec, ScoreCard,
+    Validator,
+};
+use consortium_protocol::{Msat, NodeId, Signed};
+
+use super::outcome::join_counts;
+use crate::gauntlet::Standing;
+
+/// For how many rounds it holds that someone would join, or be a validator.
+const FRESH: u64 = 3;
+
+/// Whether what was said in one round still holds in another.
+pub(super) fn is_fresh(said_in: u64, round: u64) -> bool {
+    said_in <= round && round - said_in < FRESH
+}
+
+/// The account of a peer that was never heard of.
+pub(super) fn newcomer(peer: NodeId, since: u64) -> Member {
+    let new = Standing::default();
+    let number = |value| Finite::new(value).unwrap_or_default();
+    Member {
+        peer,
+        active: true,
+        since,
+        mu: number(new.rating.mu),
+        sigma: number(new.rating.sigma),
+        reliability: number(new.reliability),
+        earned: Msat::ZERO,
+        fees: Msat::ZERO,
+        paid: Msat::ZERO,
+    }
+}
+
+/// Lets go of peers that left or did not deliver, and lets in those that would join while there are seats.
+pub(super) fn admit(
+    spec: &RunSpec,
+    round: u64,
+    body: &Body,
+    outcomes: &[Outcome],
+    accounts: &mut BTreeMap<NodeId, Member>,
+) {
+    for outcome in outcomes {
+        let lost = matches!(outcome.fate, Fate::Refused(Refusal::Missing | Refusal::Late | Refusal::Withheld));
+        if let Some(account) = accounts.get_mut(&outcome.peer) {
+            account.active = !lost;
+            account.since = round;
+        }
+    }
+    for join in body.joins.iter().filter(|join| !join.payload().stays) {
+        // Whoever leaves says so in the round it took part in: only what is older than that round is void.
+        if let Some(account) = accounts.get_mut(&join.signer()).filter(|a| join.payload().round >= a.since) {
+            account.active = false;
+            account.since = round;
+        }
+    }
+    for join in body.joins.iter().filter(|join| join.payload().stays) {
+        let seats = accounts.values().filter(|account| account.active).count() < spec.most_peers as usize;
+        if seats && join_counts(join.payload(), accounts.get(&join.signer())) {
+            let account = accounts.entry(join.signer()).or_insert_with(|| newcomer(join.signer(), round));
+            account.active = true;
+            account.since = round;
+        }
+    }
+}
+
+/// Drops accounts of peers that left, the longest gone first, until there is room for all that may be active.
+pub(super) fn forget(accounts: &mut BTreeMap<NodeId, Member>) {
+    while accounts.len() > MAX_ACCOUNTS {
+        let gone =
+            accounts.values().filter(|account| !account.active).min_by_key(|account| (account.since, account.peer));
+        let Some(peer) = gone.map(|account| account.peer) else { return };
+        accounts.remove(&peer);
+    }
+}
+
+/// The validators and candidates after a round.
+pub(super) fn validators(
+    spec: &RunSpec,
+    before: &Record,
+    body: &Body,
+    strayed: impl Fn(&ScoreCard) -> u32,
+) -> (Vec<Validator>, Vec<Candidacy>) {
+    let round = before.round + 1;
+    let mut stay: BTreeMap<NodeId, Validator> = BTreeMap::new();
+    for validator in &before.validators {
+        let card = body.cards.iter().find(|card| card.signer() == validator.id).map(Signed::payload);
+        let silent = match (card, validator.locks) {
+            (Some(_), Some(_)) if is_drawn_with(body, validator.id) => 0,
+            // It had nothing to open, and so nothing to hold back: that makes up for nothing.
+            (Some(_), None) => validator.silent,
+            _ => validator.silent.saturating_add(1),
+        };
+        let (strayed, locks) = (card.map_or(0, &strayed), card.map(|card| card.locks));
+        stay.insert(validator.id, Validator { id: validator.id, silent, strayed, locks });
+    }
+    let mut waiting = ranked(spec, before);
+    let mut gone: Vec<(u32, NodeId)> =
+        stay.values().filter(|v| v.silent >= spec.replace_after).map(|v| (v.silent, v.id)).collect();
+    gone.sort_by(|a, b| b.cmp(a));
+    for (_, id) in gone {
+        if waiting.is_empty() {
+            break;
+        }
+        stay.remove(&id);
+        let next = waiting.remove(0).id;
+        stay.insert(next, Validator { id: next, silent: 0, strayed: 0, locks: None });
+    }
+    let candidates = candidates(spec, before, body, round, &stay);
+    (stay.into_values().collect(), candidates)
+}
+
+/// Whether most cards were drawn with a validator's nonce: one that it opened too late is as good as held back.
+fn is_drawn_with(body: &Body, validator: NodeId) -> bool {
+    let with = body.cards.iter().filter(|card| card.payload().drawn_with.binary_search(&validator).is_ok()).count();
+    2 * with > body.cards.len()
+}
+
+/// Candidates that were listed before, the first to be taken first: by their place among the run's reserves, then by how
+/// long they have waited.
+fn ranked(spec: &RunSpec, before: &Record) -> Vec<Candidacy> {
+    let mut ranked: Vec<Candidacy> = before.candidates.clone();
+    ranked.sort_by_key(|candidacy| rank(spec, candidacy));
+    ranked
+}
+
+fn rank(spec: &RunSpec, candidacy: &Candidacy) -> (usize, u64, NodeId) {
+    let place = spec.reserves.iter().position(|id| *id == candidacy.id).unwrap_or(usize::MAX);
+    (place, candidacy.since, candidacy.id)
+}
+
+fn candidates(
+    spec: &RunSpec,
+    before: &Record,
+    body: &Body,
+    round: u64,
+    validators: &BTreeMap<NodeId, Validator>,
+) -> Vec<Candidacy> {
+    let mut all: BTreeMap<NodeId, Candidacy> = before.candidates.iter().map(|c| (c.id, *c)).collect();
+    for candidate in &body.candidates {
+        let (id, heard) = (candidate.signer(), candidate.payload().round);
+        let candidacy = all.entry(id).or_insert(Candidacy { id, since: round, heard });
+        candidacy.heard = candidacy.heard.max(heard);
+    }
+    all.retain(|id, candidacy| is_fresh(candidacy.heard, round) && !validators.contains_key(id));
+    let mut kept: Vec<Candidacy> = all.into_values().collect();
+    kept.sort_by_key(|candidacy| rank(spec, candidacy));
+    kept.truncate(MAX_CANDIDATES);
+    kept.sort_by_key(|candidacy| candidacy.id);
+    kept
+}
