@@ -202,7 +202,8 @@ fn begin(file: &Path, hash: Hash, bytes: u64, end: &[u8]) -> Result<VecDeque<u64
     }
     let mut missing: VecDeque<u64> = (0..).zip(have).filter(|(_, here)| *here == 0).map(|(part, _)| part).collect();
     let last = parts(bytes) - 1;
-    if missing.pop_back_if(|part| *part == last).is_some() {
+    if missing.back() == Some(&last) {
+        missing.pop_back();
         keep(file, end, hash, bytes, last).map_err(|trouble| match trouble {
             Trouble::Disk(error) => error,
             Trouble::Donor(error) => at(file)(error),

@@ -21,17 +21,11 @@ impl Agreed {
     pub(super) fn evidence(&self) -> Evidence {
         Evidence {
             assigned: self.assigned.iter().map(losses).collect(),
+            unassigned: self.unassigned.iter().map(losses).collect(),
             held_out: self.held_out.iter().map(losses).collect(),
             drift: self.drift as f64 / 1e6,
             copy: self.copy,
         }
-    }
-
-    /// Whether the update improves the peer's own batches more than others, which are those that were nobody's if the
-    /// run has such, else the held-out ones.
-    pub(super) fn own_data(&self) -> bool {
-        let others = if self.unassigned.is_empty() { &self.held_out } else { &self.unassigned };
-        mean_score(&self.assigned) > mean_score(others)
     }
 }
 

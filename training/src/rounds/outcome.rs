@@ -298,7 +298,7 @@ fn rated(
     rate(&mut ratings, &scores);
     for (place, standing) in standings.iter_mut().enumerate() {
         standing.rating = ratings[place];
-        let own_data = found[place].as_ref().is_ok_and(Agreed::own_data);
+        let own_data = found[place].as_ref().is_ok_and(|agreed| agreed.evidence().own_data());
         let verdict = verdicts[place].unwrap_or(Verdict::Refused(gauntlet::Refusal::NoScore));
         standing.record(own_data, verdict);
     }
