@@ -28,6 +28,14 @@
 //! nonces are open the assignment of round 2 can be foreseen, which is worth nothing. What withholding a nonce gains
 //! is said in [`beacon`](consortium_protocol::wire::train::beacon).
 //!
+//! # Driving it
+//! Carry out outputs in their order; nothing that follows a [`Output::Persist`] is done before it is durable. Work is done
+//! aside and answered by its input; a later order of the same kind replaces an earlier one. An update is fetched from its
+//! peer, or from whoever has it, and must be answered within `reveal_ms`, also when it could not be had; nodes keep accepted
+//! updates for a few rounds, for those that apply them late. Parameters are durable before [`Input::Applied`] is said, and
+//! those of the round before are kept. Every node says what it hears to others, as gossip does. Two processes with one key
+//! would say two things: that is for the node to prevent.
+//!
 //! # What a liar can do
 //! *A peer*: be refused, and pay for it. Two commitments in one round void both, and prove it. *A validator*: its losses
 //! count as one of several, and the record says how often they were off from the medians. It can hold back its card,

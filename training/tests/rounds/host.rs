@@ -1,5 +1,6 @@
 //! A node: its machine, its disk, its work, and what it does that it should not.
 
+use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use consortium_protocol::wire::train::{
@@ -72,6 +73,7 @@ pub(crate) struct Host {
     pub(crate) resyncs: u32,
     echoed: u64,
     heard: Vec<TrainMessage>,
+    talked: BTreeMap<(u64, u64, Hash), u32>,
 }
 
 /// What updates are worth: peers carry it in their update's bytes, so to speak.
@@ -97,6 +99,7 @@ impl Host {
             resyncs: 0,
             echoed: 0,
             heard: Vec::new(),
+            talked: BTreeMap::new(),
         }
     }
 
@@ -127,9 +130,11 @@ impl Host {
         harms: &dyn Fn(u64) -> bool,
         rng: &mut ChaCha8Rng,
     ) -> Vec<Effect> {
-        let Some(machine) = &mut self.machine else { return Vec::new() };
+        if self.machine.is_none() {
+            return Vec::new();
+        }
         let seen = match &input {
-            Input::Message { message, .. } if self.nature == Nature::Liar => double_talk(&self.key, message),
+            Input::Message { message, .. } if self.nature == Nature::Liar => self.double_talk(message),
             Input::Message { message: TrainMessage::Commit(commit), .. } if self.nature == Nature::Echo => {
                 let said = *commit.payload();
                 let first = self.echoed < said.round && commit.signer() != self.key.node_id();
@@ -148,7 +153,7 @@ impl Host {
         if let Input::Applied(held) = &input {
             self.held = Some(*held);
         }
-        let outputs = machine.handle(input, Millis(now));
+        let outputs = self.machine.as_mut().map(|machine| machine.handle(input, Millis(now))).unwrap_or_default();
         let mut effects = seen;
         for output in outputs {
             self.effect(output, natures, harms, rng, &mut effects);
@@ -238,6 +243,24 @@ impl Host {
         }
     }
 
+    /// Votes and seals for everything that goes by.
+    fn double_talk(&mut self, message: &TrainMessage) -> Vec<Effect> {
+        let vote = match message {
+            TrainMessage::Vote(vote) => *vote.payload(),
+            TrainMessage::Proposal(proposal) => *proposal.payload().vote.payload(),
+            _ => return Vec::new(),
+        };
+        let Vote { run, round, view, record } = vote;
+        // Twice, for some are lost; not for ever, for liars hear each other.
+        let times = self.talked.entry((round, view, record)).or_default();
+        *times += 1;
+        if *times > 2 {
+            return Vec::new();
+        }
+        let (vote, seal) = (Signed::sign(&self.key, vote), Signed::sign(&self.key, Seal { run, round, view, record }));
+        vec![Effect::Tell(To::All, TrainMessage::Vote(vote)), Effect::Tell(To::All, TrainMessage::Seal(seal))]
+    }
+
     /// A card on which all updates are wonderful and the best is harmful.
     fn lie(&self, card: &ScoreCard) -> Signed<ScoreCard> {
         let mut card = card.clone();
@@ -279,20 +302,6 @@ fn in_its_name(key: &RootKey, message: &TrainMessage) -> Option<TrainMessage> {
         TrainMessage::Proposal(said) => TrainMessage::Proposal(Signed::sign(key, said.payload().clone())),
         _ => return None,
     })
-}
-
-/// Votes and seals for everything that goes by.
-fn double_talk(key: &RootKey, message: &TrainMessage) -> Vec<Effect> {
-    let vote = match message {
-        TrainMessage::Vote(vote) => *vote.payload(),
-        TrainMessage::Proposal(proposal) => *proposal.payload().vote.payload(),
-        _ => return Vec::new(),
-    };
-    let Vote { run, round, view, record } = vote;
-    vec![
-        Effect::Tell(To::All, TrainMessage::Vote(Signed::sign(key, vote))),
-        Effect::Tell(To::All, TrainMessage::Seal(Signed::sign(key, Seal { run, round, view, record }))),
-    ]
 }
 
 /// Losses as a validator would measure them.

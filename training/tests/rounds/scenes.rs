@@ -232,6 +232,40 @@ fn three_of_four_bear_a_lying_lead_on_any_network() {
 }
 
 #[test]
+fn five_of_seven_bear_two_liars_and_three_of_five_that_two_are_gone() {
+    for seed in seeds(8) {
+        let natures = [[Nature::Honest; 5].as_slice(), &[Nature::Liar; 2], &[HONEST; 2]].concat();
+        let mut world = World::new(seed, spec(7, 5, 0, 2), &natures);
+        storm(&mut world, 0..5, 12_000);
+        play(&mut world, 300_000);
+        let mut world = World::honest(seed, 5, 3, &[HONEST; 2], 3);
+        let at = world.random().random_range(1_000..6_000);
+        world.crash_at(at, 0);
+        world.crash_at(at + 700, 1);
+        assert!(world.play(100_000).is_some(), "seed {seed}: {}", world.describe());
+        assert_eq!(world.split, None);
+    }
+}
+
+#[test]
+fn there_are_no_more_peers_than_seats_and_too_few_do_not_train() {
+    let mut crowded = spec(3, 2, 0, 3);
+    crowded.most_peers = 2;
+    let natures = [[Nature::Honest; 3].as_slice(), &[HONEST; 5]].concat();
+    let mut world = World::new(8, crowded, &natures);
+    play(&mut world, 60_000);
+    assert!(world.log(0)[1..].iter().all(|entry| entry.record.outcomes.len() == 2));
+
+    let mut lonely = spec(3, 2, 0, 3);
+    lonely.least_peers = 2;
+    let mut world = World::new(9, lonely, &[[Nature::Honest; 3].as_slice(), &[HONEST]].concat());
+    assert_eq!(world.play(20_000), None, "it waits for a second one");
+    let log = world.log(0);
+    assert!(log.len() > 3 && log.iter().all(|e| e.record.trained == 0 && e.record.outcomes.is_empty()));
+    assert!(log.iter().all(|e| e.record.base == log[0].record.base));
+}
+
+#[test]
 fn a_bare_majority_bears_a_lying_lead_while_messages_keep_to_delta() {
     for seed in seeds(60) {
         let natures = [[Nature::Honest; 2].as_slice(), &[Nature::Liar], &[HONEST; 2]].concat();
