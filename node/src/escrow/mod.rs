@@ -50,6 +50,8 @@ use offers::{Heard, Offers, Waiting};
 pub const FILE: &str = "escrow.db";
 /// Pause before something is said again that was not answered.
 const REPEAT: Duration = Duration::from_secs(10);
+/// What the others are told of terms that were declined.
+const DECLINED: &str = "this node has declined";
 /// Messages that are taken at a time.
 const AT_A_TIME: usize = 32;
 /// Differences with other parties that are remembered.
@@ -174,6 +176,9 @@ impl EscrowDesk {
                 Response::Ack
             }
             Ok(Received::Offered(terms)) => self.offered(terms).await,
+            Err(EscrowError::Unknown) if lock(&self.inner.offers).is_declined(&about) => {
+                refused(RefusalCode::NotAgreed, DECLINED)
+            }
             Err(error) => {
                 if !matches!(error, EscrowError::Unknown) {
                     self.note(about, from, Some(error.to_string()));
@@ -203,7 +208,7 @@ impl EscrowDesk {
                     Response::Refused(refusal(&error))
                 }
             },
-            Heard::Declined => refused(RefusalCode::NotAgreed, "this node has declined"),
+            Heard::Declined => refused(RefusalCode::NotAgreed, DECLINED),
             Heard::Full => refused(RefusalCode::Busy, "too many offers wait here; agree to some, or decline them"),
             Heard::Taken => refused(RefusalCode::Disputed, "another offer has that name"),
         }

@@ -192,6 +192,11 @@ impl Offers {
         true
     }
 
+    /// Whether terms of this digest were declined.
+    pub(super) fn is_declined(&self, terms: &Hash) -> bool {
+        self.declined.contains_key(terms)
+    }
+
     /// Those that wait, by name.
     pub(super) fn waiting(&mut self, now_ms: u64) -> Vec<Waiting> {
         self.forget(now_ms);
@@ -310,6 +315,7 @@ mod tests {
         assert_eq!(offers.hear(&Signed::sign(&key(3), other), 1), Heard::Taken);
         assert!(offers.decline(offered.payload().id, 1) && !offers.decline(offered.payload().id, 1));
         assert_eq!(offers.hear(&offered, 2), Heard::Declined);
+        assert!(offers.is_declined(&offered.digest()));
         assert!(offers.take(offered.payload().id).is_none());
         assert_eq!(offers.hear(&offered, 1 + DECLINED_MS), Heard::Waits);
     }
