@@ -13,6 +13,26 @@
 //! Messages do not travel here and nothing is signed; when things are known is as in the round protocol: whoever commits in
 //! time knows the updates of earlier rounds only, who copies one of this round has committed too late, and the batches of
 //! the examination are drawn when all have committed.
+//!
+//! # Measured
+//! Seeds 1 to 10, 24 rounds, `--peers honest:4,free-rider,plagiarist,poisoner,mediocre,stale`, the first three rounds not
+//! counted in the second column; gains in sat, of at most 100 a round:
+//!
+//! | | accepted after warm-up | mean gain | least | most |
+//! |---|---|---|---|---|
+//! | honest (four) | 99.9 % | +322 | +87 | +601 |
+//! | mediocre | 99.5 % | +76 | +18 | +136 |
+//! | free-rider | 0.5 % | -47 | -48 | -44 |
+//! | plagiarist | 0 % | -48 | -48 | -48 |
+//! | poisoner | 0 % | -48 | -48 | -48 |
+//! | stale | 0 % | -46 | -46 | -46 |
+//!
+//! What honest peers earn differs because whether one's own rows improved more than others is a sign seen through noise: in
+//! one seed of ten a single honest peer earned less (91) than the mediocre one (106). Held-out loss with seed 1 ended at 2.71
+//! with all of these, at 2.70 with the honest and the mediocre alone, and at 2.61 with the four honest alone: attackers cost
+//! nothing to speak of, a mediocre fifth of the mean costs 3.8 % so early in a run. As early, compression costs far more: dense
+//! averaging ended at 1.37 and one AdamW with the same tokens at 0.85. How far that closes over a longer run was not
+//! measured yet.
 
 pub mod arena;
 pub mod baselines;
