@@ -28,11 +28,12 @@
 //! | stale | 0 % | -46 | -46 | -46 |
 //!
 //! What honest peers earn differs because whether one's own rows improved more than others is a sign seen through noise: in
-//! one seed of ten a single honest peer earned less (91) than the mediocre one (106). Held-out loss with seed 1 ended at 2.71
-//! with all of these, at 2.70 with the honest and the mediocre alone, and at 2.61 with the four honest alone: attackers cost
-//! nothing to speak of, a mediocre fifth of the mean costs 3.8 % so early in a run. As early, compression costs far more: dense
-//! averaging ended at 1.37 and one AdamW with the same tokens at 0.85. How far that closes over a longer run was not
-//! measured yet.
+//! one seed of ten a single honest peer earned less (91) than the mediocre one (106).
+//!
+//! Held-out loss at the end, against the same run with the honest and the mediocre alone, seeds 1 to 4: +0.4, +1.1, +0.9
+//! and -0.2 %. Against the four honest alone (seed 1: 2.71 and 2.61) it was +3.8 %: the mediocre peer is a fifth of the mean.
+//! So early in a run compression costs far more than that: with seed 1 dense averaging ended at 1.37, and one AdamW with the
+//! same tokens at 0.85. How far this closes over a longer run was not measured yet.
 
 pub mod arena;
 pub mod baselines;
