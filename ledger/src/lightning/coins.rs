@@ -7,7 +7,8 @@
 //! second as another one, which ldk-node has seen already, is noticed only in a block. Then the next spending is refused
 //! until it is.
 //!
-//! The fee bumps of channels closed by force are ldk-node's own, and do not wait here.
+//! The fee bumps of channels closed by force are ldk-node's own, and do not wait here: one may replace a transaction made
+//! here that waits for a block. A channel that was to be funded by that is never confirmed then, and is given up.
 
 use std::future::Future;
 use std::time::Duration;
