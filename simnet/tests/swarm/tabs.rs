@@ -62,7 +62,9 @@ fn nothing_is_paid_twice_whoever_is_killed() {
         std::thread::sleep(std::time::Duration::from_millis(400 * round as u64));
         place.succeed("k", &["kill", node]);
         place.succeed("k", &["restart", node]);
+        // Whichever node is asked: who restarted knows the others a little later than these know it.
         eventually("the swarm serves again", || place.run("k", &["chat", "Hello"]).status.success());
+        eventually("all are ready", || place.succeed("k", &["status"]).contains("3 of 3 ready"));
     }
     let before = settled(&place, "k");
     assert!(before > 0);
