@@ -75,14 +75,8 @@ impl Blobs {
         donors: &[NodeId],
         progress: impl Fn(Progress) + Send + Sync + 'static,
     ) -> Result<PathBuf, BlobError> {
-        let alone = Arc::clone(lock(&self.inner.fetching).entry(hash).or_default());
-        let fetched = {
-            let _one_at_a_time = alone.lock().await;
-            self.fetch_alone(swarm, hash, most, donors, Box::new(progress)).await
-        };
-        // The last one out takes the entry along.
-        lock(&self.inner.fetching).retain(|_, alone| Arc::strong_count(alone) > 1);
-        fetched
+        let _one_at_a_time = self.turn(hash).await;
+        self.fetch_alone(swarm, hash, most, donors, Box::new(progress)).await
     }
 
     async fn fetch_alone(

@@ -17,6 +17,7 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use consortium_protocol::hash::Hash;
 use consortium_protocol::wire::blob::MAX_BLOB_BYTES;
@@ -35,6 +36,8 @@ const TREE: &str = "tree";
 const PARTIAL: &str = "partial";
 /// Extension of the list of parts that have come: a byte each.
 const PARTS: &str = "parts";
+/// What has come of a file is forgotten at the start if nothing came for so long.
+const FORGOTTEN_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Extension of a file that is being written.
 const NEW: &str = "new";
 
@@ -96,10 +99,16 @@ struct Inner {
     quota: u64,
     /// Whole files and their lengths.
     known: Mutex<BTreeMap<Hash, u64>>,
-    /// Files that are being fetched: one at a time each.
-    fetching: Mutex<BTreeMap<Hash, Arc<tokio::sync::Mutex<()>>>>,
+    /// Files that are being written, or fetched.
+    writing: Mutex<BTreeMap<Hash, Arc<tokio::sync::Mutex<()>>>>,
     /// Turns at answering.
     turns: Arc<tokio::sync::Semaphore>,
+}
+
+/// Whether nothing was written to a file for long.
+fn is_old(entry: &std::fs::DirEntry) -> bool {
+    let written = entry.metadata().and_then(|metadata| metadata.modified());
+    written.is_ok_and(|written| written.elapsed().is_ok_and(|age| age > FORGOTTEN_AFTER))
 }
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> BlobError + use<> {
@@ -128,11 +137,13 @@ impl Blobs {
                 }
                 // Half written when an earlier life ended.
                 Some(NEW) => std::fs::remove_file(&path).map_err(at(&path))?,
+                // Of no use to anyone any more, it seems.
+                Some(PARTIAL | PARTS) if is_old(&entry) => std::fs::remove_file(&path).map_err(at(&path))?,
                 Some(_) => {}
             }
         }
         let turns = Arc::new(tokio::sync::Semaphore::new(serve::AT_A_TIME));
-        let inner = Inner { directory, quota, known: Mutex::new(known), fetching: Mutex::default(), turns };
+        let inner = Inner { directory, quota, known: Mutex::new(known), writing: Mutex::default(), turns };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -154,6 +165,7 @@ impl Blobs {
     /// When there is no room for them.
     pub async fn put(&self, bytes: Vec<u8>) -> Result<Hash, BlobError> {
         let hash = Hash::of(&bytes);
+        let _written_once_at_a_time = self.turn(hash).await;
         if self.length(&hash).is_some() {
             return Ok(hash);
         }
@@ -188,6 +200,16 @@ impl Blobs {
             Ok(())
         })
         .await
+    }
+
+    /// The right to write a file: one at a time for each.
+    async fn turn(&self, hash: Hash) -> tokio::sync::OwnedMutexGuard<()> {
+        let alone = {
+            let mut writing = lock(&self.inner.writing);
+            writing.retain(|_, alone| Arc::strong_count(alone) > 1);
+            Arc::clone(writing.entry(hash).or_default())
+        };
+        alone.lock_owned().await
     }
 
     fn file(&self, hash: &Hash) -> PathBuf {

@@ -130,6 +130,26 @@ async fn small_and_empty_files_come_too() {
 }
 
 #[tokio::test]
+async fn the_same_file_written_by_many_at_once_is_whole() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = Blobs::open(dir.path().to_owned(), QUOTA).unwrap();
+    let writing = (0..8).map(|_| blobs.put(content()));
+    let hashes: Vec<Hash> = futures::future::try_join_all(writing).await.unwrap();
+    assert!(hashes.iter().all(|hash| *hash == Hash::of(&content())));
+    assert_eq!(std::fs::read(blobs.path(&hashes[0]).unwrap()).unwrap(), content());
+
+    // What was begun long ago is forgotten at the next start, what was begun lately is not.
+    let [old, new] = [b"old", b"new"].map(|name| blobs.file(&Hash::of(name)).with_extension(PARTIAL));
+    for path in [&old, &new] {
+        std::fs::write(path, b"a part").unwrap();
+    }
+    let long_ago = std::time::SystemTime::now() - 2 * FORGOTTEN_AFTER;
+    File::options().write(true).open(&old).unwrap().set_modified(long_ago).unwrap();
+    drop(Blobs::open(dir.path().to_owned(), QUOTA).unwrap());
+    assert_eq!((old.exists(), new.exists()), (false, true));
+}
+
+#[tokio::test]
 async fn liars_are_left_and_what_the_honest_give_is_kept() {
     let (mut liar, mut boaster, mut honest) =
         (Node::start(1, &[]).await, Node::start(2, &[]).await, Node::start(3, &[]).await);

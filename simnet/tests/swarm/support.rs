@@ -67,6 +67,17 @@ impl Place {
     }
 }
 
+impl Drop for Place {
+    /// A test that fails leaves no swarm behind.
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            for entry in std::fs::read_dir(self.temp.path()).into_iter().flatten().flatten() {
+                let _ended_or_never_there = bare(&entry.path(), &["down"]).output();
+            }
+        }
+    }
+}
+
 /// simnet itself; `up` builds the node where cargo is at hand.
 pub(crate) fn bare(dir: &Path, arguments: &[&str]) -> Command {
     let mut command = Command::new(env!("CARGO_BIN_EXE_simnet"));
