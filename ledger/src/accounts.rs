@@ -36,6 +36,8 @@ pub enum Book {
     Earned,
     /// What the node paid for work on its own behalf, rewards among it (negative).
     Spent,
+    /// What it took as a master.
+    Driving,
     /// What it took as a gateway.
     Fees,
     /// What it gave away to try it out (negative).
@@ -81,9 +83,10 @@ impl Part {
 }
 
 impl Book {
-    const ALL: [(Self, &'static str); 10] = [
+    const ALL: [(Self, &'static str); 11] = [
         (Self::Earned, "earned"),
         (Self::Spent, "spent"),
+        (Self::Driving, "driving"),
         (Self::Fees, "fees"),
         (Self::Trial, "trial"),
         (Self::Forfeits, "forfeits"),

@@ -22,6 +22,8 @@ const KILOWATT: i128 = 1_000_000;
 pub enum Source {
     /// Layers computed for others.
     Inference,
+    /// Fees of the master.
+    Driving,
     /// Fees of the gateway.
     Fees,
     /// Fees for Lightning payments passed on, less those paid for own ones.
@@ -36,11 +38,13 @@ pub enum Source {
 
 impl Source {
     /// All, in the order in which they are told.
-    pub const ALL: [Self; 6] = [Self::Inference, Self::Rewards, Self::Fees, Self::Routing, Self::Forfeits, Self::Trial];
+    pub const ALL: [Self; 7] =
+        [Self::Inference, Self::Driving, Self::Rewards, Self::Fees, Self::Routing, Self::Forfeits, Self::Trial];
 
     const fn book(self) -> Book {
         match self {
             Self::Inference => Book::Earned,
+            Self::Driving => Book::Driving,
             Self::Fees => Book::Fees,
             Self::Routing => Book::Routing,
             Self::Rewards => Book::Rewards,

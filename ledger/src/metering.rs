@@ -5,6 +5,9 @@
 //! was taken over costs its payer what one attempt costs. Pay that was returned frees its cells for others, never for
 //! the worker that lost it.
 //!
+//! A master's fee is booked as work, too: on the cells of a layer that no model has ([`StageWork::driving`]), so that it is
+//! paid once for a position whatever the number of masters. It is neither audited nor delayed: the answer is there.
+//!
 //! Pay takes this way:
 //!
 //! ```text
@@ -24,8 +27,9 @@
 //! day deters whoever does more than twenty jobs a day, and of newcomers every job is held.
 
 use consortium_protocol::wire::audit::{Outcome, StageReceipt, Verdict};
+use consortium_protocol::wire::heartbeat::LayerRange;
 use consortium_protocol::wire::job::JobId;
-use consortium_protocol::wire::pipeline::MAX_STAGES;
+use consortium_protocol::wire::pipeline::{MAX_STAGES, SessionOpen};
 use consortium_protocol::{Hash, Invalid, Msat, NodeId, Signed, cbor};
 use rusqlite::params;
 use serde::{Deserialize, Serialize};
@@ -94,6 +98,29 @@ impl StageWork {
     }
 }
 
+/// The layer on which driving is booked: models have at most 65,535, counted from 0.
+pub(crate) const DRIVING: u16 = u16::MAX;
+
+impl StageWork {
+    /// What the driver of an order is paid for, by the receipt of its last stage.
+    #[must_use]
+    pub fn driving(order: &SessionOpen, last: &Signed<StageReceipt>) -> Self {
+        let layers = LayerRange { first: DRIVING, last: DRIVING };
+        Self {
+            stage: last.payload().stage.saturating_add(1),
+            worker: order.driver,
+            cells: Cells { layers, start: 0, stop: last.payload().positions },
+            price: order.master_fee,
+            receipt: last.digest(),
+            drawn: false,
+        }
+    }
+
+    fn is_driving(&self) -> bool {
+        self.cells.layers.first == DRIVING
+    }
+}
+
 /// What was done in one attempt of a job, from receipts that both sides signed: their signatures are the caller's to
 /// check.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -107,7 +134,7 @@ pub struct JobRecord {
     pub payer: Owner,
     /// What this node takes from the payer on top, in thousandths; at most 1000.
     pub fee: u16,
-    /// The stages: 1 to 64.
+    /// The stages, and the driver: 1 to 65.
     pub stages: Vec<StageWork>,
 }
 
@@ -120,7 +147,7 @@ impl JobRecord {
     }
 
     fn check(&self) -> Result<(), Invalid> {
-        Invalid::unless((1..=MAX_STAGES).contains(&self.stages.len()), "stages", "1 to 64")?;
+        Invalid::unless((1..=MAX_STAGES + 1).contains(&self.stages.len()), "stages", "1 to 65")?;
         Invalid::unless(self.fee <= 1000, "fee", "more than 1000 thousandths")?;
         for work in &self.stages {
             work.cells.layers.check()?;
@@ -168,7 +195,7 @@ impl Ledger {
                     .collect();
             let before = known.len();
             for work in &record.stages {
-                let worker = self.worker(&work.worker, &payer)?;
+                let worker = self.worker(work, &payer)?;
                 known.extend(claim(record, work, worker, &payer, &known, terms, now_ms)?);
             }
             let mut new = known.split_off(before);
@@ -331,10 +358,11 @@ impl Ledger {
     }
 
     /// Between two other nodes there is nothing to book here.
-    fn worker(&self, worker: &NodeId, payer: &Owner) -> Result<Owner, LedgerError> {
+    fn worker(&self, work: &StageWork, payer: &Owner) -> Result<Owner, LedgerError> {
         match payer {
-            Owner::Peer(_) if *worker != self.owner() => Err(LedgerError::NotAParty),
-            _ => Ok(self.peer(worker)),
+            Owner::Peer(_) if work.worker != self.owner() => Err(LedgerError::NotAParty),
+            _ if work.worker == self.owner() && work.is_driving() => Ok(Owner::Own(Book::Driving)),
+            _ => Ok(self.peer(&work.worker)),
         }
     }
 }
@@ -360,7 +388,8 @@ fn claim(
     }
     let pay = work.price.checked_mul(cells).ok_or(LedgerError::Overflow)?;
     let fee = share(pay, u32::from(record.fee)).ok_or(LedgerError::Overflow)?;
-    let tail = share(pay, u32::from(terms.tail)).ok_or(LedgerError::Overflow)?;
+    let delayed = if work.is_driving() { 0 } else { u32::from(terms.tail) };
+    let tail = share(pay, delayed).ok_or(LedgerError::Overflow)?;
     let (state, due_ms) = match work.drawn {
         true => (ClaimState::Held, now_ms.saturating_add(terms.hold_ms)),
         false => after_hold(tail, terms, now_ms),

@@ -3,7 +3,7 @@
 //! All in whole numbers, so that payer and payee come to the same millisatoshi: the price of a layer-token (one layer
 //! computed for one position) is `base + floor(base * load / 1000)`, where `load` is how busy the node is in
 //! thousandths, at most `max_load`; with `max_load` 0 the price is fixed. A position costs what its layers cost on the
-//! nodes that hold them, and a gateway's fee on top of the work is `floor(work * fee / 1000)`.
+//! nodes that hold them and what its master asks, and a gateway's fee on top of the work is `floor(work * fee / 1000)`.
 
 use consortium_protocol::Msat;
 use serde::{Deserialize, Serialize};
@@ -22,8 +22,10 @@ pub struct Prices {
 /// What one token through a whole pipeline costs.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Rate {
-    /// What the workers get for one position.
+    /// What workers and master get for one position.
     pub per_position: Msat,
+    /// Of this, what the master gets.
+    pub master: Msat,
     /// A gateway's fee on top, in thousandths; at most 1000.
     pub fee: u16,
 }
@@ -35,8 +37,10 @@ pub struct Quote {
     pub positions: u64,
     /// What the prompt alone costs, without fee.
     pub prompt: Msat,
-    /// What the workers get at most.
+    /// What workers and master get at most.
     pub work: Msat,
+    /// Of this, what the master gets.
+    pub master: Msat,
     /// The gateway's fee at most.
     pub fee: Msat,
     /// Both: never more is charged.
@@ -68,17 +72,18 @@ impl Prices {
 }
 
 impl Rate {
-    /// The rate of a pipeline whose stages have so many layers at such a price of a layer-token each.
+    /// The rate of a pipeline whose stages have so many layers at such a price of a layer-token each, under a master that
+    /// asks so much for a position.
     ///
     /// # Errors
     /// [`LedgerError::Overflow`].
-    pub fn of(stages: impl IntoIterator<Item = (u32, Msat)>, fee: u16) -> Result<Self, LedgerError> {
-        let mut per_position = Msat::ZERO;
+    pub fn of(stages: impl IntoIterator<Item = (u32, Msat)>, master: Msat, fee: u16) -> Result<Self, LedgerError> {
+        let mut per_position = master;
         for (layers, price) in stages {
             let stage = price.checked_mul(u64::from(layers));
             per_position = stage.and_then(|stage| per_position.checked_add(stage)).ok_or(LedgerError::Overflow)?;
         }
-        Ok(Self { per_position, fee })
+        Ok(Self { per_position, master, fee })
     }
 
     /// What a job of so many positions costs at most, with the fee. Work that was promised at this rate is charged at
@@ -98,9 +103,10 @@ impl Rate {
         (|| {
             let positions = prompt_tokens.checked_add(max_tokens)?;
             let work = self.per_position.checked_mul(positions)?;
+            let master = self.master.checked_mul(positions)?;
             let fee = share(work, u32::from(self.fee))?;
             let prompt = self.per_position.checked_mul(prompt_tokens)?;
-            Some(Quote { positions, prompt, work, fee, total: work.checked_add(fee)? })
+            Some(Quote { positions, prompt, work, master, fee, total: work.checked_add(fee)? })
         })()
         .ok_or(LedgerError::Overflow)
     }
@@ -122,22 +128,23 @@ mod tests {
     }
 
     #[test]
-    fn a_quote_is_the_sum_of_the_stages_and_the_fee() {
-        let rate = Rate::of([(16, Msat(10)), (8, Msat(3))], 50).unwrap();
+    fn a_quote_is_the_sum_of_the_stages_and_the_fees() {
+        let rate = Rate::of([(16, Msat(10)), (8, Msat(2))], Msat(8), 50).unwrap();
         assert_eq!(rate.per_position, Msat(184));
         let quote = rate.quote(50, 500).unwrap();
+        assert_eq!(quote.master, Msat(8 * 550), "a part of the work");
         assert_eq!((quote.positions, quote.prompt), (550, Msat(184 * 50)));
         assert_eq!((quote.work, quote.fee), (Msat(184 * 550), Msat(5060)));
         assert_eq!((quote.total, rate.cost(550).unwrap()), (Msat(184 * 550 + 5060), quote.total));
-        assert_eq!(Rate::of([], 1000).unwrap().cost(u64::MAX).unwrap(), Msat::ZERO);
+        assert_eq!(Rate::of([], Msat::ZERO, 1000).unwrap().cost(u64::MAX).unwrap(), Msat::ZERO);
     }
 
     #[test]
     fn what_cannot_be_counted_is_refused() {
         let dear = Prices { base: Msat(u64::MAX), max_load: 1000 };
         assert!(matches!(dear.at(1000), Err(LedgerError::Overflow)));
-        assert!(matches!(Rate::of([(2, dear.base)], 0), Err(LedgerError::Overflow)));
-        let rate = Rate { per_position: dear.base, fee: 1 };
+        assert!(matches!(Rate::of([(2, dear.base)], Msat::ZERO, 0), Err(LedgerError::Overflow)));
+        let rate = Rate { per_position: dear.base, master: Msat::ZERO, fee: 1 };
         assert!(matches!(rate.cost(2), Err(LedgerError::Overflow)));
         assert!(matches!(rate.cost(1), Err(LedgerError::Overflow)), "the fee is what is too much");
         assert_eq!(load(u32::MAX, 0), u32::MAX);

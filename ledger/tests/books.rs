@@ -7,10 +7,15 @@ use consortium_ledger::LedgerError;
 use consortium_ledger::accounts::{Account, Owner};
 use consortium_ledger::api_keys::ApiKeys;
 use consortium_ledger::claims::ClaimState;
+use consortium_ledger::earnings::Source;
 use consortium_ledger::journal::{Kind, Posted};
 use consortium_ledger::ledger::Ledger;
-use consortium_ledger::metering::Terms;
-use consortium_protocol::wire::audit::{Outcome, Verdict};
+use consortium_ledger::metering::{JobRecord, StageWork, Terms};
+use consortium_protocol::wire::audit::{Compute, KernelFamily, NumericClass, Outcome, StageReceipt, Verdict};
+use consortium_protocol::wire::heartbeat::LayerRange;
+use consortium_protocol::wire::job::Sampling;
+use consortium_protocol::wire::mandate::Mandate;
+use consortium_protocol::wire::pipeline::{Hop, SessionOpen};
 use consortium_protocol::{Hash, Msat, Signed};
 use fixtures::*;
 
@@ -62,6 +67,80 @@ fn each_cell_is_paid_once_whatever_the_attempts() {
     assert_eq!(pay(7, vec![work(0, 5, (0, 3), (0, 15), 9, false)]), Posted::Nothing);
     pay(8, vec![work(0, 5, (0, 3), (0, 16), 9, false), work(1, 5, (0, 3), (0, 16), 9, false)]);
     assert_eq!(earned(5), 36, "one new position through four layers, once");
+    exact(ledger);
+}
+
+/// The driver `driver` of an order with a fee of 3 msat, and what books say of the order's only stage on node 4.
+fn driving(driver: u8, attempt: u32, positions: u32) -> StageWork {
+    let hop = Hop { node: node(4), range: LayerRange { first: 0, last: 3 } };
+    let mandate = Mandate {
+        cluster: cluster(),
+        job: job(1),
+        master: node(driver),
+        model: Hash::of(b"model"),
+        positions: 1000,
+        position_cost: Msat(7),
+        challenge: Hash::of(b"challenge"),
+        until_ms: NOW,
+    };
+    let open = SessionOpen {
+        cluster: cluster(),
+        term: 1,
+        job: job(1),
+        attempt,
+        model: Hash::of(b"model"),
+        driver: node(driver),
+        route: vec![hop],
+        prices: vec![Msat(1)],
+        master_fee: Msat(3),
+        sampling: Sampling::default(),
+        prompt_len: 1,
+        max_positions: 100,
+        payer: node(1),
+        challenge: Hash::of(b"challenge"),
+        mandate: Signed::sign(&key(1), mandate),
+    };
+    let root = Hash::of(b"root");
+    let receipt = StageReceipt {
+        cluster: cluster(),
+        term: 1,
+        job: job(1),
+        attempt,
+        order: Signed::sign(&key(driver), open.clone()).digest(),
+        model: Hash::of(b"model"),
+        range: hop.range,
+        stage: 0,
+        class: NumericClass { compute: Compute::F32, kernels: KernelFamily::Invariant, engine: 1 },
+        positions,
+        inputs: root,
+        outputs: root,
+        grid: root,
+        upstream: None,
+        challenge: Hash::of(b"challenge"),
+    };
+    StageWork::driving(&open, &Signed::sign(&key(4), receipt))
+}
+
+#[test]
+fn a_masters_fee_is_paid_once_for_a_position_whatever_the_masters() {
+    let books = books();
+    let ledger = &books.ledger;
+    let stage = || work(0, 4, (0, 3), (0, 10), 1, false);
+    let book = |record: &JobRecord| ledger.record_job(record, &TERMS, NOW).unwrap();
+    let attempt = |attempt, payer, stages| JobRecord { job: job(1), attempt, payer, fee: 0, stages };
+    assert!(matches!(book(&attempt(1, own("spent"), vec![stage(), driving(2, 1, 10)])), Posted::New(_)));
+    let master = ledger.account(&peer(2)).unwrap();
+    assert_eq!((master.balance.free, master.balance.tail), (30, 0), "it is neither held nor delayed");
+    // The next master is paid for the positions that the first did not reach.
+    book(&attempt(2, own("spent"), vec![driving(3, 2, 14)]));
+    assert_eq!((books.free(&peer(3)), books.free(&own("spent"))), (12, -40 - 30 - 12));
+    assert_eq!(book(&attempt(3, own("spent"), vec![driving(5, 3, 14)])), Posted::Nothing);
+    // On the other side: this node drove for node 9.
+    book(&attempt(1, peer(9), vec![driving(1, 1, 10)]));
+    assert_eq!((books.free(&own("driving")), books.free(&peer(9)), books.free(&own("earned"))), (30, -30, 0));
+    let earned = ledger.earnings(0, NOW + 1).unwrap();
+    let fee = earned.incomes.iter().find(|income| income.source == Source::Driving).unwrap();
+    assert_eq!((fee.msat, earned.layer_tokens), (30, 0));
     exact(ledger);
 }
 

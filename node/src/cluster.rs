@@ -90,6 +90,8 @@ pub struct LocalFacts {
     pub layer_micros: u32,
     /// What it asks for one token through one layer.
     pub price: Msat,
+    /// What it asks, as a master, for each position of a job.
+    pub master_fee: Msat,
     /// Could serve as master: it has a model and its tokenizer.
     pub willing: bool,
 }
@@ -215,6 +217,7 @@ impl Running {
             held,
             active_jobs,
             price_per_layer_token: facts.price,
+            master_fee: facts.master_fee,
             uptime_s: self.started.elapsed().as_secs(),
             leaving,
             sent_at_ms: wall_ms(),

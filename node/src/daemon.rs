@@ -107,6 +107,7 @@ pub async fn run_tampered(
         memory_bytes: config.memory_bytes,
         layer_micros: 0,
         price: asking.now(),
+        master_fee: config.master_fee,
         willing: !serving.is_empty(),
     });
 
@@ -135,6 +136,14 @@ pub async fn run_tampered(
         standings: standings.clone(),
     }
     .spawn(stop.clone());
+    let tabs = Tabs::new(TabParts {
+        key: Arc::clone(&key),
+        storage: storage.clone(),
+        standings: standings.clone(),
+        rules: config.tabs,
+        #[cfg(feature = "lightning")]
+        wallet: wallet.clone(),
+    });
     let inbox = TokenInbox::default();
     let driver = Arc::new(Driver::new(DriverConfig {
         key: Arc::clone(&key),
@@ -143,6 +152,8 @@ pub async fn run_tampered(
         inbox: inbox.clone(),
         master: master.clone(),
         serving: serving.clone(),
+        master_fee: config.master_fee,
+        credit: tabs.credit().clone(),
     }));
     let spool = Spool::open(&config.data_dir).context("cannot keep what audits ask for")?;
     let proofs = Proofs::new(&config.data_dir);
@@ -166,14 +177,6 @@ pub async fn run_tampered(
         settled: settled.clone(),
     }
     .spawn(stop.clone());
-    let tabs = Tabs::new(TabParts {
-        key: Arc::clone(&key),
-        storage: storage.clone(),
-        standings: standings.clone(),
-        rules: config.tabs,
-        #[cfg(feature = "lightning")]
-        wallet: wallet.clone(),
-    });
     let dispatch = Dispatch {
         swarm: swarm.clone(),
         view: view.subscribe(),

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use crate::billing::{JobAccount, most_tokens};
 use crate::clock::wall_ms;
 use crate::cluster::ClusterView;
-use crate::config::MAX_PRICE;
+use crate::config::{MAX_MASTER_FEE, MAX_PRICE};
 use crate::tabs::mandates::LASTS_MS;
 
 /// A job of this node itself is at the prices of the day: so many times the dearest of now at most, as they move while
@@ -52,7 +52,7 @@ impl Mandating {
             master,
             model: model.digest,
             positions: positions(request, model.context),
-            position_cost: account.most_per_position().unwrap_or_else(|| of_the_day(&view, model.layers)),
+            position_cost: account.most_per_position().unwrap_or_else(|| of_the_day(&view, &master, model.layers)),
             challenge: request.challenge,
             until_ms: wall_ms().saturating_add(LASTS_MS),
         };
@@ -67,10 +67,11 @@ fn positions(request: &JobRequest, context: u32) -> u32 {
     u32::try_from(once.saturating_mul(MAX_ATTEMPTS.into())).unwrap_or(u32::MAX).max(1)
 }
 
-fn of_the_day(view: &ClusterView, layers: u16) -> Msat {
+fn of_the_day(view: &ClusterView, master: &NodeId, layers: u16) -> Msat {
     let asked = view.members.values().map(|member| member.heartbeat.price_per_layer_token);
     let dearest = asked.filter(|price| *price <= MAX_PRICE).max().unwrap_or(Msat::ZERO);
-    Msat(dearest.0.saturating_mul(MOST).saturating_mul(layers.into()))
+    let fee = view.members.get(master).map_or(Msat::ZERO, |member| member.heartbeat.master_fee.min(MAX_MASTER_FEE));
+    Msat(dearest.0.saturating_mul(layers.into()).saturating_add(fee.0).saturating_mul(MOST))
 }
 
 fn not_served(view: &ClusterView, master: &NodeId, name: &str) -> JobError {

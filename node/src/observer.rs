@@ -136,6 +136,7 @@ impl Observer {
             rtt_ms: peer.and_then(|peer| peer.rtt).map(|rtt| u32::try_from(rtt.as_millis()).unwrap_or(u32::MAX)),
             uptime_s: heartbeat.uptime_s,
             price_msat: heartbeat.price_per_layer_token.0,
+            master_fee_msat: heartbeat.master_fee.0,
             addresses,
         }
     }

@@ -17,7 +17,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 
 use crate::cluster::{ClusterView, LocalFacts};
-use crate::config::MAX_PRICE;
+use crate::config::{MAX_MASTER_FEE, MAX_PRICE};
 use crate::shards::Shards;
 
 /// How long a price holds after this node began to ask another.
@@ -128,29 +128,52 @@ impl Asking {
 
 /// What the members of the cluster asked of late. A clone is the same.
 #[derive(Clone, Debug, Default)]
-pub struct Advertised(Arc<Mutex<BTreeMap<NodeId, (Instant, Asked)>>>);
+pub struct Advertised(Arc<Mutex<BTreeMap<NodeId, Member>>>);
+
+/// What one member asked.
+#[derive(Debug)]
+struct Member {
+    seen: Instant,
+    /// For a token through a layer.
+    price: Asked,
+    /// As a master, for a position.
+    fee: Asked,
+}
 
 impl Advertised {
-    /// Takes what a member asks at `at`.
-    fn note(&self, member: NodeId, price: Msat, at: Instant) {
+    /// Takes what a member asks at `at`, for a token through a layer and as a master.
+    fn note(&self, node: NodeId, price: Msat, fee: Msat, at: Instant) {
         // So much nobody is paid.
         let price = if price <= MAX_PRICE { price } else { Msat::ZERO };
+        let fee = if fee <= MAX_MASTER_FEE { fee } else { Msat::ZERO };
         let mut members = lock(&self.0);
-        let (seen, asked) = members.entry(member).or_insert_with(|| (at, Asked::new(price)));
-        *seen = at;
-        asked.note(price, at, REMEMBERED);
+        let new = || Member { seen: at, price: Asked::new(price), fee: Asked::new(fee) };
+        let member = members.entry(node).or_insert_with(new);
+        member.seen = at;
+        member.price.note(price, at, REMEMBERED);
+        member.fee.note(fee, at, REMEMBERED);
     }
 
     /// Forgets who was no member for long.
     fn tidy(&self, at: Instant) {
-        lock(&self.0).retain(|_, (seen, _)| at.duration_since(*seen) <= REMEMBERED);
+        lock(&self.0).retain(|_, member| at.duration_since(member.seen) <= REMEMBERED);
     }
 
-    /// The most that a node asked of late; a node that was no member asks nothing.
+    /// The most that a node asked of late for a token through a layer; a node that was no member asks nothing.
     #[must_use]
     pub fn highest(&self, node: &NodeId, at: Instant) -> Msat {
+        self.highest_of(node, |member| &member.price, at)
+    }
+
+    /// The most that a node asked of late as a master, for a position.
+    #[must_use]
+    pub fn highest_fee(&self, node: &NodeId, at: Instant) -> Msat {
+        self.highest_of(node, |member| &member.fee, at)
+    }
+
+    fn highest_of(&self, node: &NodeId, asked: impl Fn(&Member) -> &Asked, at: Instant) -> Msat {
         let members = lock(&self.0);
-        members.get(node).and_then(|(_, asked)| asked.within(at, REMEMBERED).max()).unwrap_or(Msat::ZERO)
+        members.get(node).and_then(|member| asked(member).within(at, REMEMBERED).max()).unwrap_or(Msat::ZERO)
     }
 
     /// Listens to the cluster until it ends or `stop`.
@@ -158,7 +181,7 @@ impl Advertised {
         loop {
             let at = Instant::now();
             for (node, member) in &view.borrow_and_update().members {
-                self.note(*node, member.heartbeat.price_per_layer_token, at);
+                self.note(*node, member.heartbeat.price_per_layer_token, member.heartbeat.master_fee, at);
             }
             self.tidy(at);
             tokio::select! {
@@ -197,15 +220,16 @@ mod tests {
         let (node, start) = (RootKey::from_seed([1; 32]).node_id(), Instant::now());
         assert_eq!(advertised.highest(&node, start), Msat::ZERO);
         for (after, price) in [(0, 5), (1, 20), (2, 5)] {
-            advertised.note(node, Msat(price), start + Duration::from_secs(after));
+            advertised.note(node, Msat(price), Msat(2 * price), start + Duration::from_secs(after));
         }
         assert_eq!(advertised.highest(&node, start + REMEMBERED), Msat(20));
+        assert_eq!(advertised.highest_fee(&node, start + REMEMBERED), Msat(40));
         assert_eq!(advertised.highest(&node, start + REMEMBERED + Duration::from_secs(3)), Msat(5));
         advertised.tidy(start + REMEMBERED + Duration::from_secs(3));
         assert_eq!(advertised.highest(&node, start), Msat::ZERO, "no member any more");
         for n in 0..1000 {
-            advertised.note(node, Msat(n), start);
+            advertised.note(node, Msat(n), Msat::ZERO, start);
         }
-        assert!(lock(&advertised.0)[&node].1.past.len() <= MAX_PAST);
+        assert!(lock(&advertised.0)[&node].price.past.len() <= MAX_PAST);
     }
 }

@@ -210,6 +210,9 @@ pub struct MemberStatus {
     pub uptime_s: u64,
     /// Price of one token through one layer, in millisatoshi.
     pub price_msat: u64,
+    /// What it asks, as a master, for each position of a job, in msat.
+    #[serde(default)]
+    pub master_fee_msat: u64,
     /// Addresses known for it.
     pub addresses: Vec<String>,
 }

@@ -102,6 +102,7 @@ fn heartbeat(cluster: ClusterId, seq: u64) -> Heartbeat {
         held: Vec::new(),
         active_jobs: 0,
         price_per_layer_token: Msat(0),
+        master_fee: Msat(0),
         uptime_s: 1,
         leaving: false,
         sent_at_ms: 1,

@@ -19,7 +19,7 @@ use consortium_protocol::wire::fact::Fact;
 use consortium_protocol::wire::heartbeat::{Heartbeat, LayerRange};
 use consortium_protocol::wire::job::{JobEvent, JobId, JobRequest, JobSubmission, Receipts};
 use consortium_protocol::wire::mandate::{Mandate, check_mandate};
-use consortium_protocol::wire::pay::Acceptance;
+use consortium_protocol::wire::pay::{Acceptance, Part};
 use consortium_protocol::wire::pipeline::{Frame, FrameHeader, MAX_HEADER, MAX_PAYLOAD, SessionOpen, parse_header};
 use consortium_protocol::wire::rpc::{Assign, Release, Request, Response};
 use consortium_protocol::wire::tab::{ChannelOffer, LightningId, Tab, TabAnswer, TabSays};
@@ -340,7 +340,7 @@ fn an_order_keeps_to_what_its_payer_signed_for() {
     };
     assert_eq!(checked(2, |_| {}), Ok(()));
     assert_eq!(checked(3, |_| {}), Err("driver"), "a mandate is for one master");
-    let cases: [(Change, &str); 10] = [
+    let cases: [(Change, &str); 11] = [
         (|session| session.payer = key(5).node_id(), "payer"),
         // What the master signs itself makes nobody else pay.
         (|session| session.mandate = Signed::sign(&key(2), samples::mandate()), "payer"),
@@ -350,14 +350,15 @@ fn an_order_keeps_to_what_its_payer_signed_for() {
         (|session| session.model = Hash::of(b"another"), "model"),
         (|session| session.challenge = Hash::of(b"another"), "challenge"),
         (|session| session.max_positions = 301, "max_positions"),
-        // Four layers at 5 and four at 10 are 60.
-        (|session| session.prices[1] = Msat(11), "prices"),
+        // Four layers at 5, four at 9 and a fee of 3 are 59.
+        (|session| session.prices[1] = Msat(10), "prices"),
+        (|session| session.master_fee = Msat(13), "prices"),
         (|session| session.prices[1] = Msat(u64::MAX), "prices"),
     ];
     for (index, (change, field)) in cases.into_iter().enumerate() {
         assert_eq!(checked(2, change), Err(field), "case {index}");
     }
-    assert_eq!(checked(2, |session| session.prices[1] = Msat(10)), Ok(()));
+    assert_eq!(checked(2, |session| session.prices[1] = Msat(9)), Ok(()));
     let nothing = Mandate { positions: 0, ..samples::mandate() };
     assert!(Signed::<Mandate>::decode(Signed::sign(&key(4), nothing).as_bytes()).is_err());
     for change in [|job: &mut JobRequest| job.job.0[0] ^= 1, |job: &mut JobRequest| job.challenge = Hash::of(b"x")] {
@@ -555,6 +556,15 @@ fn acceptances_are_for_the_work_of_their_order_at_its_price() {
         change(&mut other);
         assert!(other.check().is_err(), "change {which}");
     }
+    let driving = samples::acceptance_of_driving;
+    assert!(driving().check().is_ok() && driving().pay > Msat::ZERO);
+    assert_eq!(driving().payee(), driving().order.payload().driver);
+    let receipt = samples::receipts().remove(0);
+    let first = driving().order.payload().route.len() > 1;
+    assert!(first && Acceptance { receipt, ..driving() }.check().is_err(), "not the last stage's receipt");
+    assert!(Acceptance { drawn: true, ..driving() }.check().is_err());
+    assert!(Acceptance { part: Part::Stage, ..driving() }.check().is_err());
+    assert!(Acceptance { pay: Msat(driving().pay.0 + 1), ..driving() }.check().is_err());
 }
 
 proptest! {

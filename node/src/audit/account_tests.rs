@@ -45,6 +45,7 @@ impl Story {
                 Hop { node: key(3).node_id(), range: LayerRange { first: 4, last: 9 } },
             ],
             prices: vec![Msat(1), Msat(1)],
+            master_fee: Msat(0),
             sampling: Sampling::default(),
             prompt_len: PROMPT as u32,
             max_positions: 64,

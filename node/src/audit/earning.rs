@@ -9,13 +9,13 @@ use consortium_protocol::envelope::Signed;
 use consortium_protocol::identity::NodeId;
 use consortium_protocol::msat::Msat;
 use consortium_protocol::wire::audit::Verdict;
-use consortium_protocol::wire::pay::Acceptance;
+use consortium_protocol::wire::pay::{Acceptance, Part};
 use consortium_protocol::wire::rpc::{Refusal, RefusalCode};
 use tracing::{debug, warn};
 
 use super::standings::Standings;
 use crate::clock::wall_ms;
-use crate::config::MAX_PRICE;
+use crate::config::{MAX_MASTER_FEE, MAX_PRICE};
 use crate::storage::Storage;
 use crate::tabs::Credit;
 
@@ -47,29 +47,34 @@ impl Earning {
         if (acceptance.signer(), order.payer) != (from, from) || order.cluster != self.cluster {
             return Err(disputed("a payer speaks for itself, in its own cluster"));
         }
-        if receipt.signer() != me || from == me {
+        // Nobody but its signer drives an order.
+        let ordered = said.part == Part::Stage || said.order.signer() == me;
+        if said.payee() != me || from == me || !ordered {
             return Err(disputed("that is not work of this node for another"));
         }
-        let price = order.prices.get(usize::from(receipt.payload().stage)).copied().unwrap_or(Msat::ZERO);
-        // What nobody pays is not taken for money: books that it fills could not hold honest pay.
-        if price > MAX_PRICE {
-            return Err(disputed("no token through a layer is worth so much"));
-        }
-        let record = JobRecord {
-            job: order.job,
-            attempt: order.attempt,
-            payer: Owner::Peer(from),
-            fee: 0,
-            stages: vec![StageWork::of(receipt, price, said.drawn)],
+        let work = match said.part {
+            Part::Stage => {
+                let price = order.prices.get(usize::from(receipt.payload().stage)).copied().unwrap_or(Msat::ZERO);
+                StageWork::of(receipt, price, said.drawn)
+            }
+            Part::Driving => StageWork::driving(order, receipt),
         };
+        let (price, stage) = (work.price, work.stage);
+        // What nobody pays is not taken for money: books that it fills could not hold honest pay.
+        let most = if said.part == Part::Stage { MAX_PRICE } else { MAX_MASTER_FEE };
+        if price > most {
+            return Err(disputed("no token is worth so much"));
+        }
+        let record =
+            JobRecord { job: order.job, attempt: order.attempt, payer: Owner::Peer(from), fee: 0, stages: vec![work] };
         // Of work that overlaps with what was paid before, only the rest is.
         let booked = move |ledger: &Ledger| match ledger.record_job(&record, &Terms::default(), wall_ms())? {
             Posted::New(seq) => ledger.work_booked(seq),
             Posted::Already(_) | Posted::Nothing => Ok(Msat::ZERO),
         };
         let booked = self.book(booked).await?;
-        self.credit.accepted(&from, &receipt.payload().order, receipt.payload().stage, booked);
-        let (digest, signed) = (receipt.digest(), acceptance.as_bytes().to_vec());
+        self.credit.accepted(&from, &receipt.payload().order, stage, booked);
+        let (digest, signed) = (acceptance.digest(), acceptance.as_bytes().to_vec());
         debug!(payer = %from, job = %order.job, msat = said.pay.0, "earned");
         if let Err(error) = self.storage.keep_acceptance(digest, wall_ms(), signed).await {
             warn!(%error, "a payer's word could not be kept");

@@ -47,7 +47,7 @@ impl Owing {
         Self { storage, standings, wake: Arc::default() }
     }
 
-    /// Takes on the debt for the stages of one attempt of a job.
+    /// Takes on the debt for one attempt of a job.
     pub(super) async fn accept(&self, stages: Vec<Owed>) {
         if let Err(error) = self.storage.owe(stages.clone()).await {
             // Booked all the same: it is owed, though a crash could now forget to say so.
@@ -160,26 +160,26 @@ impl Teller {
     }
 
     async fn tell_one(&self, worker: NodeId, state: OwedState) -> Result<(), String> {
-        let Some(receipt) = state.owed.audit.receipt().cloned() else { return Ok(()) };
-        let (storage, digest) = (&self.owing.storage, receipt.digest());
+        let Some((receipt, key)) = state.owed.audit.receipt().cloned().zip(state.owed.key()) else { return Ok(()) };
+        let (storage, part) = (&self.owing.storage, state.owed.part);
         // What an API key owes this node for its own work is booked on both sides already.
         if worker == self.swarm.me() {
-            return storage.owe_settled(digest).await.map_err(|error| error.to_string());
+            return storage.owe_settled(key).await.map_err(|error| error.to_string());
         }
         if !state.told {
             let order = state.owed.audit.order.clone();
-            let Some(pay) = Acceptance::pay_of(order.payload(), receipt.payload()) else { return Ok(()) };
-            let acceptance = Acceptance { order, receipt, drawn: state.owed.drawn, pay };
+            let Some(pay) = Acceptance::pay_of(order.payload(), receipt.payload(), part) else { return Ok(()) };
+            let acceptance = Acceptance { order, receipt, part, drawn: state.owed.drawn, pay };
             let request = Request::Accepted(Box::new(Signed::sign(&self.key, acceptance)));
             if self.is_booked(worker, request).await? {
-                storage.owe_told(digest).await.map_err(|error| error.to_string())?;
+                storage.owe_told(key).await.map_err(|error| error.to_string())?;
             } else {
-                return storage.owe_settled(digest).await.map_err(|error| error.to_string());
+                return storage.owe_settled(key).await.map_err(|error| error.to_string());
             }
         }
         if let Some(verdict) = state.verdict {
             self.is_booked(worker, Request::Judged(Box::new(verdict))).await?;
-            storage.owe_settled(digest).await.map_err(|error| error.to_string())?;
+            storage.owe_settled(key).await.map_err(|error| error.to_string())?;
         }
         Ok(())
     }

@@ -95,6 +95,7 @@ mod tests {
             driver: key.node_id(),
             route: Vec::new(),
             prices: Vec::new(),
+            master_fee: Msat(0),
             sampling: Sampling::default(),
             prompt_len: 1,
             max_positions: 8,

@@ -7,8 +7,10 @@ use std::time::{Duration, Instant};
 use consortium_ledger::accounts::{Book, Owner};
 use consortium_protocol::envelope::Signed;
 use consortium_protocol::identity::NodeId;
+use consortium_protocol::msat::Msat;
 use consortium_protocol::wire::audit::{AuditOrder, Nonce, StageReceipt};
 use consortium_protocol::wire::job::Receipts;
+use consortium_protocol::wire::pay::Part;
 use consortium_protocol::wire::pipeline::SessionOpen;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
@@ -90,7 +92,8 @@ impl Settler {
         }
     }
 
-    /// What is owed to each stage of a job, to this node itself only by others; some of it is drawn for an audit.
+    /// What is owed to each stage of a job and to its master, to this node itself only by others; some of what stages did
+    /// is drawn for an audit.
     fn owed(&self, receipts: &Receipts, nonce: Nonce, account: &Owner) -> Vec<Owed> {
         let (me, at_ms) = (self.task.swarm.me(), wall_ms());
         let stage = |(stage, receipt): (usize, &Signed<StageReceipt>)| {
@@ -99,9 +102,13 @@ impl Settler {
             let chain = receipts.chain[..=stage].to_vec();
             let audit = AuditOrder { order: receipts.order.clone(), chain, nonce };
             let paid = node != me || *account != Owner::Own(Book::Spent);
-            paid.then(|| Owed { audit, account: account.clone(), drawn, at_ms })
+            paid.then(|| Owed { audit, part: Part::Stage, account: account.clone(), drawn, at_ms })
         };
-        receipts.chain.iter().enumerate().filter_map(stage).collect()
+        let order = receipts.order.payload();
+        let audit = AuditOrder { order: receipts.order.clone(), chain: receipts.chain.clone(), nonce };
+        let driving = Owed { audit, part: Part::Driving, account: account.clone(), drawn: false, at_ms };
+        let asks = order.master_fee > Msat::ZERO && (order.driver != me || *account != Owner::Own(Book::Spent));
+        receipts.chain.iter().enumerate().filter_map(stage).chain(asks.then_some(driving)).collect()
     }
 
     /// Takes up what a crash or a restart interrupted.
@@ -119,10 +126,13 @@ impl Settler {
         }
     }
 
-    /// The first node of a route that is to be paid more than it asked of late; a node that is not known asks nothing.
+    /// The master, or the first node of a route, that is to be paid more than it asked of late; a node that is not known asks nothing.
     fn overcharging(&self, open: &SessionOpen) -> Option<NodeId> {
         let mut paid = open.route.iter().map(|hop| hop.node).zip(&open.prices);
         let now = Instant::now();
+        if open.master_fee > self.task.advertised.highest_fee(&open.driver, now) {
+            return Some(open.driver);
+        }
         paid.find(|(node, price)| **price > self.task.advertised.highest(node, now)).map(|(node, _)| node)
     }
 }

@@ -16,6 +16,7 @@ use consortium_protocol::hash::Hash;
 use consortium_protocol::identity::{NodeId, RootKey};
 use consortium_protocol::wire::audit::Verdict;
 use consortium_protocol::wire::ledger::{Equivocation, Rebuttal, TreeHead};
+use consortium_protocol::wire::pay::Part;
 use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, error, info, warn};
@@ -134,6 +135,9 @@ impl Standings {
         let order = first.audit.order.payload();
         let work = |owed: &Owed| {
             let receipt = owed.audit.receipt()?;
+            if owed.part == Part::Driving {
+                return Some(StageWork::driving(order, receipt));
+            }
             let price = order.prices.get(usize::from(receipt.payload().stage))?;
             Some(StageWork::of(receipt, *price, owed.drawn))
         };

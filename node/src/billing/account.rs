@@ -162,6 +162,7 @@ mod tests {
             driver: node,
             route: vec![hop(0, 2), hop(3, 3)],
             prices: prices.map(Msat).to_vec(),
+            master_fee: Msat(0),
             sampling: Sampling::default(),
             prompt_len: 1,
             max_positions: 8,
@@ -186,7 +187,7 @@ mod tests {
     #[test]
     fn a_key_is_not_made_to_pay_for_what_it_was_not_quoted() {
         let key = |per_position| {
-            let rate = Rate { per_position: Msat(per_position), fee: 10 };
+            let rate = Rate { per_position: Msat(per_position), master: Msat::ZERO, fee: 10 };
             JobAccount::of_key(Owner::Key("0123456789ab".parse().unwrap()), Promise::new(rate, 9), None)
         };
         assert!(key(5).covers(&order([3, 1]), 9), "3 layers at 3 and one at 1: 10, twice what was quoted");
@@ -202,7 +203,7 @@ mod tests {
     async fn a_complete_answer_costs_no_more_than_it_said() {
         let dir = tempfile::tempdir().unwrap();
         let ledger = Ledger::open(&dir.path().join("ledger.db"), RootKey::from_seed([1; 32]).node_id()).unwrap();
-        let promise = Promise::new(Rate { per_position: Msat(5), fee: 0 }, 9);
+        let promise = Promise::new(Rate { per_position: Msat(5), master: Msat::ZERO, fee: 0 }, 9);
         let account = JobAccount::of_key(Owner::Key("0123456789ab".parse().unwrap()), promise.clone(), None);
         let bill = Bill { rate: Some(promise.rate), reserved: Some((promise, ledger, JobId([1; 16]))) };
         assert_eq!(bill.close(&Usage { prompt_tokens: 3, completion_tokens: 4 }), Some(Msat(35)));

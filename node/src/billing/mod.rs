@@ -3,7 +3,7 @@
 //! A job that comes in with an API key, or with a credential that was bought, is charged to its account in the ledger, the
 //! operator's to the node's own; whoever would have to pay and has nothing yet hears what it costs ([`Payer`]). What
 //! a job of a key can cost at most ([`Offer`]: the prompt and the longest answer, at what the nodes of the pipeline ask
-//! now, and this node's fee) is reserved before it starts. From then on [`JobAccount`] goes with the job, to where its
+//! now, and its master's and this node's fees) is reserved before it starts. From then on [`JobAccount`] goes with the job, to where its
 //! work is booked ([`crate::audit`]); wherever it is dropped, what is left of the reservation is free again. What a
 //! crash leaves is released at the next start. When the answer is complete, what it did not use is free at once
 //! ([`Bill::close`]), though the receipts come later.
@@ -28,7 +28,7 @@ pub use account::{Bill, JobAccount};
 use account::{Promise, Reservation};
 
 use crate::clock::wall_ms;
-use crate::config::MAX_PRICE;
+use crate::config::{MAX_MASTER_FEE, MAX_PRICE};
 use crate::serving::Serving;
 use crate::status::NodeStatus;
 use crate::till;
@@ -172,7 +172,7 @@ impl Billing {
                 return Err(not_ready(&self.status.borrow()).into());
             }
             // Nobody serves it: the master will say so. If one began to just now, it is not paid for this job.
-            None => return free_of_charge(Rate { per_position: Msat::ZERO, fee: 0 }),
+            None => return free_of_charge(Rate { per_position: Msat::ZERO, master: Msat::ZERO, fee: 0 }),
             Some(rate) if rate.per_position == Msat::ZERO => return free_of_charge(rate),
             Some(_) => {}
         }
@@ -326,7 +326,15 @@ fn rate_of(status: &NodeStatus, model: &str, for_key: bool, fee: u16) -> Option<
             Some((layers.count(), Msat(member.price_msat).min(MAX_PRICE)))
         })
         .collect();
-    Rate::of(stages?, if for_key { fee } else { 0 }).ok()
+    let driven = status.master.as_ref().filter(|master| for_key || **master != status.peer_id);
+    let master = match driven {
+        Some(master) => {
+            let member = status.members.iter().find(|member| member.peer_id == *master)?;
+            Msat(member.master_fee_msat).min(MAX_MASTER_FEE)
+        }
+        None => Msat::ZERO,
+    };
+    Rate::of(stages?, master, if for_key { fee } else { 0 }).ok()
 }
 
 /// Whether a prompt may fit into a context. What cannot is not worth being counted.
@@ -392,6 +400,7 @@ mod tests {
             rtt_ms: None,
             uptime_s: 0,
             price_msat,
+            master_fee_msat: if peer_id == "b" { 11 } else { 0 },
             addresses: Vec::new(),
         }
     }
@@ -407,8 +416,15 @@ mod tests {
             ..NodeStatus::default()
         };
         let rate = |status: &NodeStatus, for_key| rate_of(status, "tiny", for_key, 7);
-        assert_eq!(rate(&status, true), Some(Rate { per_position: Msat(4 * 2 + 6 * 5), fee: 7 }));
-        assert_eq!(rate(&status, false), Some(Rate { per_position: Msat(6 * 5), fee: 0 }), "nobody pays itself");
+        assert_eq!(rate(&status, true), Some(Rate { per_position: Msat(4 * 2 + 6 * 5), master: Msat::ZERO, fee: 7 }));
+        assert_eq!(
+            rate(&status, false),
+            Some(Rate { per_position: Msat(6 * 5), master: Msat::ZERO, fee: 0 }),
+            "nobody pays itself"
+        );
+        status.master = Some("b".to_owned());
+        assert_eq!(rate(&status, true), Some(Rate { per_position: Msat(38 + 11), master: Msat(11), fee: 7 }));
+        assert_eq!(rate(&status, false), Some(Rate { per_position: Msat(30 + 11), master: Msat(11), fee: 0 }));
         assert_eq!(rate_of(&status, "other", true, 7), None);
         status.members.remove(0);
         assert_eq!(rate(&status, true), None, "a stage whose price is not known");

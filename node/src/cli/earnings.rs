@@ -113,6 +113,7 @@ fn incomes(earned: &Earnings) -> String {
 fn words(source: Source, layer_tokens: u64) -> String {
     match source {
         Source::Inference => format!("inference ({layer_tokens} layer-tokens)"),
+        Source::Driving => "master fees".to_owned(),
         Source::Fees => "gateway fees".to_owned(),
         Source::Routing => "Lightning routing, less its cost".to_owned(),
         Source::Rewards => "rewards".to_owned(),

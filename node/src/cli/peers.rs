@@ -55,6 +55,7 @@ fn render(status: &NodeStatus) -> String {
         ("RTT", Align::Right),
         ("UPTIME", Align::Right),
         ("PRICE", Align::Right),
+        ("AS MASTER", Align::Right),
         ("ADDRESS", Align::Left),
     ];
     let rows: Vec<_> = status.members.iter().map(|member| row(member, member.peer_id == status.peer_id)).collect();
@@ -75,6 +76,7 @@ fn row(member: &MemberStatus, here: bool) -> Vec<String> {
         member.rtt_ms.map_or_else(unknown, |rtt| format!("{rtt} ms")),
         units::span(member.uptime_s),
         format!("{} msat", member.price_msat),
+        format!("{} msat", member.master_fee_msat),
         member.addresses.first().map_or_else(unknown, |address| printable(address)),
     ]
 }
@@ -97,6 +99,7 @@ mod tests {
             rtt_ms,
             uptime_s: 75,
             price_msat: 2,
+            master_fee_msat: 3,
             addresses: Vec::new(),
         };
         let status = NodeStatus {

@@ -75,6 +75,10 @@ pub struct StartArgs {
     /// What this node takes from its API keys on top of what workers get, in thousandths of it [default: 0].
     #[arg(long, env = "CONSORTIUM_FEE", value_name = "THOUSANDTHS")]
     fee: Option<u16>,
+    /// What this node asks, while it is the master, for each token of another node's job that it drives, in thousandths of
+    /// a sat [default: 0].
+    #[arg(long, env = "CONSORTIUM_MASTER_FEE", value_name = "MSAT")]
+    master_fee: Option<u64>,
     /// Seconds that entries of the journal wait for a signed tree head, unless there are 256 before [default: 300].
     #[arg(long, env = "CONSORTIUM_BATCH_SECONDS", value_name = "SECONDS")]
     batch_seconds: Option<u64>,
@@ -146,6 +150,7 @@ pub async fn run_tampered(
         price_max_load: args.price_max_load,
         price_full_load: args.price_full_load,
         fee: args.fee,
+        master_fee: args.master_fee,
         batch_seconds: args.batch_seconds,
         audit_rate: args.audit_rate,
         auditor: (!args.auditor.is_empty()).then_some(args.auditor),

@@ -26,6 +26,8 @@ pub use tabs::{TabRules, TabSettings};
 pub const PRICE: Msat = Msat(1);
 /// The highest price of a token through a layer, in msat: a sat. Who asks for more gets no work.
 pub const MAX_PRICE: Msat = Msat(1000);
+/// The highest fee of a master for a position, in msat: a sat. Who asks for more gets none.
+pub const MAX_MASTER_FEE: Msat = Msat(1000);
 
 /// Jobs in progress that are by default a load of 1000 thousandths.
 pub const FULL_LOAD: u32 = 4;
@@ -58,6 +60,8 @@ pub struct Config {
     pub full_load: u32,
     /// What this node takes from its API keys on top of what the workers get, in thousandths.
     pub fee: u16,
+    /// What this node asks, as a master, for each position of a job that it drives for another.
+    pub master_fee: Msat,
     /// How long entries of the journal wait for a signed tree head.
     pub batch: Duration,
     /// How much of the work that this node pays for is audited.
@@ -100,6 +104,8 @@ pub struct Settings {
     pub price_full_load: Option<u32>,
     /// See [`Config::fee`].
     pub fee: Option<u16>,
+    /// In msat; see [`Config::master_fee`].
+    pub master_fee: Option<u64>,
     /// In seconds; see [`Config::batch`].
     pub batch_seconds: Option<u64>,
     /// In thousandths; see [`Config::audits`].
@@ -180,6 +186,7 @@ impl Settings {
             price_max_load: self.price_max_load.or(lower.price_max_load),
             price_full_load: self.price_full_load.or(lower.price_full_load),
             fee: self.fee.or(lower.fee),
+            master_fee: self.master_fee.or(lower.master_fee),
             batch_seconds: self.batch_seconds.or(lower.batch_seconds),
             audit_rate: self.audit_rate.or(lower.audit_rate),
             auditor: self.auditor.or(lower.auditor),
@@ -231,6 +238,7 @@ impl Settings {
             prices,
             full_load: self.price_full_load.unwrap_or(FULL_LOAD),
             fee,
+            master_fee: check_master_fee(self.master_fee)?,
             batch: self.batch_seconds.map_or(BATCH, Duration::from_secs),
             audits,
             auditors: self.auditor.as_deref().map(auditors).transpose()?.unwrap_or_default(),
@@ -261,6 +269,15 @@ fn auditors(names: &[String]) -> Result<Vec<NodeId>, ConfigError> {
         return Err(bad(one_too_many, format!("at most {MAX_AUDITORS} can be named")));
     }
     names.iter().map(|name| name.parse().map_err(|error| bad(name, format!("{error}")))).collect()
+}
+
+fn check_master_fee(msat: Option<u64>) -> Result<Msat, ConfigError> {
+    let fee = Msat(msat.unwrap_or(0));
+    if fee <= MAX_MASTER_FEE {
+        return Ok(fee);
+    }
+    let reason = format!("is more than {} msat, and would be paid by nobody", MAX_MASTER_FEE.0);
+    Err(ConfigError::Value { name: "master-fee", value: fee.0.to_string(), reason })
 }
 
 /// What is asked: no more than the highest price there is, even under the highest load.

@@ -24,6 +24,8 @@ pub(super) async fn create(State(state): State<AppState>, request: Request) -> R
         "pricing": pricing(&offer.rate),
         "prompt_msat": offer.quote.prompt.0,
         "work_msat": offer.quote.work.0,
+        // A part of the work.
+        "master_msat": offer.quote.master.0,
         "fee_msat": offer.quote.fee.0,
         "total_msat": offer.quote.total.0,
     });
@@ -55,7 +57,7 @@ mod tests {
 
     #[test]
     fn prices_are_decimal() {
-        let price = |msat, fee| pricing(&Rate { per_position: Msat(msat), fee })["prompt"].clone();
+        let price = |msat, fee| pricing(&Rate { per_position: Msat(msat), master: Msat::ZERO, fee })["prompt"].clone();
         assert_eq!([price(0, 50), price(40, 0), price(40, 50), price(7, 5)], ["0", "40", "42", "7.035"]);
         assert_eq!(price(u64::MAX, 1000), "36893488147419103230");
     }

@@ -31,6 +31,7 @@ use super::text_out::TextOut;
 use crate::master::{Failure, MasterHandle, Pipeline};
 use crate::serving::Serving;
 use crate::swarm::SwarmHandle;
+use crate::tabs::{Credit, Running, Work};
 
 /// Time for a pipeline to stand, at first and after a failure.
 const PIPELINE: Duration = Duration::from_secs(20);
@@ -57,6 +58,10 @@ pub struct DriverConfig {
     pub master: MasterHandle,
     /// Models this node can serve.
     pub serving: Vec<Arc<Serving>>,
+    /// What it asks for each position.
+    pub master_fee: Msat,
+    /// Who gets work.
+    pub credit: Credit,
 }
 
 /// Drives jobs while this node is the master.
@@ -197,6 +202,8 @@ struct Job<'a> {
     rng: StdRng,
     chain: Option<Chain>,
     attempt: Attempt,
+    /// What the payer of the attempt is not yet known to accept.
+    driving: Option<Running>,
     chain_events: (mpsc::Sender<ChainEvent>, mpsc::Receiver<ChainEvent>),
     /// Version of the pipeline that the current attempt runs on.
     version: u64,
@@ -247,6 +254,7 @@ impl<'a> Job<'a> {
             rng: StdRng::from_os_rng(),
             chain: None,
             attempt: Attempt::default(),
+            driving: None,
             chain_events: mpsc::channel(EVENTS),
             version: 0,
             term: 0,
@@ -390,7 +398,7 @@ impl<'a> Job<'a> {
             let now = self.now();
             for output in self.session.handle(input, now, &mut self.rng) {
                 match output {
-                    Output::Open { attempt, route, max_positions } => self.open(attempt, route, max_positions)?,
+                    Output::Open { attempt, route, max_positions } => self.open(attempt, route, max_positions).await?,
                     Output::Step { attempt: _, seq, pos, tokens, sample } => {
                         if sample {
                             self.attempt.awaited = Some(seq);
@@ -419,7 +427,7 @@ impl<'a> Job<'a> {
         Ok(end)
     }
 
-    fn open(&mut self, attempt: u32, route: Vec<Hop>, max_positions: u32) -> Result<(), JobError> {
+    async fn open(&mut self, attempt: u32, route: Vec<Hop>, max_positions: u32) -> Result<(), JobError> {
         let open = SessionOpen {
             cluster: self.driver.cluster,
             term: self.term,
@@ -429,6 +437,7 @@ impl<'a> Job<'a> {
             driver: self.driver.swarm.me(),
             route,
             prices: self.prices.clone(),
+            master_fee: self.driver.master_fee,
             sampling: self.request.sampling.clone(),
             prompt_len: self.prompt_len(),
             max_positions,
@@ -441,11 +450,31 @@ impl<'a> Job<'a> {
         check_mandate(&open).map_err(|broken| {
             JobError::new(JobErrorCode::NoCapacity, format!("the job cannot be ordered as its payer wants: {broken}"))
         })?;
+        self.driving = Some(self.begin(&open).await?);
         self.chain = Chain::open(&self.driver.swarm, &self.driver.inbox, &open, &self.chain_events.0);
         let tokens = [self.prompt.as_slice(), self.session.emitted()].concat();
         let drawn_from = u32::try_from(tokens.len()).unwrap_or(u32::MAX);
         self.attempt = Attempt { number: attempt, order: Some(open), tokens, drawn_from, awaited: None };
         Ok(())
+    }
+
+    /// Whether the payer gets this driven: as its fee is on the same tab as a worker's pay, by the same rule.
+    async fn begin(&self, order: &Signed<SessionOpen>) -> Result<Running, JobError> {
+        let open = order.payload();
+        let work = Work {
+            payer: open.payer,
+            order: order.digest(),
+            stage: u16::try_from(open.route.len()).unwrap_or(u16::MAX),
+            position: open.master_fee,
+            positions: open.max_positions,
+        };
+        if open.master_fee == Msat::ZERO {
+            return Ok(Running::uncounted());
+        }
+        let begun = self.driver.credit.begin(work).await;
+        begun.map_err(|why| {
+            JobError::new(JobErrorCode::Unpaid, format!("the master drives no job for this payer: {why}"))
+        })
     }
 
     async fn emit(&mut self, index: u32, id: u32) -> Result<bool, JobError> {
@@ -495,6 +524,9 @@ impl<'a> Job<'a> {
         match tokio::time::timeout(patience, self.sealed()).await {
             Ok(Ok(chain)) => {
                 let Attempt { tokens, drawn_from, .. } = std::mem::take(&mut self.attempt);
+                if let (Some(mut driving), Some(last)) = (self.driving.take(), chain.last()) {
+                    driving.computed(last.payload().positions);
+                }
                 Some(Receipts { order, chain, tokens, drawn_from })
             }
             Ok(Err((node, reason))) => {

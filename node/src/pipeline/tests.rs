@@ -20,7 +20,7 @@ use consortium_protocol::wire::audit::{AuditOrder, Nonce, Outcome, check_chain};
 use consortium_protocol::wire::heartbeat::{LayerRange, ModelRef};
 use consortium_protocol::wire::job::{JobId, Sampling};
 use consortium_protocol::wire::mandate::Mandate;
-use consortium_protocol::wire::pay::Acceptance;
+use consortium_protocol::wire::pay::{Acceptance, Part};
 use consortium_protocol::wire::pipeline::{Dtype, Frame, Hop, SessionOpen, StageFailureCode, StepHeader};
 use consortium_protocol::wire::rpc::{Assign, RefusalCode, Response};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -157,6 +157,7 @@ impl Pair {
             driver: self.master.me(),
             route: vec![Hop { node: self.worker.me(), range: self.range }],
             prices: vec![Msat(2)],
+            master_fee: Msat(0),
             sampling: Sampling { temperature: 0.0, ..Sampling::default() },
             prompt_len: 3,
             max_positions: 64,
@@ -463,13 +464,13 @@ async fn work_counts_against_its_payer_until_that_accepts_it() {
     let unaccepted = async || pair.credit.standing(payer).await.unwrap().unaccepted;
     let AuditOrder { order, mut chain, .. } = sealed(&pair, 1, (6..46).collect()).await.order;
     let receipt = chain.remove(0);
-    let pay = Acceptance::pay_of(order.payload(), receipt.payload()).unwrap();
+    let pay = Acceptance::pay_of(order.payload(), receipt.payload(), Part::Stage).unwrap();
     assert_eq!((receipt.payload().positions, unaccepted().await), (42, pay));
     let worker_key = Arc::new(RootKey::from_seed([81; 32]));
     let standings = Standings::open(pair.ledger.clone(), worker_key, AuditPolicy::default(), 0).unwrap();
     let (storage, credit) = (pair.storage.clone(), pair.credit.clone());
     let earning = Earning { cluster: cluster(), standings, storage, credit };
-    let acceptance = Signed::sign(&pair.key, Acceptance { order, receipt, drawn: false, pay });
+    let acceptance = Signed::sign(&pair.key, Acceptance { order, receipt, part: Part::Stage, drawn: false, pay });
     for _ in 0..2 {
         earning.accepted(payer, acceptance.clone()).await.unwrap();
         assert_eq!(unaccepted().await, Msat(0));

@@ -336,6 +336,7 @@ mod tests {
                 driver: key.node_id(),
                 route: vec![Hop { node: key.node_id(), range: LayerRange { first: 0, last: 3 } }],
                 prices: vec![Msat(1)],
+                master_fee: Msat(0),
                 sampling: Sampling::default(),
                 prompt_len: 1,
                 max_positions: 8,

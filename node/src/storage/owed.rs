@@ -7,6 +7,7 @@ use consortium_protocol::identity::NodeId;
 use consortium_protocol::wire::Message as _;
 use consortium_protocol::wire::audit::{AuditOrder, Verdict};
 use consortium_protocol::wire::job::JobId;
+use consortium_protocol::wire::pay::Part;
 use rusqlite::{Row, params};
 
 use super::{Storage, StorageError};
@@ -18,17 +19,40 @@ const MAX_OF_WORKER: u32 = 32;
 /// Rows that are kept: of what is booked and still to be said, the oldest beyond are let go.
 const MAX_OWED: u32 = 100_000;
 
-/// The work of one stage that this node pays for.
+/// Work that this node pays for: that of one stage, or the master's.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Owed {
     /// Order, receipts up to the stage's, and nonce: all that an audit of it needs.
     pub audit: AuditOrder,
+    /// What of the last of these receipts is paid.
+    pub part: Part,
     /// Who is charged.
     pub account: Owner,
     /// Whether it was drawn for an audit.
     pub drawn: bool,
     /// When its receipt was accepted, in milliseconds since 1970.
     pub at_ms: u64,
+}
+
+impl Owed {
+    /// Names it in the storage: the digest of the receipt, or, for driving, a hash of that.
+    #[must_use]
+    pub fn key(&self) -> Option<Hash> {
+        let receipt = self.audit.receipt()?.digest();
+        Some(match self.part {
+            Part::Stage => receipt,
+            Part::Driving => Hash::of(receipt.as_bytes()),
+        })
+    }
+
+    /// Who is paid.
+    #[must_use]
+    pub fn payee(&self) -> Option<NodeId> {
+        match self.part {
+            Part::Stage => self.audit.receipt().map(Signed::signer),
+            Part::Driving => Some(self.audit.order.payload().driver),
+        }
+    }
 }
 
 /// How far the paying of [`Owed`] work has come.
@@ -46,14 +70,16 @@ pub struct OwedState {
 
 const UNTOLD: &str = "booked = 1 AND (told = 0 OR verdict IS NOT NULL)";
 
-type Stored = (Vec<u8>, String, bool, u64, bool, bool, Option<Vec<u8>>);
+type Stored = ([u8; 32], Vec<u8>, String, bool, u64, bool, bool, Option<Vec<u8>>);
 
 fn read(row: &Row<'_>) -> rusqlite::Result<Stored> {
-    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?))
+    Ok((row.get(0)?, row.get(1)?, row.get(2)?, row.get(3)?, row.get(4)?, row.get(5)?, row.get(6)?, row.get(7)?))
 }
 
-fn decode((audit, account, drawn, at_ms, booked, told, verdict): Stored) -> Option<OwedState> {
-    let owed = Owed { audit: AuditOrder::decode(&audit).ok()?, account: account.parse().ok()?, drawn, at_ms };
+fn decode((key, audit, account, drawn, at_ms, booked, told, verdict): Stored) -> Option<OwedState> {
+    let audit = AuditOrder::decode(&audit).ok()?;
+    let part = if audit.receipt()?.digest() == Hash::from_bytes(key) { Part::Stage } else { Part::Driving };
+    let owed = Owed { audit, part, account: account.parse().ok()?, drawn, at_ms };
     let verdict = match verdict {
         Some(bytes) => Some(Signed::decode(&bytes).ok()?),
         None => None,
@@ -62,7 +88,7 @@ fn decode((audit, account, drawn, at_ms, booked, told, verdict): Stored) -> Opti
 }
 
 impl Storage {
-    /// Notes what is owed for the stages of a job, before it is booked.
+    /// Notes what is owed for a job, before it is booked.
     ///
     /// # Errors
     /// When the database fails.
@@ -70,14 +96,14 @@ impl Storage {
         self.run(move |db| {
             let transaction = db.transaction()?;
             for owed in &stages {
-                let Some(receipt) = owed.audit.receipt() else { continue };
+                let (Some(key), Some(payee)) = (owed.key(), owed.payee()) else { continue };
                 let at_ms = i64::try_from(owed.at_ms).unwrap_or(i64::MAX);
                 transaction.execute(
                     "INSERT OR IGNORE INTO owed VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, 0, 0, NULL)",
                     params![
-                        receipt.digest().as_bytes(),
-                        receipt.payload().job.0,
-                        receipt.signer().as_bytes(),
+                        key.as_bytes(),
+                        owed.audit.order.payload().job.0,
+                        payee.as_bytes(),
                         owed.audit.encode(),
                         owed.account.to_string(),
                         owed.drawn,
@@ -103,18 +129,16 @@ impl Storage {
         self.run(move |db| db.execute("UPDATE owed SET booked = 1 WHERE job = ?1", [job.0]).map(drop)).await
     }
 
-    /// Notes that the worker has booked what is owed for a receipt; forgets it, if it waits for no verdict.
+    /// Notes that the payee has booked what is owed under a key; forgets it, if it waits for no verdict.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn owe_told(&self, receipt: Hash) -> Result<(), StorageError> {
+    pub async fn owe_told(&self, key: Hash) -> Result<(), StorageError> {
         self.run(move |db| {
             let transaction = db.transaction()?;
-            transaction.execute("UPDATE owed SET told = 1 WHERE receipt = ?1", [receipt.as_bytes()])?;
-            transaction.execute(
-                "DELETE FROM owed WHERE receipt = ?1 AND drawn = 0 AND verdict IS NULL",
-                [receipt.as_bytes()],
-            )?;
+            transaction.execute("UPDATE owed SET told = 1 WHERE receipt = ?1", [key.as_bytes()])?;
+            transaction
+                .execute("DELETE FROM owed WHERE receipt = ?1 AND drawn = 0 AND verdict IS NULL", [key.as_bytes()])?;
             transaction.commit()
         })
         .await
@@ -133,12 +157,12 @@ impl Storage {
         .await
     }
 
-    /// Forgets what was owed for a receipt: all is said.
+    /// Forgets what was owed under a key: all is said.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn owe_settled(&self, receipt: Hash) -> Result<(), StorageError> {
-        self.run(move |db| db.execute("DELETE FROM owed WHERE receipt = ?1", [receipt.as_bytes()]).map(drop)).await
+    pub async fn owe_settled(&self, key: Hash) -> Result<(), StorageError> {
+        self.run(move |db| db.execute("DELETE FROM owed WHERE receipt = ?1", [key.as_bytes()]).map(drop)).await
     }
 
     /// What is owed and not booked: the oldest 1024 stages.
@@ -181,7 +205,7 @@ impl Storage {
 
     async fn owed(&self, condition: &str, worker: Option<NodeId>, limit: u32) -> Result<Vec<OwedState>, StorageError> {
         let query = format!(
-            "SELECT audit, account, drawn, at_ms, booked, told, verdict FROM owed WHERE {condition}
+            "SELECT receipt, audit, account, drawn, at_ms, booked, told, verdict FROM owed WHERE {condition}
              ORDER BY at_ms, receipt LIMIT ?1"
         );
         let worker = worker.map(|worker| worker.as_bytes().to_vec());
@@ -251,6 +275,7 @@ mod tests {
             driver: key.node_id(),
             route: vec![Hop { node: key.node_id(), range }],
             prices: vec![Msat(1)],
+            master_fee: Msat(0),
             sampling: Sampling::default(),
             prompt_len: 1,
             max_positions: 8,
@@ -290,7 +315,7 @@ mod tests {
             challenge: nonce.commitment(),
         };
         let audit = AuditOrder { order, chain: vec![Signed::sign(&key, receipt)], nonce };
-        Owed { audit, account: Owner::Own(Book::Spent), drawn, at_ms: 1000 + u64::from(job) }
+        Owed { audit, part: Part::Stage, account: Owner::Own(Book::Spent), drawn, at_ms: 1000 + u64::from(job) }
     }
 
     fn verdict(owed: &Owed) -> Signed<Verdict> {
@@ -312,6 +337,27 @@ mod tests {
             at_ms: 2000,
         };
         Signed::sign(&key, verdict)
+    }
+
+    #[tokio::test]
+    async fn what_a_master_is_owed_stands_beside_what_the_last_stage_is() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = Storage::open(&dir.path().join("node.db")).unwrap();
+        let stage = owed(1, false);
+        let driving = Owed { part: Part::Driving, ..stage.clone() };
+        storage.owe(vec![stage.clone(), driving.clone()]).await.unwrap();
+        storage.owe_booked(JobId([1; 16])).await.unwrap();
+        let left = async || -> Vec<Owed> {
+            let states = storage.owed_to(driving.payee().unwrap()).await.unwrap();
+            states.into_iter().map(|state| state.owed).collect()
+        };
+        let mut both = left().await;
+        both.sort_by_key(|owed| owed.part);
+        assert_eq!(both, [stage.clone(), driving.clone()]);
+        storage.owe_told(stage.key().unwrap()).await.unwrap();
+        assert_eq!(left().await, std::slice::from_ref(&driving));
+        storage.owe_settled(driving.key().unwrap()).await.unwrap();
+        assert!(left().await.is_empty());
     }
 
     #[tokio::test]

@@ -174,6 +174,7 @@ mod tests {
             driver: key(1).node_id(),
             route: vec![Hop { node: key(3).node_id(), range: LayerRange { first: 0, last: 3 } }],
             prices: vec![Msat(2)],
+            master_fee: Msat(0),
             sampling: Sampling::default(),
             prompt_len: 1,
             max_positions: 40,

@@ -56,6 +56,7 @@ pub mod unaccepted;
 pub mod view;
 
 pub use credit::Credit;
+pub use unaccepted::{Running, Work};
 
 /// What tabs are kept with.
 pub struct TabParts {

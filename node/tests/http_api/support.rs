@@ -158,6 +158,7 @@ fn member(peer: &str, price_msat: u64) -> MemberStatus {
         rtt_ms: None,
         uptime_s: 0,
         price_msat,
+        master_fee_msat: 0,
         addresses: Vec::new(),
     }
 }

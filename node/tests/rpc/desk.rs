@@ -77,6 +77,7 @@ async fn cheat(node: &Node, rows: u32) -> Cheat {
             Hop { node: node.key.node_id(), range: LayerRange { first: 1, last: 9 } },
         ],
         prices: vec![Msat(1), Msat(1)],
+        master_fee: Msat(0),
         sampling: Sampling::default(),
         prompt_len: rows,
         max_positions: rows + 8,

@@ -127,6 +127,7 @@ async fn receipts_of_a_job() {
         driver: master.node_id(),
         route: vec![Hop { node: worker.node_id(), range: LayerRange { first: 0, last: 3 } }],
         prices: vec![Msat(1)],
+        master_fee: Msat(0),
         sampling: Sampling::default(),
         prompt_len: 1,
         max_positions: 8,

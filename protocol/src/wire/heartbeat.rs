@@ -43,6 +43,8 @@ pub struct Heartbeat {
     pub active_jobs: u32,
     /// What it asks for one token through one layer.
     pub price_per_layer_token: Msat,
+    /// What it asks, as a master, for each position of a job that it drives.
+    pub master_fee: Msat,
     /// Seconds since its start.
     pub uptime_s: u64,
     /// It is about to go: do not count on it.

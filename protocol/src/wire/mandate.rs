@@ -28,7 +28,7 @@ pub struct Mandate {
     pub model: Hash,
     /// Positions that each stage may be given at most, all attempts together; at least 1.
     pub positions: u32,
-    /// What one position through all layers may cost at most.
+    /// What one position through all layers may cost at most, the master's fee included.
     pub position_cost: Msat,
     /// The payer's commitment to the nonce of the audit's draw ([`super::audit::Nonce`]).
     pub challenge: Hash,

@@ -59,6 +59,8 @@ pub struct SessionOpen {
     pub route: Vec<Hop>,
     /// What one token through one layer of each stage is paid: one for each stage of the route.
     pub prices: Vec<Msat>,
+    /// What the driver is paid for each position.
+    pub master_fee: Msat,
     /// How to draw.
     pub sampling: Sampling,
     /// Tokens of the prompt, without those that were emitted before.
@@ -75,13 +77,13 @@ pub struct SessionOpen {
 }
 
 impl SessionOpen {
-    /// What one position through all layers costs; none on overflow.
+    /// What one position through all layers costs, the master's fee included; none on overflow.
     #[must_use]
     pub fn position_cost(&self) -> Option<Msat> {
         let stages = self.route.iter().zip(&self.prices);
         stages
             .map(|(hop, price)| price.checked_mul(hop.range.count().into()))
-            .try_fold(Msat::ZERO, |sum, cost| sum.checked_add(cost?))
+            .try_fold(self.master_fee, |sum, cost| sum.checked_add(cost?))
     }
 }
 

@@ -25,7 +25,7 @@ use consortium_protocol::wire::job::{
 };
 use consortium_protocol::wire::ledger::{Equivocation, EquivocationSeen, Rebuttal, TreeHead};
 use consortium_protocol::wire::mandate::Mandate;
-use consortium_protocol::wire::pay::Acceptance;
+use consortium_protocol::wire::pay::{Acceptance, Part};
 use consortium_protocol::wire::pipeline::{Dtype, Frame, Hop, SessionOpen, StageFailure, StageFailureCode, StepHeader};
 use consortium_protocol::wire::rpc::{Assign, Refusal, RefusalCode, Release, Request, Response};
 use consortium_protocol::wire::tab::{
@@ -65,6 +65,7 @@ pub(crate) fn heartbeat() -> Heartbeat {
         held: vec![Lease { model: Hash::of(b"model"), range: range(0, 3), term: 3 }],
         active_jobs: 2,
         price_per_layer_token: Msat(5),
+        master_fee: Msat(0),
         uptime_s: 60,
         leaving: false,
         sent_at_ms: 1_800_000_060_000,
@@ -147,6 +148,7 @@ pub(crate) fn requests() -> Vec<(&'static str, Request)> {
             ("newest", Request::Certificate),
             ("audit", Request::Audit(Box::new(audit_order()))),
             ("accepted", Request::Accepted(Box::new(Signed::sign(&key(1), acceptance())))),
+            ("accepted-driving", Request::Accepted(Box::new(Signed::sign(&key(1), acceptance_of_driving())))),
             ("judged", Request::Judged(Box::new(Signed::sign(&key(4), verdict())))),
             ("settle", Request::Settle(Box::new(Signed::sign(&key(1), tab())))),
             ("channel", Request::Channel(Box::new(Signed::sign(&key(1), channel_offer())))),
@@ -244,6 +246,7 @@ pub(crate) fn session() -> SessionOpen {
             Hop { node: key(3).node_id(), range: range(4, 7) },
         ],
         prices: vec![Msat(5), Msat(7)],
+        master_fee: Msat(3),
         sampling: sampling(),
         prompt_len: 11,
         max_positions: 75,
@@ -342,8 +345,16 @@ pub(crate) fn audit_order() -> AuditOrder {
 pub(crate) fn acceptance() -> Acceptance {
     let order = Signed::sign(&key(2), session());
     let receipt = receipts().remove(1);
-    let pay = Acceptance::pay_of(order.payload(), receipt.payload()).unwrap();
-    Acceptance { order, receipt, drawn: true, pay }
+    let pay = Acceptance::pay_of(order.payload(), receipt.payload(), Part::Stage).unwrap();
+    Acceptance { order, receipt, part: Part::Stage, drawn: true, pay }
+}
+
+/// The same for the master, by the receipt of the last stage.
+pub(crate) fn acceptance_of_driving() -> Acceptance {
+    let order = Signed::sign(&key(2), session());
+    let receipt = receipts().pop().unwrap();
+    let pay = Acceptance::pay_of(order.payload(), receipt.payload(), Part::Driving).unwrap();
+    Acceptance { order, receipt, part: Part::Driving, drawn: false, pay }
 }
 
 pub(crate) fn opening() -> Opening {

@@ -166,6 +166,7 @@ impl Parties {
             driver: me,
             route: route.collect(),
             prices: vec![Msat(0); self.nodes.len()],
+            master_fee: Msat(0),
             sampling: job.sampling.clone(),
             prompt_len: job.prompt.len() as u32,
             max_positions: job.rows as u32 + 1,

@@ -392,9 +392,11 @@ impl NodeProcess {
 }
 
 /// Prices and tabs such that a short answer is worth whole sats, and is paid for while somebody looks.
-const SMALL_CHANGE: [&str; 14] = [
+const SMALL_CHANGE: [&str; 16] = [
     "--price",
     "100",
+    "--master-fee",
+    "40",
     "--settle-at",
     "20",
     "--settle-after",

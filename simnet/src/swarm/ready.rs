@@ -121,6 +121,7 @@ mod tests {
             rtt_ms: None,
             uptime_s: 0,
             price_msat: 0,
+            master_fee_msat: 0,
             addresses: Vec::new(),
         };
         let model = ModelStatus { name: "m".into(), digest: String::new(), layers: 4, context: 8 };

@@ -265,6 +265,7 @@ impl Host {
             held: Vec::new(),
             active_jobs: 0,
             price_per_layer_token: Msat::ZERO,
+            master_fee: Msat(0),
             uptime_s: (now - life.booted_at) / 1000,
             leaving: life.leaving,
             sent_at_ms: EPOCH_MS + self.traits.wall_skew + now,

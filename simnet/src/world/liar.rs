@@ -239,6 +239,7 @@ impl Liar {
             held: Vec::new(),
             active_jobs: 0,
             price_per_layer_token: Msat::ZERO,
+            master_fee: Msat(0),
             uptime_s: u64::MAX,
             leaving: false,
             sent_at_ms: EPOCH_MS + now,

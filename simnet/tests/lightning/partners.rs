@@ -72,6 +72,7 @@ fn member() -> MemberView {
         held: Vec::new(),
         active_jobs: 0,
         price_per_layer_token: Msat(1),
+        master_fee: Msat(0),
         uptime_s: 1,
         leaving: false,
         sent_at_ms: 0,
