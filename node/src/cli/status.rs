@@ -69,6 +69,13 @@ fn render_money(accounts: &[AccountView]) -> String {
     if let Some(spent) = own(Book::Spent) {
         lines.push(format!("{:<10} {} on the work of others", "spent", units::sats(spent.spent.into())));
     }
+    if let Some(driving) = own(Book::Driving).filter(|driving| driving.balance.free != 0) {
+        lines.push(format!(
+            "{:<10} {} for jobs of others that it drove",
+            "as master",
+            units::sats(driving.balance.total())
+        ));
+    }
     if let Some(fees) = own(Book::Fees).filter(|fees| fees.balance.free != 0) {
         lines.push(format!("{:<10} {} from API keys", "fees", units::sats(fees.balance.total())));
     }
@@ -153,6 +160,7 @@ mod tests {
         let text = render_money(&[
             account("key/0123456789ab", Balances { free: 900, bonded: 100, ..Balances::default() }, 0, 500),
             account("own/earned", Balances { free: 7000, held: 1500, tail: 20, bonded: 0 }, 8520, 0),
+            account("own/driving", Balances { free: 5, ..Balances::default() }, 5, 0),
             account("own/fees", Balances { free: 30, ..Balances::default() }, 30, 0),
             account("own/spent", Balances { free: -2000, ..Balances::default() }, 0, 2000),
         ]);
@@ -160,6 +168,7 @@ mod tests {
             text,
             "earned     8.52 sat, of it 1.5 sat held until audits are done and 0.02 sat delayed\n\
              spent      2 sat on the work of others\n\
+             as master  0.005 sat for jobs of others that it drove\n\
              fees       0.03 sat from API keys\n\
              api keys   1 with 0.9 sat of credit, and 0.1 sat reserved\n"
         );

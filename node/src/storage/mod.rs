@@ -41,6 +41,7 @@ const MIGRATIONS: &[&str] = &[
      CREATE INDEX acceptances_age ON acceptances (at_ms);",
     tabs::SCHEMA,
     tab_channels::SCHEMA,
+    "ALTER TABLE acceptances RENAME COLUMN receipt TO digest;",
 ];
 /// Largest stored promise: a certificate of 64 votes fits many times over.
 const MAX_PROMISES: usize = 4 << 20;

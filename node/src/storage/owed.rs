@@ -222,21 +222,21 @@ impl Storage {
         stored.into_iter().map(|row| decode(row).ok_or_else(damaged)).collect()
     }
 
-    /// Keeps a payer's signed word that it owes this node: of those beyond 10,000 the oldest are let go.
+    /// Keeps a payer's signed word that it owes this node, under its digest: of those beyond 10,000 the oldest are let go.
     ///
     /// # Errors
     /// When the database fails.
-    pub async fn keep_acceptance(&self, receipt: Hash, at_ms: u64, signed: Vec<u8>) -> Result<(), StorageError> {
+    pub async fn keep_acceptance(&self, digest: Hash, at_ms: u64, signed: Vec<u8>) -> Result<(), StorageError> {
         let at_ms = i64::try_from(at_ms).unwrap_or(i64::MAX);
         self.run(move |db| {
             let transaction = db.transaction()?;
             transaction.execute(
                 "INSERT OR IGNORE INTO acceptances VALUES (?1, ?2, ?3)",
-                params![receipt.as_bytes(), at_ms, signed],
+                params![digest.as_bytes(), at_ms, signed],
             )?;
             transaction.execute(
-                "DELETE FROM acceptances WHERE receipt IN
-                     (SELECT receipt FROM acceptances ORDER BY at_ms DESC, receipt DESC LIMIT -1 OFFSET ?1)",
+                "DELETE FROM acceptances WHERE digest IN
+                     (SELECT digest FROM acceptances ORDER BY at_ms DESC, digest DESC LIMIT -1 OFFSET ?1)",
                 [super::MAX_RECEIPTS],
             )?;
             transaction.commit()
