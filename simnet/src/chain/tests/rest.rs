@@ -108,9 +108,12 @@ async fn outputs_are_told_as_spent_or_not() {
     assert_eq!(told["utxos"][0]["scriptPubKey"]["hex"], coin["scriptPubKey"]);
 
     // A transaction that waits spends coins, and makes others, where the mempool is asked.
-    let waiting = served.call("sendtoaddress", json!([PAYEE, "499.9"])).await;
+    let waiting = served.call("sendtoaddress", json!([PAYEE, "1.5"])).await;
+    let told = served.call("getrawtransaction", json!([waiting, true])).await;
+    let spent = format!("{}-{}", told["vin"][0]["txid"].as_str().unwrap(), told["vin"][0]["vout"]);
     let made = format!("{}-0", waiting.as_str().unwrap());
-    let bitmap = async |place: &str| served.json(&format!("getutxos{place}/{old}/{made}.json")).await["bitmap"].clone();
+    let bitmap =
+        async |place: &str| served.json(&format!("getutxos{place}/{spent}/{made}.json")).await["bitmap"].clone();
     assert_eq!(bitmap("").await, "10");
     assert_eq!(bitmap("/checkmempool").await, "01");
     served.mine(1).await;
