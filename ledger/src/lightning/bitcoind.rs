@@ -55,7 +55,7 @@ impl<'a> Bitcoind<'a> {
     /// That of the settings, if it is one.
     pub(super) const fn of(chain: &'a ChainSource) -> Option<Self> {
         match chain {
-            ChainSource::Bitcoind { host, port, auth } => Some(Self { host: host.as_str(), port: *port, auth }),
+            ChainSource::Bitcoind { host, port, auth, .. } => Some(Self { host: host.as_str(), port: *port, auth }),
             _ => None,
         }
     }

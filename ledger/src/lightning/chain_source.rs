@@ -3,6 +3,12 @@
 //! A bitcoind sees nothing of the wallet but what it broadcasts, and verifies everything itself. An Esplora or Electrum
 //! server learns which addresses belong together, is believed about the chain, and is asked every ten seconds at most;
 //! with either, announcements of others' channels are not verified.
+//!
+//! Of a bitcoind everything is asked by JSON-RPC, or what there is to read by REST (`-rest=1`): headers, blocks, what
+//! waits for a block, and whether the outputs of others' channels are unspent. REST needs no credentials and sends
+//! blocks as they are, half as long as in JSON. What it does not have stays with JSON-RPC: sending transactions, fees,
+//! when a transaction came, headers off the best chain, and what the wallet asks beside ldk-node. REST may be answered
+//! elsewhere than JSON-RPC, by a proxy or another bitcoind of one's own: it is believed as the bitcoind is.
 
 use std::fmt;
 use std::path::{Path, PathBuf};
@@ -27,6 +33,15 @@ pub enum BitcoindAuth {
     Cookie(PathBuf),
 }
 
+/// Where a bitcoind's REST interface answers.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct RestEndpoint {
+    /// Name or address.
+    pub host: String,
+    /// Port.
+    pub port: u16,
+}
+
 /// Where the chain is read.
 #[derive(Clone, PartialEq, Eq)]
 pub enum ChainSource {
@@ -38,6 +53,8 @@ pub enum ChainSource {
         port: u16,
         /// Credentials.
         auth: BitcoindAuth,
+        /// Where blocks are read by REST; by JSON-RPC if none.
+        rest: Option<RestEndpoint>,
     },
     /// The URL of an Esplora server.
     Esplora(String),
@@ -69,7 +86,41 @@ impl ChainSource {
             (Some(_), Some(_)) => return Err(bad("has credentials, and there is a cookie file too: give one of them")),
             _ => return Err(bad("has no user and password, and there is no cookie file")),
         };
-        Ok(Self::Bitcoind { host, port, auth })
+        Ok(Self::Bitcoind { host, port, auth, rest: None })
+    }
+
+    /// The same bitcoind, read by REST at `http://HOST[:PORT]`, or where its JSON-RPC is if none.
+    ///
+    /// # Errors
+    /// [`SettingsError::Chain`], when this is no bitcoind, or that no such URL.
+    pub fn with_rest(self, url: Option<&str>, default_port: u16) -> Result<Self, SettingsError> {
+        let Self::Bitcoind { host, port, auth, .. } = self else {
+            let why = "only a bitcoind is read by REST: give its JSON-RPC, too, with --bitcoind";
+            return Err(SettingsError::Chain(why.to_owned()));
+        };
+        let bad = |why: &str| SettingsError::Chain(format!("the URL of bitcoind's REST {why}; write http://HOST:PORT"));
+        let rest = match url {
+            None => RestEndpoint { host: host.clone(), port },
+            Some(url) => {
+                let place = url.strip_prefix("http://").ok_or_else(|| bad("must begin with http://"))?;
+                if place.contains('@') {
+                    return Err(bad("takes no credentials, because REST asks for none"));
+                }
+                let place = host_and_port(place.trim_end_matches('/'), default_port);
+                let (host, port) = place.ok_or_else(|| bad("has no valid host and port"))?;
+                RestEndpoint { host, port }
+            }
+        };
+        Ok(Self::Bitcoind { host, port, auth, rest: Some(rest) })
+    }
+
+    /// Where blocks are read by REST, if they are.
+    #[must_use]
+    pub const fn rest(&self) -> Option<&RestEndpoint> {
+        match self {
+            Self::Bitcoind { rest: Some(rest), .. } => Some(rest),
+            _ => None,
+        }
     }
 
     /// An Esplora server.
@@ -154,11 +205,24 @@ impl fmt::Debug for BitcoindAuth {
     }
 }
 
+impl fmt::Display for RestEndpoint {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{}:{}", self.host, self.port)
+    }
+}
+
 /// Without credentials.
 impl fmt::Display for ChainSource {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Bitcoind { host, port, .. } => write!(f, "bitcoind at {host}:{port}"),
+            Self::Bitcoind { host, port, rest, .. } => {
+                write!(f, "bitcoind at {host}:{port}")?;
+                match rest {
+                    None => Ok(()),
+                    Some(rest) if (&rest.host, rest.port) == (host, *port) => f.write_str(", read by REST"),
+                    Some(rest) => write!(f, ", read by REST at {rest}"),
+                }
+            }
             Self::Esplora(url) => write!(f, "Esplora at {}", without_credentials(url)),
             Self::Electrum(url) => write!(f, "Electrum at {}", without_credentials(url)),
         }
@@ -216,7 +280,7 @@ mod tests {
     #[test]
     fn a_bitcoind_is_named_with_its_credentials_and_shown_without() {
         let source = ChainSource::bitcoind("http://alice:pa%3Ass@127.0.0.1:18443/", None, 8332).unwrap();
-        let ChainSource::Bitcoind { host, port, auth } = &source else { panic!("{source}") };
+        let ChainSource::Bitcoind { host, port, auth, .. } = &source else { panic!("{source}") };
         assert_eq!((host.as_str(), *port), ("127.0.0.1", 18443));
         assert_eq!(auth.credentials().unwrap(), ("alice".to_owned(), "pa:ss".to_owned()));
         for shown in [source.to_string(), format!("{source:?}"), format!("{auth:?}")] {
@@ -231,13 +295,32 @@ mod tests {
         let dir = tempfile::tempdir().unwrap();
         let path = dir.path().join(".cookie");
         let source = ChainSource::bitcoind("http://[::1]", Some(&path), 38332).unwrap();
-        let ChainSource::Bitcoind { host, port, auth } = source else { panic!() };
+        let ChainSource::Bitcoind { host, port, auth, .. } = source else { panic!() };
         assert_eq!((host.as_str(), port), ("[::1]", 38332));
         assert!(matches!(auth.credentials(), Err(SettingsError::Cookie { .. })));
         std::fs::write(&path, "__cookie__:0123\n").unwrap();
         assert_eq!(auth.credentials().unwrap(), ("__cookie__".to_owned(), "0123".to_owned()));
         std::fs::write(&path, "nothing").unwrap();
         assert!(auth.credentials().is_err());
+    }
+
+    #[test]
+    fn a_bitcoind_may_be_read_by_rest() {
+        let bitcoind = || ChainSource::bitcoind("http://alice:hunter2@h:1", None, 8332).unwrap();
+        for (url, shown) in [
+            (None, "bitcoind at h:1, read by REST"),
+            (Some("http://h:1/"), "bitcoind at h:1, read by REST"),
+            (Some("http://h"), "bitcoind at h:1, read by REST at h:8332"),
+            (Some("http://other:2"), "bitcoind at h:1, read by REST at other:2"),
+        ] {
+            assert_eq!(bitcoind().with_rest(url, 8332).unwrap().to_string(), shown, "{url:?}");
+        }
+        for url in ["h:1", "https://h:1", "http://", "http://h:1/rest", "http://bob:hunter3@h:1"] {
+            let error = bitcoind().with_rest(Some(url), 8332).unwrap_err().to_string();
+            assert!(error.contains("http://HOST:PORT") && !error.contains("hunter"), "{url}: {error}");
+        }
+        let esplora = ChainSource::esplora("https://h").unwrap();
+        assert!(esplora.with_rest(None, 8332).unwrap_err().to_string().contains("--bitcoind"));
     }
 
     #[test]

@@ -39,6 +39,14 @@ pub enum WalletError {
     /// ldk-node could not be started.
     #[error("the Lightning node could not be started: {}", start_words(*.0))]
     Start(NodeError),
+    /// There is no REST interface of a bitcoind where blocks should be read by it.
+    #[error("{place} does not answer as the REST of a bitcoind on this network ({reason}); it must run with -rest=1")]
+    Rest {
+        /// Where it should be.
+        place: String,
+        /// What went wrong.
+        reason: String,
+    },
     /// Something took too long.
     #[error("{what} took longer than {} s", .after.as_secs())]
     Late {
@@ -161,7 +169,13 @@ impl WalletError {
     pub fn is_callers(&self) -> bool {
         !matches!(
             self,
-            Self::Io(_) | Self::Stale(_) | Self::Open(_) | Self::Database(_) | Self::Build(_) | Self::Start(_)
+            Self::Io(_)
+                | Self::Stale(_)
+                | Self::Open(_)
+                | Self::Database(_)
+                | Self::Build(_)
+                | Self::Start(_)
+                | Self::Rest { .. }
         )
     }
 }

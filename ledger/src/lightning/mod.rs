@@ -14,6 +14,7 @@
 //! spending      what was spent, and the limits
 //! coins         one on-chain spending after the other, so that no coin is spent twice
 //! bitcoind      what is asked of a bitcoind beside what ldk-node asks
+//! rest          whether a bitcoind can be read by REST
 //! watermark     an old copy of the directory is not started
 //! reconnect     peers with channels are connected at once, not once a minute
 //! recover       what peers paid out when they closed channels that were lost
@@ -99,6 +100,8 @@ mod reconnect;
 pub mod records;
 #[cfg(feature = "lightning")]
 pub mod recover;
+#[cfg(feature = "lightning")]
+mod rest;
 #[cfg(feature = "lightning")]
 mod seed;
 #[cfg(feature = "lightning")]

@@ -83,9 +83,12 @@ pub(super) fn build(
         builder.set_liquidity_source_lsps2(id, address, lsp.token.clone());
     }
     match &settings.chain {
-        ChainSource::Bitcoind { host, port, auth } => {
-            let (user, password) = auth.credentials()?;
-            builder.set_chain_source_bitcoind_rpc(host.clone(), *port, user, password);
+        ChainSource::Bitcoind { host, port, auth, rest } => {
+            let (host, (user, password)) = (host.clone(), auth.credentials()?);
+            match rest.clone() {
+                None => builder.set_chain_source_bitcoind_rpc(host, *port, user, password),
+                Some(rest) => builder.set_chain_source_bitcoind_rest(rest.host, rest.port, host, *port, user, password),
+            };
         }
         ChainSource::Esplora(url) => {
             builder.set_chain_source_esplora(url.clone(), None);

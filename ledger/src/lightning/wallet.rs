@@ -21,7 +21,7 @@ use super::liquidity::Uses;
 use super::records::{Recorded, Records};
 use super::settings::WalletSettings;
 use super::watermark::Watermark;
-use super::{drain, node, reconnect, seed};
+use super::{drain, node, reconnect, rest, seed};
 
 /// Time to start: to read the wallet's state, and to hear from the chain.
 pub const START: Duration = Duration::from_secs(60);
@@ -114,6 +114,10 @@ impl Wallet {
         let keys = seed::node_secret(&bytes, network).zip(seed::payouts(&bytes, network));
         let (secret, payouts) =
             keys.ok_or_else(|| WalletError::Invalid("this identity makes no Lightning key".to_owned()))?;
+        let give_up = tokio::time::Instant::now() + START;
+        if let Some(endpoint) = settings.chain.rest() {
+            rest::answers(endpoint, settings.network, START / 2).await?;
+        }
         let directory = directory.to_owned();
         let runtime = Handle::current();
         let starting = tokio::task::spawn_blocking(move || -> Result<_, WalletError> {
@@ -132,7 +136,7 @@ impl Wallet {
             mark(&records, &watermark, &WalletEvent::Started)?;
             Ok((node, settings, records, watermark))
         });
-        let started = tokio::time::timeout(START, starting).await;
+        let started = tokio::time::timeout_at(give_up, starting).await;
         let started = started.map_err(|_| WalletError::Late { what: "starting the Lightning node", after: START })?;
         let (node, settings, records, watermark) = started.map_err(|_| WalletError::Stopped)??;
         let (events, stop) = (broadcast::Sender::new(EVENTS), watch::Sender::new(false));

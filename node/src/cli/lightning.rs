@@ -5,7 +5,7 @@ use std::path::PathBuf;
 
 use clap::Args;
 
-use crate::config::LightningSettings;
+use crate::config::{BitcoindRest, LightningSettings};
 
 /// The Lightning wallet; without --lightning there is none, and everything else works.
 #[derive(Args, Debug)]
@@ -21,6 +21,17 @@ pub(super) struct LightningArgs {
     /// The file in which that bitcoind leaves its credentials.
     #[arg(long, env = "CONSORTIUM_BITCOIND_COOKIE", value_name = "FILE")]
     bitcoind_cookie: Option<PathBuf>,
+    /// Read blocks from that bitcoind by REST, which it serves with -rest=1: where its JSON-RPC is, or at another
+    /// http://HOST:PORT. JSON-RPC is used for the rest, such as sending.
+    #[arg(
+        long,
+        env = "CONSORTIUM_BITCOIND_REST",
+        hide_env_values = true,
+        value_name = "URL",
+        num_args = 0..=1,
+        default_missing_value = "true"
+    )]
+    bitcoind_rest: Option<BitcoindRest>,
     /// Read the chain from this Esplora server, which learns the wallet's addresses.
     #[arg(long, env = "CONSORTIUM_ESPLORA", hide_env_values = true, value_name = "URL")]
     esplora: Option<String>,
@@ -69,6 +80,7 @@ impl LightningArgs {
             lightning: self.lightning,
             bitcoind: self.bitcoind,
             bitcoind_cookie: self.bitcoind_cookie,
+            bitcoind_rest: self.bitcoind_rest,
             esplora: self.esplora,
             electrum: self.electrum,
             lightning_listen: (!self.lightning_listen.is_empty()).then_some(self.lightning_listen),

@@ -1,8 +1,10 @@
 //! Settings of the Lightning wallet.
 
+use std::convert::Infallible;
 use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 use consortium_ledger::lightning::chain_source::ChainSource;
 use consortium_ledger::lightning::settings::{
@@ -27,6 +29,8 @@ pub struct LightningSettings {
     pub bitcoind: Option<String>,
     /// See [`ChainSource::bitcoind`].
     pub bitcoind_cookie: Option<PathBuf>,
+    /// See [`ChainSource::with_rest`].
+    pub bitcoind_rest: Option<BitcoindRest>,
     /// URL of an Esplora server.
     pub esplora: Option<String>,
     /// URL of an Electrum server.
@@ -53,6 +57,34 @@ pub struct LightningSettings {
     pub lightning_accept_mainnet_risk: Option<bool>,
 }
 
+/// Whether a bitcoind is read by REST: `true`, `false`, or a URL.
+#[derive(Clone, PartialEq, Eq, Deserialize)]
+#[serde(untagged)]
+pub enum BitcoindRest {
+    /// At the place of its JSON-RPC, or not at all.
+    There(bool),
+    /// At `http://HOST[:PORT]`.
+    At(String),
+}
+
+impl FromStr for BitcoindRest {
+    type Err = Infallible;
+
+    fn from_str(text: &str) -> Result<Self, Self::Err> {
+        Ok(text.parse().map_or_else(|_| Self::At(text.to_owned()), Self::There))
+    }
+}
+
+/// Without the URL, in which somebody may have written a password.
+impl fmt::Debug for BitcoindRest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::There(there) => f.debug_tuple("There").field(there).finish(),
+            Self::At(_) => f.write_str("At(..)"),
+        }
+    }
+}
+
 /// Without URLs, in which there may be passwords.
 impl fmt::Debug for LightningSettings {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
@@ -66,12 +98,20 @@ impl LightningSettings {
     pub fn or(self, lower: Self) -> Self {
         let lower = match self.chain_sources() {
             0 => lower,
-            _ => Self { bitcoind: None, bitcoind_cookie: None, esplora: None, electrum: None, ..lower },
+            _ => Self {
+                bitcoind: None,
+                bitcoind_cookie: None,
+                bitcoind_rest: None,
+                esplora: None,
+                electrum: None,
+                ..lower
+            },
         };
         Self {
             lightning: self.lightning.or(lower.lightning),
             bitcoind: self.bitcoind.or(lower.bitcoind),
             bitcoind_cookie: self.bitcoind_cookie.or(lower.bitcoind_cookie),
+            bitcoind_rest: self.bitcoind_rest.or(lower.bitcoind_rest),
             esplora: self.esplora.or(lower.esplora),
             electrum: self.electrum.or(lower.electrum),
             lightning_listen: self.lightning_listen.or(lower.lightning_listen),
@@ -155,13 +195,18 @@ impl LightningSettings {
             Network::Signet => 38332,
             Network::Regtest => 18443,
         };
-        match (self.chain_sources(), &self.bitcoind, &self.esplora, &self.electrum) {
+        let source = match (self.chain_sources(), &self.bitcoind, &self.esplora, &self.electrum) {
             (1, Some(url), ..) => ChainSource::bitcoind(url, self.bitcoind_cookie.as_deref(), default_port),
             (1, _, Some(url), _) => ChainSource::esplora(url),
             (1, _, _, Some(url)) => ChainSource::electrum(url),
             _ => Err(SettingsError::Chain(
                 "the wallet needs one place to read the chain from: --bitcoind, --esplora or --electrum".to_owned(),
             )),
+        }?;
+        match &self.bitcoind_rest {
+            None | Some(BitcoindRest::There(false)) => Ok(source),
+            Some(BitcoindRest::There(true)) => source.with_rest(None, default_port),
+            Some(BitcoindRest::At(url)) => source.with_rest(Some(url), default_port),
         }
     }
 }
@@ -187,6 +232,10 @@ mod tests {
         for (toml, word) in [
             ("esplora = 'https://x'", "--lightning"),
             ("lightning = 'regtest'", "--bitcoind"),
+            ("lightning = 'regtest'\nbitcoind-rest = true", "--bitcoind"),
+            ("lightning = 'regtest'\nesplora = 'https://x'\nbitcoind-rest = 'http://h'", "--bitcoind"),
+            ("lightning = 'regtest'\nbitcoind = 'http://u:p@h'\nbitcoind-rest = 'https://h'", "http://HOST:PORT"),
+            ("lightning = 'regtest'\nbitcoind = 'http://u:p@h'\nbitcoind-rest = ''", "http://HOST:PORT"),
             ("lightning = 'regtest'\nesplora = 'https://x'\nelectrum = 'tcp://x:1'", "one place"),
             ("lightning = 'signet'\nesplora = 'https://x'\nlsp = 'somebody'", "PUBKEY@HOST:PORT"),
             ("lightning = 'signet'\nesplora = 'https://x'\nlsp-token = 't'", "nobody for it"),
@@ -208,6 +257,24 @@ mod tests {
         assert_eq!(resolved.chain, ChainSource::Esplora("https://x".to_owned()));
         assert_eq!(resolved.limits.per_payment, Some(Msat(3000)));
         assert!(matches!(file.resolve().unwrap().unwrap().chain, ChainSource::Bitcoind { port: 38332, .. }));
+    }
+
+    #[test]
+    fn a_bitcoind_is_read_by_rest_where_it_is_asked_for() {
+        let file = |rest: &str| settings(&format!("lightning = 'signet'\nbitcoind = 'http://u:p@h:1'\n{rest}"));
+        let shown = |settings: LightningSettings| settings.resolve().unwrap().unwrap().chain.to_string();
+        assert_eq!(shown(file("")), "bitcoind at h:1");
+        assert_eq!(shown(file("bitcoind-rest = false")), "bitcoind at h:1");
+        assert_eq!(shown(file("bitcoind-rest = true")), "bitcoind at h:1, read by REST");
+        assert_eq!(shown(file("bitcoind-rest = 'http://r'")), "bitcoind at h:1, read by REST at r:38332");
+        // What a flag says is said of the bitcoind in the file.
+        let flag = |text: &str| LightningSettings { bitcoind_rest: text.parse().ok(), ..Default::default() };
+        assert_eq!(shown(flag("true").or(file(""))), "bitcoind at h:1, read by REST");
+        assert_eq!(shown(flag("http://r:2").or(file("bitcoind-rest = true"))), "bitcoind at h:1, read by REST at r:2");
+        assert_eq!(shown(flag("false").or(file("bitcoind-rest = true"))), "bitcoind at h:1");
+        // What the file says is said of its own bitcoind.
+        let other = settings("bitcoind = 'http://u:p@other'");
+        assert_eq!(shown(other.or(file("bitcoind-rest = true"))), "bitcoind at other:38332");
     }
 
     #[test]

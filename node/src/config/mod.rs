@@ -18,7 +18,7 @@ mod lightning;
 mod sale;
 mod tabs;
 
-pub use lightning::LightningSettings;
+pub use lightning::{BitcoindRest, LightningSettings};
 pub use sale::SaleSettings;
 pub use tabs::{TabRules, TabSettings};
 

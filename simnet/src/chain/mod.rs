@@ -1,6 +1,6 @@
-//! A regtest chain in this process: real blocks, real rules, bitcoind's JSON-RPC.
+//! A regtest chain in this process: real blocks, real rules, bitcoind's JSON-RPC and REST.
 //!
-//! Wallets and Lightning nodes take it for a `bitcoind -regtest -txindex`; nothing but this process is needed. Three
+//! Wallets and Lightning nodes take it for a `bitcoind -regtest -txindex -rest`; nothing but this process is needed. Three
 //! layers, each knowing only those above it in this list:
 //!
 //! - The rules, which hold no state: [`params`], [`transaction`] (amounts, locks, maturity), [`script`] (Bitcoin Core's

@@ -8,6 +8,7 @@ mod holds;
 mod limits;
 mod liquidity;
 mod partners;
+mod rest;
 mod secrets;
 mod support;
 mod tabs;

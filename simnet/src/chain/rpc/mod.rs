@@ -1,8 +1,8 @@
-//! bitcoind's JSON-RPC over the chain.
+//! bitcoind's JSON-RPC over the chain, and its REST.
 //!
 //! [`server`] takes connections, [`envelope`] reads and writes JSON-RPC, the table here says which method is which
 //! function, and one file holds each family of them: [`blocks`], [`transactions`], [`mining`], [`wallet`], [`network`].
-//! [`client`] is the other end.
+//! [`rest`] answers what may be read without credentials. [`client`] is the other end of JSON-RPC.
 
 mod blocks;
 mod client;
@@ -13,6 +13,7 @@ mod json;
 mod mining;
 mod network;
 mod params;
+mod rest;
 mod server;
 mod transactions;
 mod wallet;

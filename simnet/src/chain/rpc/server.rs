@@ -1,4 +1,4 @@
-//! The HTTP server: loopback only, Basic authentication, everything bounded.
+//! The HTTP server: loopback only, Basic authentication for JSON-RPC and none for REST, everything bounded.
 
 use std::convert::Infallible;
 use std::io;
@@ -19,8 +19,8 @@ use tokio::sync::{Semaphore, oneshot};
 use tokio::task::JoinSet;
 
 use super::credentials::Credentials;
-use super::envelope;
 use super::error::{INTERNAL, RpcError};
+use super::{envelope, rest};
 use crate::chain::Regtest;
 
 /// Longest body of a request: a block of the greatest weight in hexadecimal, and what is around it.
@@ -35,6 +35,9 @@ const BODY_DEADLINE: Duration = Duration::from_secs(30);
 const WRONG_PASSWORD: Duration = Duration::from_millis(250);
 /// Pause after a failure to accept, such as too many open files.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Somebody panicked half-way: what the chain holds now may be wrong.
+const BROKEN: &str = "the chain is broken";
 
 /// A chain that is served, on a thread of its own. It ends with the value.
 #[derive(Debug)]
@@ -133,6 +136,9 @@ async fn connection(stream: TcpStream, service: Arc<Service>) {
 
 impl Service {
     async fn respond(&self, request: Request<Incoming>) -> Response<Full<Bytes>> {
+        if let (&Method::GET, Some(path)) = (request.method(), request.uri().path().strip_prefix(rest::ROOT)) {
+            return self.read(path, request.uri().query().unwrap_or_default());
+        }
         if request.method() != Method::POST {
             let mut refusal = response(StatusCode::METHOD_NOT_ALLOWED, "JSONRPC server handles only POST requests");
             refusal.headers_mut().insert(ALLOW, HeaderValue::from_static("POST"));
@@ -164,12 +170,21 @@ impl Service {
         }
     }
 
+    fn read(&self, path: &str, query: &str) -> Response<Full<Bytes>> {
+        let answer = match self.regtest.lock() {
+            Ok(mut regtest) => rest::answer(&mut regtest, path, query),
+            Err(_) => rest::failure(StatusCode::INTERNAL_SERVER_ERROR, BROKEN.to_owned()),
+        };
+        let mut response = response(answer.status, answer.body);
+        response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static(answer.content_type));
+        response
+    }
+
     fn answer(&self, body: &[u8]) -> Response<Full<Bytes>> {
         let now = SystemTime::now().duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
         let (status, answer) = match self.regtest.lock() {
             Ok(mut regtest) => envelope::answer(body, |method, params| super::call(&mut regtest, method, params, now)),
-            // Somebody panicked half-way: what the chain holds now may be wrong.
-            Err(_) => envelope::failure(&RpcError::new(INTERNAL, "the chain is broken")),
+            Err(_) => envelope::failure(&RpcError::new(INTERNAL, BROKEN)),
         };
         let mut response = response(status, answer.map(|answer| format!("{answer}\n")).unwrap_or_default());
         response.headers_mut().insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));

@@ -5,6 +5,7 @@ mod locks;
 mod mempool;
 mod properties;
 mod reorg;
+mod rest;
 mod rpc;
 mod rules;
 

@@ -8,13 +8,13 @@ use serde_json::{Value, json};
 use super::*;
 use crate::chain::rpc::{ClientError, Credentials, RpcClient, RpcServer};
 
-struct Served {
-    server: RpcServer,
+pub(super) struct Served {
+    pub(super) server: RpcServer,
     client: RpcClient,
     credentials: Credentials,
 }
 
-fn served() -> Served {
+pub(super) fn served() -> Served {
     let credentials = Credentials::random();
     // The server has a clock, so the blocks must not be of another time.
     let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH).unwrap().as_secs();
@@ -24,7 +24,7 @@ fn served() -> Served {
 }
 
 impl Served {
-    async fn call(&self, method: &str, params: Value) -> Value {
+    pub(super) async fn call(&self, method: &str, params: Value) -> Value {
         self.client.call(method, params).await.unwrap_or_else(|error| panic!("{method}: {error}"))
     }
 
@@ -37,7 +37,7 @@ impl Served {
     }
 
     /// Sends bytes as they are and reads what comes until the other end closes.
-    fn raw(&self, request: &[u8]) -> String {
+    pub(super) fn raw(&self, request: &[u8]) -> String {
         let mut stream = TcpStream::connect(self.server.url().strip_prefix("http://").unwrap()).unwrap();
         stream.set_read_timeout(Some(std::time::Duration::from_secs(60))).unwrap();
         // The other end may refuse before it has read everything.
