@@ -231,8 +231,8 @@ async fn quotes_are_given_beforehand() {
         quote,
         json!({
             "object": "quote", "model": MODEL, "prompt_tokens": 10, "prompt_tokens_counted": false, "max_tokens": 40,
-            "pricing": pricing, "prompt_msat": 200, "work_msat": 1000, "fee_msat": 50, "total_msat": 1050,
-            "free_msat": 1000, "sufficient": false,
+            "pricing": pricing, "prompt_msat": 200, "work_msat": 1000, "master_msat": 0, "fee_msat": 50,
+            "total_msat": 1050, "free_msat": 1000, "sufficient": false,
         })
     );
     let quote: Value = shop.post("/v1/quote", &chat(json!({}))).await.unwrap().json().await.unwrap();
@@ -254,6 +254,19 @@ async fn quotes_are_given_beforehand() {
     let (status, _) = error(shop.post("/v1/quote", &ten(json!({}))).await.unwrap()).await;
     assert_eq!(status, StatusCode::SERVICE_UNAVAILABLE);
     assert!(shop.node.queue.try_recv().is_err(), "asking is not ordering");
+}
+
+#[tokio::test]
+async fn a_quote_tells_what_the_master_gets() {
+    let shop = Shop::open(1000).await;
+    shop.node.status.send_modify(|status| {
+        let master = &mut status.members[0];
+        master.master_fee_msat = 5;
+        status.master = Some(master.peer_id.clone());
+    });
+    let quote: Value = shop.post("/v1/quote", &ten(json!({"max_tokens": 40}))).await.unwrap().json().await.unwrap();
+    let told = ["master_msat", "work_msat", "fee_msat", "total_msat"].map(|field| quote[field].as_u64().unwrap());
+    assert_eq!(told, [250, 1250, 62, 1312]);
 }
 
 #[tokio::test]
