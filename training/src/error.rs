@@ -70,6 +70,9 @@ pub enum TrainError {
         /// The loss in nats per token.
         loss: f32,
     },
+    /// Whoever wanted it does not want it any more.
+    #[error("stopped half-way")]
+    Stopped,
     /// The finished model files are larger than they may be.
     #[error("the model directory holds {bytes} bytes, more than the {limit} allowed")]
     TooLarge {
