@@ -3,8 +3,8 @@
 use consortium_protocol::wire::train::{
     Batches, Beacon, Body, Candidacy, Candidate, Certified, Commit, DataSpec, Entry, EvalNonce, Fate, Finding, Finite,
     HyperParameters, Join, Locked, Locks, Loss, LossPair, Measure, Member, ModelSpec, NewView, Nonce, Outcome,
-    PaySchedule, Phases, Proposal, Purpose, Record, Refusal, Reveal, RunId, RunSpec, ScoreCard, Seal, StateHash,
-    StateFile, TrainAnswer, TrainGossip, TrainMessage, TrainRequest, Validator, Vote, commitment, nonce_lock,
+    PaySchedule, Phases, Proposal, Purpose, Record, Refusal, Reveal, RunId, RunSpec, ScoreCard, Seal, StateFile,
+    StateHash, TrainAnswer, TrainGossip, TrainMessage, TrainRequest, Validator, Vote, commitment, nonce_lock,
 };
 use consortium_protocol::{Hash, Msat, NodeId, Signed};
 

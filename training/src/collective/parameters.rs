@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use super::task::{Task, shapes};
 use crate::error::TrainError;
 use crate::model::{Llama, LlamaConfig};
-use crate::sparseloco::{Layout, SparseError, Update, aggregate, outer_step};
+use crate::sparseloco::{Layout, Update, aggregate, outer_step};
 use crate::tensor_file::TensorFile;
 
 const FORMAT: &str = "consortium-training-parameters/1";
@@ -111,39 +111,28 @@ impl Parameters {
         Ok(self.hash())
     }
 
-    /// The little-endian bits of all tensors in order, without a header: one encoding for one state, so that nodes that hold
-    /// the same parameters hold the same file.
-    #[must_use]
-    pub fn to_bytes(&self) -> Vec<u8> {
-        self.values.iter().flatten().flat_map(|v| v.to_le_bytes()).collect()
-    }
-
-    /// Reads what [`Self::to_bytes`] wrote. Whether it is the state that is wanted, [`Self::hash`] tells.
-    ///
-    /// # Errors
-    /// [`TrainError::Sparse`] if it has not exactly the length of the task's parameters.
-    pub fn from_bytes(task: &Task, bytes: &[u8]) -> Result<Self, TrainError> {
-        let mut values = task.layout().zeros();
-        let wanted: usize = values.iter().map(Vec::len).sum();
-        if bytes.len() != wanted.saturating_mul(4) {
-            return Err(SparseError::Sizes.into());
-        }
-        let numbers = bytes.chunks_exact(4).map(|b| f32::from_le_bytes([b[0], b[1], b[2], b[3]]));
-        values.iter_mut().flatten().zip(numbers).for_each(|(value, number)| *value = number);
-        Self::new(task, values)
-    }
-
     /// Saves them, atomically.
     ///
     /// # Errors
     /// [`TrainError::Io`] if the file cannot be written; what was there before stays.
     pub fn save(&self, path: &Path) -> Result<(), TrainError> {
-        let file = TensorFile {
+        self.file()?.write(path, FORMAT)
+    }
+
+    /// The bytes that [`Self::save`] writes: the same for the same parameters on every machine.
+    ///
+    /// # Errors
+    /// [`TrainError::Json`] if the model's shape cannot be written down.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, TrainError> {
+        self.file()?.to_bytes(FORMAT)
+    }
+
+    fn file(&self) -> Result<TensorFile, TrainError> {
+        Ok(TensorFile {
             header: serde_json::to_string(&self.config)?,
             floats: BTreeMap::from([("weight".to_owned(), self.values.clone())]),
             bytes: BTreeMap::new(),
-        };
-        file.write(path, FORMAT)
+        })
     }
 
     /// Loads what was saved.
@@ -151,12 +140,24 @@ impl Parameters {
     /// # Errors
     /// [`TrainError::Io`] if the file cannot be read, [`TrainError::Checkpoint`] if it is damaged or of another model.
     pub fn load(task: &Task, path: &Path) -> Result<Self, TrainError> {
-        let mut file = TensorFile::read(path, FORMAT)?;
+        let data = std::fs::read(path).map_err(TrainError::io(path))?;
+        Self::parse(task, &data).map_err(|reason| TrainError::Checkpoint { path: path.to_path_buf(), reason })
+    }
+
+    /// Reads what [`Self::to_bytes`] wrote.
+    ///
+    /// # Errors
+    /// [`TrainError::Run`] if they are damaged or of another model.
+    pub fn from_bytes(task: &Task, bytes: &[u8]) -> Result<Self, TrainError> {
+        Self::parse(task, bytes).map_err(|reason| TrainError::Run { what: "parameters cannot be used:", reason })
+    }
+
+    fn parse(task: &Task, bytes: &[u8]) -> Result<Self, String> {
+        let mut file = TensorFile::parse(bytes, FORMAT)?;
         let values = file.take("weight");
-        if file.header != serde_json::to_string(task.config())? || task.layout().fits(&values).is_err() {
-            let reason = "it holds the parameters of another model".to_owned();
-            return Err(TrainError::Checkpoint { path: path.to_path_buf(), reason });
+        if file.header != serde_json::to_string(task.config()).map_err(|e| e.to_string())? {
+            return Err("it holds the parameters of another model".to_owned());
         }
-        Self::new(task, values)
+        Self::new(task, values).map_err(|_| "it holds the parameters of another model".to_owned())
     }
 }

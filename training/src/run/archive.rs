@@ -5,7 +5,7 @@
 //! tokenizer.json         the file whose hash it names
 //! log/000001.cbor ...    the certified entry of every round, in order, without a gap
 //! blobs/<BLAKE3>         what peers handed in, as far as it was kept: without these the model cannot be replayed
-//! parameters/000000      the initial parameters: all tensors' f32 in order, little-endian
+//! parameters/000000      the initial parameters, as [`Parameters::to_bytes`] writes them
 //! parameters/<round>     those after the record of that round, if it was exported with its newest
 //! ```
 //! Every file is checked against what the signed ones say of it; a name proves nothing. Files are read whole, and never more
@@ -35,6 +35,8 @@ pub const LOG: &str = "log";
 pub const BLOBS: &str = "blobs";
 /// Directory of parameters.
 pub const PARAMETERS: &str = "parameters";
+/// What a file of parameters has besides these, in bytes, at most: a megabyte for the names of its tensors.
+const MAX_HEADER: usize = 1 << 20;
 
 /// A directory with a run in it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -111,7 +113,7 @@ impl Archive {
     /// # Errors
     /// [`TrainError::Io`].
     pub fn put_parameters(&self, round: u64, parameters: &Parameters) -> Result<(), TrainError> {
-        write_atomically(&self.parameters_path(round), &parameters.to_bytes())
+        write_atomically(&self.parameters_path(round), &parameters.to_bytes()?)
     }
 
     /// The specification, with its signature checked.
@@ -178,15 +180,12 @@ impl Archive {
     /// Parameters after a round's record, if they are here. Whether they are the right ones, their hash tells.
     ///
     /// # Errors
-    /// [`TrainError::Archive`] if they are not as many numbers as the model has.
+    /// [`TrainError::Archive`] if they are damaged, or of another model.
     pub fn parameters(&self, task: &Task, round: u64) -> Result<Option<Parameters>, TrainError> {
         let path = self.parameters_path(round);
-        let length = usize::try_from(4 * task.layout().parameters()).unwrap_or(usize::MAX);
-        let Some(bytes) = read(&path, length)? else { return Ok(None) };
-        let parameters = Parameters::from_bytes(task, &bytes);
-        parameters
-            .map(Some)
-            .map_err(|_| refuse(&path, format!("has {} bytes, and the model's parameters take {length}", bytes.len())))
+        let numbers = usize::try_from(4 * task.layout().parameters()).unwrap_or(usize::MAX);
+        let Some(bytes) = read(&path, numbers.saturating_add(MAX_HEADER))? else { return Ok(None) };
+        Parameters::from_bytes(task, &bytes).map(Some).map_err(|e| refuse(&path, e.to_string()))
     }
 
     fn entry_path(&self, round: u64) -> PathBuf {

@@ -4,8 +4,11 @@
 //! RunPlan ── prepare ──> RunSpec + initial Parameters + tokenizer.json     what an author announces
 //! RunSpec + tokenizer.json ── task_of ──> Task                             what peers and validators compute with
 //!                          └─ examination_of ──> Examination
+//! Task, Peer ── train ──> Submission ── measure ──> findings of a card ── step ──> next Parameters
 //! Archive                                                                  a run as files, from which it can be replayed
 //! ```
+//! Whoever takes part in a run and whoever replays it later call the very same functions, so that a replay cannot differ in
+//! what it asks.
 //!
 //! # What a specification must be
 //! A node takes part only in what it fully understands; everything else is refused in words ([`task_of`]):
@@ -29,11 +32,15 @@
 pub mod archive;
 mod config;
 pub mod data;
+mod measure;
 mod plan;
 mod size;
+mod submission;
 mod task;
 
 pub use config::{MAX_PARAMETERS, config_of};
+pub use measure::{Answer, Question, Submitted, measure};
 pub use plan::{Expected, PayPlan, Prepared, RunPlan, quorum_of};
 pub use size::ModelSize;
-pub use task::{MAX_TOKENIZER, examination_of, task_of};
+pub use submission::Submission;
+pub use task::{MAX_TOKENIZER, assignment_of, examination_of, state_of, step, task_of, train};

@@ -10,7 +10,8 @@ use serde::Serialize;
 
 use super::data;
 use super::size::ModelSize;
-use super::task::{examination_of, task_of};
+use super::submission::Submission;
+use super::task::{examination_of, state_of, task_of};
 use crate::collective::{Parameters, Task};
 use crate::corpus::Split;
 use crate::error::TrainError;
@@ -138,15 +139,14 @@ impl RunPlan {
         let mut spec = self.draft(serde_json::to_string(&config)?, Hash::of(&tokenizer))?;
         let task = task_of(&spec, &tokenizer, parts)?;
         let initial = Parameters::fresh(&task, self.seed)?;
-        spec.model.initial = Hash::from_bytes(initial.hash().0);
+        spec.model.initial = state_of(&initial);
         let row_seconds = match self.tokens_per_second {
             Some(speed) if speed.is_finite() && speed > 0.0 => f64::from(self.sequence) / speed,
             Some(_) => return Err(setting("tokens_per_second", "must be above zero")),
             None => row_seconds(&task, &initial)?,
         };
         let update = compress(task.layout(), &mut task.layout().zeros(), initial.values())?.len() as u64;
-        // An update goes with a sample of at most 16 numbers of each tensor, and a header.
-        let most = (task.layout().longest_message() + 64 * config.parameters().len() + 64) as u64;
+        let most = Submission::longest(&task) as u64;
         let times = self.times(&spec, row_seconds, update)?;
         spec.max_update_bytes = most;
         spec.phases = self.phases(&times);

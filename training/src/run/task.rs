@@ -1,14 +1,15 @@
 //! From a specification to what is computed.
 
-use consortium_protocol::Hash;
-use consortium_protocol::wire::train::RunSpec;
+use consortium_protocol::wire::train::{Beacon, RunSpec};
+use consortium_protocol::{Hash, NodeId};
 
 use super::config::config_of;
 use super::data;
-use crate::collective::{Examination, LocalRecipe, Task};
+use super::submission::Submission;
+use crate::collective::{Assignment, Examination, LocalRecipe, Parameters, Peer, SyncProbe, Task};
 use crate::error::TrainError;
 use crate::optimizer::{AdamWSettings, Schedule};
-use crate::sparseloco::{FEEDBACK, OUTER_RATE};
+use crate::sparseloco::{FEEDBACK, OUTER_RATE, Update, median_norms};
 use crate::tokenizer::Tokenizer;
 
 /// Longest tokenizer, in bytes.
@@ -99,4 +100,56 @@ pub fn examination_of(spec: &RunSpec) -> Examination {
     let rows = (SHARE * 3.0 * rows_each as f64 / (held_out + 3 * own).max(1) as f64) as usize;
     let rows = rows.clamp(*BATCH_ROWS.start(), *BATCH_ROWS.end());
     Examination { held_out, held_out_rows: rows, own, own_rows: rows.min(rows_each / own.max(1)).max(1) }
+}
+
+/// Who trains on which rows in a round, by the draw of the record before.
+///
+/// # Errors
+/// [`TrainError::Setting`] if there are too few rows.
+pub fn assignment_of(task: &Task, round: u64, beacon: Beacon, peers: usize) -> Result<Assignment, TrainError> {
+    let recipe = task.recipe();
+    Assignment::new(beacon.0.as_bytes(), round, peers, recipe.rows_each(), recipe.rows)
+}
+
+/// A peer's part of a round: its local steps, and the bytes that it hands in. `trained` is how many rounds with training
+/// there were before, which is its place in the schedule of the learning rate.
+///
+/// # Errors
+/// [`TrainError::Setting`] if it is none of `peers`; otherwise as [`Peer::train`].
+pub fn train(
+    task: &Task,
+    peer: &mut Peer,
+    me: NodeId,
+    (round, trained): (u64, u64),
+    beacon: Beacon,
+    peers: &[NodeId],
+    common: &Parameters,
+) -> Result<Vec<u8>, TrainError> {
+    let place = peers
+        .iter()
+        .position(|other| *other == me)
+        .ok_or_else(|| TrainError::Setting { name: "peers", reason: "this node is none of them".into() })?;
+    let rows = assignment_of(task, round, beacon, peers.len())?.rows(place);
+    let (message, _) = peer.train(trained, common, &rows)?;
+    let sample = SyncProbe::new(beacon.0.as_bytes(), round, common).sample(common);
+    Ok(Submission::encode(&sample, message))
+}
+
+/// The outer step by the accepted updates of a record, in its order: takes them off `common`, each clipped to their median
+/// norms, and answers with the hash of what came out.
+///
+/// # Errors
+/// [`TrainError::Sparse`] for an update of another model; nothing is changed then.
+pub fn step(task: &Task, common: &mut Parameters, updates: &[&Update]) -> Result<Hash, TrainError> {
+    if !updates.is_empty() {
+        let medians = median_norms(task.layout(), updates)?;
+        common.step(updates, &medians)?;
+    }
+    Ok(state_of(common))
+}
+
+/// The hash by which records and messages name parameters.
+#[must_use]
+pub fn state_of(parameters: &Parameters) -> Hash {
+    Hash::from_bytes(parameters.hash().0)
 }
