@@ -188,6 +188,18 @@ impl Archive {
         Parameters::from_bytes(task, &bytes).map(Some).map_err(|e| refuse(&path, e.to_string()))
     }
 
+    /// The newest parameters that are here, and the round whose record they follow; none if there are none.
+    ///
+    /// # Errors
+    /// As [`Self::parameters`].
+    pub fn newest_parameters(&self, task: &Task) -> Result<Option<(u64, Parameters)>, TrainError> {
+        let newest = names(&self.directory.join(PARAMETERS))?.iter().filter_map(|name| name.parse().ok()).max();
+        match newest {
+            Some(round) => Ok(self.parameters(task, round)?.map(|parameters| (round, parameters))),
+            None => Ok(None),
+        }
+    }
+
     fn entry_path(&self, round: u64) -> PathBuf {
         self.directory.join(LOG).join(format!("{round:06}.cbor"))
     }
@@ -205,21 +217,23 @@ impl Archive {
     }
 
     fn log_names(&self) -> Result<Vec<u64>, TrainError> {
-        let path = self.directory.join(LOG);
-        let mut rounds = Vec::new();
-        let entries = match std::fs::read_dir(&path) {
-            Ok(entries) => entries,
-            Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(rounds),
-            Err(error) => return Err(TrainError::io(&path)(error)),
-        };
-        for entry in entries {
-            let name = entry.map_err(TrainError::io(&path))?.file_name();
-            let round: Option<u64> =
-                name.to_str().and_then(|name| name.strip_suffix(".cbor")).and_then(|n| n.parse().ok());
-            rounds.extend(round);
-        }
-        Ok(rounds)
+        let names = names(&self.directory.join(LOG))?;
+        Ok(names.iter().filter_map(|name| name.strip_suffix(".cbor")?.parse().ok()).collect())
     }
+}
+
+/// The names of files in a directory; none if it is not there.
+fn names(directory: &Path) -> Result<Vec<String>, TrainError> {
+    let entries = match std::fs::read_dir(directory) {
+        Ok(entries) => entries,
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => return Ok(Vec::new()),
+        Err(error) => return Err(TrainError::io(directory)(error)),
+    };
+    let mut names = Vec::new();
+    for entry in entries {
+        names.extend(entry.map_err(TrainError::io(directory))?.file_name().into_string());
+    }
+    Ok(names)
 }
 
 fn refuse(path: &Path, reason: impl Into<String>) -> TrainError {
