@@ -6,7 +6,7 @@ use consortium_protocol::wire::train::{
     Batches, Finite, HyperParameters, MAX_VALIDATORS, ModelSpec, PaySchedule, Phases, RunSpec,
 };
 use consortium_protocol::{Hash, Msat, NodeId, Payload};
-use serde::Serialize;
+use serde::{Deserialize, Serialize};
 
 use super::data;
 use super::size::ModelSize;
@@ -82,6 +82,8 @@ pub struct RunPlan {
     pub delta_ms: u64,
     /// How fast the peers train; measured here if it is not said.
     pub tokens_per_second: Option<f64>,
+    /// How much slower peers are than what was measured, as they share processors: 1 for machines of their own.
+    pub crowding: f64,
     /// How fast the slowest link is, in megabits per second.
     pub link_mbit: f64,
     /// How long a message takes, at most, as a rule.
@@ -121,6 +123,7 @@ impl RunPlan {
             quorum: None,
             delta_ms: 0,
             tokens_per_second: None,
+            crowding: 1.0,
             link_mbit: 10.0,
             latency_ms: 1000,
             pay: PayPlan::default(),
@@ -143,7 +146,7 @@ impl RunPlan {
         let row_seconds = match self.tokens_per_second {
             Some(speed) if speed.is_finite() && speed > 0.0 => f64::from(self.sequence) / speed,
             Some(_) => return Err(setting("tokens_per_second", "must be above zero")),
-            None => row_seconds(&task, &initial)?,
+            None => row_seconds(&task, &initial)? * self.crowding.clamp(1.0, 1e3),
         };
         let update = compress(task.layout(), &mut task.layout().zeros(), initial.values())?.len() as u64;
         let most = Submission::longest(&task) as u64;
@@ -260,7 +263,7 @@ struct Times {
 }
 
 /// What can be said of a run before it begins.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Expected {
     /// Numbers in the model.
     pub parameters: u64,
