@@ -249,6 +249,7 @@ impl Running {
             SwarmEvent::Fact { fact: Fact::Rebuttal(word), .. } => self.heard(Heard::Rebuttal(word)),
             SwarmEvent::Fact { fact: Fact::TreeHead(head), .. } => self.heard(Heard::Head(head)),
             SwarmEvent::Fact { fact: Fact::Equivocation(proof), .. } => self.heard(Heard::Equivocation(proof)),
+            SwarmEvent::Fact { fact: Fact::Run(_), .. } => {}
             SwarmEvent::Request { from, request, reply } => self.answer(from, request, reply).await,
         }
     }

@@ -65,5 +65,6 @@ pub mod storage;
 pub mod swarm;
 pub mod tabs;
 pub mod till;
+pub mod train;
 #[cfg(feature = "lightning")]
 pub mod wallet;

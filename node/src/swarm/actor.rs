@@ -479,8 +479,8 @@ fn concerns(fact: &Fact, cluster: ClusterId) -> bool {
         Fact::Certificate(certificate) => certificate.verify(cluster).is_ok(),
         Fact::Verdict(verdict) => verdict.payload().cluster == cluster,
         Fact::Rebuttal(rebuttal) => rebuttal.payload().cluster == cluster,
-        // A journal belongs to its node, whatever cluster it serves.
-        Fact::TreeHead(_) | Fact::Equivocation(_) => true,
+        // A journal belongs to its node, whatever cluster it serves; a run is open to whoever hears of it.
+        Fact::TreeHead(_) | Fact::Equivocation(_) | Fact::Run(_) => true,
     }
 }
 

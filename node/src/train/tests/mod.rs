@@ -1,0 +1,4 @@
+//! Runs of a tiny model in one process.
+
+mod kit;
+mod scenes;
