@@ -49,6 +49,23 @@ fn next(file: &mut impl io::Read) -> io::Result<Option<Vec<u8>>> {
     Ok((bytes.len() == length && checksum(&bytes) == sum).then_some(bytes))
 }
 
+/// Shows the entries of the log at `path` as far as they are whole; none if there is no log.
+///
+/// # Errors
+/// As [`Log::open`].
+pub(super) fn look(path: &Path, mut see: impl FnMut(&Entry)) -> Result<(), StoreError> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(at(path)(error)),
+    };
+    let mut reader = BufReader::new(file);
+    while let Some(bytes) = next(&mut reader).map_err(at(path))? {
+        see(&Entry::decode(&bytes).map_err(|error| StoreError::damaged(path, &error))?);
+    }
+    Ok(())
+}
+
 impl Log {
     /// Opens the log at `path`, an empty one if there is none; shows every entry to `see`.
     ///

@@ -141,6 +141,14 @@ impl Store {
         Ok((store, stored))
     }
 
+    /// Shows the entries of a log that another may be writing; what it is just writing is left out.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn look(directory: &Path, see: impl FnMut(&Entry)) -> Result<(), StoreError> {
+        super::log::look(&directory.join("log"), see)
+    }
+
     /// Makes something durable.
     ///
     /// # Errors
