@@ -28,7 +28,7 @@ are in DIR it applies every round's updates, which must give the state that each
 it measures everything that the validators measured: what they signed must be within 1e-4 of that, or it names who
 signed otherwise, and exits with 1."
 )]
-pub struct ReplayArgs {
+pub(super) struct ReplayArgs {
     /// An exported run.
     directory: PathBuf,
     /// Measure all losses again. Takes about as long as the validators took.
