@@ -47,7 +47,7 @@ computes all of it again. Nobody is paid: nothing leaves this process.
 
   consortium-node train local --out ./model --model small --rounds 20"
 )]
-pub(super) struct LocalArgs {
+pub(in crate::cli) struct LocalArgs {
     /// Directory to write to: empty, or not there.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,

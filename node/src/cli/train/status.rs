@@ -29,7 +29,7 @@ const WORTH_MSAT: i64 = 300_000;
 
 /// Arguments of `train status`.
 #[derive(Args, Debug)]
-pub(super) struct StatusArgs {
+pub(in crate::cli) struct StatusArgs {
     /// Its id, or the first digits of it [default: the run that this node takes part in, if it is one].
     run: Option<String>,
     /// Go on until the run ends: a bar on a terminal, and a line for every round.
