@@ -9,7 +9,6 @@ use super::{NOT_FOR_YOU, NOT_FOUND, WALLET_REFUSED};
 
 #[cfg(feature = "lightning")]
 mod escrows;
-mod train;
 #[cfg(feature = "lightning")]
 mod wallet;
 
@@ -305,7 +304,7 @@ const METHODS: &[Method] = &[
 
 /// The document.
 pub(super) fn document() -> Value {
-    let all = METHODS.iter().chain(train::METHODS);
+    let all = METHODS.iter();
     #[cfg(feature = "lightning")]
     let all = all.chain(wallet::METHODS).chain(escrows::METHODS);
     let methods: Vec<Value> = all.map(method).collect();

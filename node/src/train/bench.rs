@@ -10,9 +10,7 @@ use consortium_protocol::{Hash, NodeId};
 use consortium_training::TrainError;
 use consortium_training::collective::{Examination, Parameters, Peer, SyncProbe, Task};
 use consortium_training::rounds::Held;
-use consortium_training::run::{
-    Question, Submission, Submitted, assignment_of, measure, state_of, step,
-};
+use consortium_training::run::{Question, Submission, Submitted, assignment_of, measure, state_of, step};
 use tokio::runtime::Handle;
 
 use super::shelf::Shelf;
@@ -158,7 +156,11 @@ impl Bench {
 
     fn resume(&self) -> Result<Peer, WorkError> {
         let path = Store::peer(&self.directory);
-        Ok(if path.exists() { Peer::resume(Arc::clone(&self.task), &path)? } else { Peer::join(Arc::clone(&self.task)) })
+        Ok(if path.exists() {
+            Peer::resume(Arc::clone(&self.task), &path)?
+        } else {
+            Peer::join(Arc::clone(&self.task))
+        })
     }
 
     fn train_as(&mut self, peer: &mut Peer, place: usize, order: &Train) -> Result<Made, WorkError> {

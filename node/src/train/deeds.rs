@@ -41,8 +41,7 @@ impl<W: Wire> Driver<W> {
             Output::Fetch { round, peer, update, bytes } => self.fetch(round, Wanted { peer, update, bytes }),
             Output::Evaluate { round, assignment, peers, evaluation, base, judge, updates } => {
                 let (before, earlier) = (None, self.earlier());
-                let order =
-                    Evaluate { round, assignment, peers, evaluation, base, judge, before, updates, earlier };
+                let order = Evaluate { round, assignment, peers, evaluation, base, judge, before, updates, earlier };
                 self.evaluate(order);
             }
             Output::Aggregate { round, base, updates } => self.aggregate(round, base, updates),
@@ -72,7 +71,8 @@ impl<W: Wire> Driver<W> {
 
     async fn send_entry(&mut self, to: NodeId, round: u64) {
         let store = self.store.clone();
-        let read = tokio::task::spawn_blocking(move || store.lock().unwrap_or_else(PoisonError::into_inner).entry(round));
+        let read =
+            tokio::task::spawn_blocking(move || store.lock().unwrap_or_else(PoisonError::into_inner).entry(round));
         match read.await {
             Ok(Ok(Some(entry))) => self.errands.wire.send(to, TrainMessage::Entry(Box::new(entry))),
             Ok(Ok(None)) | Err(_) => {}

@@ -103,7 +103,9 @@ impl Wire for HubWire {
         }
         let asked = donors.len();
         for donor in donors.into_iter().filter(|donor| *donor != self.me) {
-            let Some(theirs) = self.hub.place(self.run, donor).and_then(|place| place.blobs.path(&file)) else { continue };
+            let Some(theirs) = self.hub.place(self.run, donor).and_then(|place| place.blobs.path(&file)) else {
+                continue;
+            };
             let Ok(bytes) = tokio::fs::read(&theirs).await else { continue };
             if bytes.len() as u64 > most {
                 return Err(BlobError::TooLong { bytes: bytes.len() as u64, most });

@@ -72,7 +72,8 @@ impl Log {
     /// # Errors
     /// When it cannot be read, or an entry that is whole is none of this version.
     pub(super) fn open(path: &Path, mut see: impl FnMut(Entry)) -> Result<Self, StoreError> {
-        let file = OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(at(path))?;
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(at(path))?;
         let (mut starts, mut end) = (Vec::new(), 0);
         let mut reader = BufReader::new(&file);
         while let Some(bytes) = next(&mut reader).map_err(at(path))? {
@@ -98,10 +99,8 @@ impl Log {
         let length = u32::try_from(bytes.len()).map_err(|_| at(&self.path)(io::ErrorKind::FileTooLarge.into()))?;
         let frame = [&length.to_le_bytes()[..], &checksum(&bytes), &bytes].concat();
         let file = &mut self.file;
-        let written = file
-            .seek(SeekFrom::Start(self.end))
-            .and_then(|_| file.write_all(&frame))
-            .and_then(|()| file.sync_data());
+        let written =
+            file.seek(SeekFrom::Start(self.end)).and_then(|_| file.write_all(&frame)).and_then(|()| file.sync_data());
         if let Err(error) = written {
             // Half an entry is of no use, and takes room.
             let _ = file.set_len(self.end);

@@ -153,3 +153,91 @@ pub fn step(task: &Task, common: &mut Parameters, updates: &[&Update]) -> Result
 pub fn state_of(parameters: &Parameters) -> Hash {
     Hash::from_bytes(parameters.hash().0)
 }
+
+#[cfg(test)]
+mod tests {
+    use consortium_protocol::wire::train::{Batches, Finite};
+    use consortium_protocol::{Payload as _, RootKey};
+
+    use super::*;
+    use crate::run::{ModelSize, Prepared, RunPlan};
+
+    fn made() -> Prepared {
+        let validators = vec![RootKey::from_seed([1; 32]).node_id()];
+        RunPlan { tokens_per_second: Some(1e4), ..RunPlan::new(ModelSize::Nano, validators) }.prepare(1).unwrap()
+    }
+
+    fn refused(spec: &RunSpec, tokenizer: &[u8]) -> String {
+        task_of(spec, tokenizer, 1).unwrap_err().to_string()
+    }
+
+    #[test]
+    fn a_tokenizer_must_be_the_one_that_is_signed_and_one_that_can_be_read() {
+        let Prepared { spec, tokenizer, .. } = made();
+        let text = String::from_utf8(tokenizer.clone()).unwrap();
+        let utf_16: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        let with_mark = [b"\xef\xbb\xbf", &tokenizer[..]].concat();
+        let crlf = text.replace('\n', "\r\n").into_bytes();
+        let cut = &tokenizer[..tokenizer.len() / 2];
+        for other in [&b""[..], &utf_16, &with_mark, cut, b"{}"] {
+            assert!(refused(&spec, other).contains("tokenizer is another: its hash is"), "{other:?}");
+            // Even where it is the one that was signed.
+            let signed = RunSpec { tokenizer: Hash::of(other), ..spec.clone() };
+            assert!(refused(&signed, other).starts_with("tokenizer: "), "{}", refused(&signed, other));
+        }
+        assert!(crlf == tokenizer || refused(&spec, &crlf).contains("is another"));
+        let long = vec![b' '; MAX_TOKENIZER + 1];
+        assert!(refused(&RunSpec { tokenizer: Hash::of(&long), ..spec.clone() }, &long).contains("and may have"));
+        let special = text.replace("<|assistant|>", "<|assistent|>").into_bytes();
+        let signed = RunSpec { tokenizer: Hash::of(&special), ..spec };
+        assert!(refused(&signed, &special).contains("<|assistant|> is not token 4"));
+    }
+
+    #[test]
+    fn what_is_not_computed_here_is_refused_in_words() {
+        let Prepared { spec, tokenizer, .. } = made();
+        let with = |change: &dyn Fn(&mut RunSpec)| {
+            let mut other = spec.clone();
+            change(&mut other);
+            other.check().unwrap();
+            refused(&other, &tokenizer)
+        };
+        let number = |value| Finite::new(value).unwrap();
+        let batches = |assigned, unassigned| Batches { assigned, unassigned, held_out: 3 };
+        for (words, said) in [
+            ("hyper-parameters", with(&|s| s.training.outer_rate = number(0.7))),
+            ("hyper-parameters", with(&|s| s.training.feedback = number(0.9))),
+            ("batches must be as many", with(&|s| s.batches = batches(2, 1))),
+            ("batches take 2 of a peer's 1", with(&|s| (s.training.local_steps, s.training.batch) = (1, 1))),
+            ("data have 100 rows", with(&|s| (s.data.training_rows, s.data.held_out_rows) = (100, 100))),
+            ("data must have as many", with(&|s| s.data.held_out_rows -= 1)),
+            ("data are `x`", with(&|s| s.data.name = "x".into())),
+            ("config.json is no JSON", with(&|s| s.model.config = "{".into())),
+            ("vocab_size", with(&|s| s.model.config = s.model.config.replace(":300,", ":299,"))),
+            ("longer than the model's context", with(&|s| s.training.sequence = 65)),
+        ] {
+            assert!(said.contains(words), "{words}: {said}");
+        }
+    }
+
+    #[test]
+    fn an_examination_costs_a_twentieth_where_there_is_enough_training() {
+        let Prepared { mut spec, .. } = made();
+        let share = |spec: &RunSpec| {
+            let examination = examination_of(spec);
+            examination.share((spec.training.local_steps * spec.training.batch) as usize)
+        };
+        assert_eq!(examination_of(&spec).held_out_rows, 4, "never fewer than four rows");
+        (spec.training.local_steps, spec.training.batch) = (30, 8);
+        let usual = examination_of(&spec);
+        assert_eq!(usual, Examination { held_out: 3, held_out_rows: 4, own: 2, own_rows: 4 });
+        assert!((share(&spec) - 0.05).abs() < 1e-12);
+        for steps in [50, 200, 5000] {
+            spec.training.local_steps = steps;
+            assert!(share(&spec) <= 0.05, "{steps}");
+        }
+        assert_eq!(examination_of(&spec).own_rows, 64, "nor more than sixty-four");
+        (spec.training.local_steps, spec.training.batch) = (1, 3);
+        assert_eq!(examination_of(&spec).own_rows, 1, "of a peer's three rows two batches of one");
+    }
+}

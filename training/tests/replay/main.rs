@@ -60,7 +60,7 @@ fn an_honest_run_replays_to_the_bit_and_spoilt_files_are_named() {
     assert!(log.iter().skip(1).all(|entry| entry.record.accepted().count() > 0), "honest updates are accepted");
     let (directory, archive) = export(&world);
     let mut told = Vec::new();
-    let done = replay(&archive, Depth::Losses, &mut |step| told.push((step.record.round, step.rounds))).unwrap();
+    let done = replay(&archive, Depth::Losses, &mut |step| told.push((step.entry.record.round, step.rounds))).unwrap();
     assert_eq!(told, [(1, 4), (2, 4), (3, 4), (4, 4)]);
     assert_eq!(done.state, Some(world.state()), "the parameters are those that all nodes hold");
     assert_eq!(done.sums, rounds::replay(world.spec.clone(), &log).unwrap());

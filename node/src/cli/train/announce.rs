@@ -28,7 +28,7 @@ named; then it only gives out the files. Whoever announces a run that pays owes 
 With --dry-run nothing is signed or told: it shows the specification, what the run costs at most, how large an update is, and
 how long a round takes."
 )]
-pub struct AnnounceArgs {
+pub(in crate::cli) struct AnnounceArgs {
     #[command(flatten)]
     plan: PlanArgs,
     #[command(flatten)]

@@ -12,7 +12,6 @@ use consortium_protocol::wire::train::{RunId, RunSpec, StateFile};
 use consortium_protocol::{NodeId, RootKey, Signed};
 use consortium_training::collective::Task;
 use consortium_training::rounds::Wish;
-use consortium_training::run::archive::Archive;
 use consortium_training::run::replay::{Depth, Replayed, replay};
 use consortium_training::run::{Expected, Prepared, Written, examination_of, state_of, write_model};
 use indicatif::ProgressBar;
@@ -48,7 +47,7 @@ computes all of it again. Nobody is paid: nothing leaves this process.
 
   consortium-node train local --out ./model --model small --rounds 20"
 )]
-pub struct LocalArgs {
+pub(in crate::cli) struct LocalArgs {
     /// Directory to write to: empty, or not there.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,

@@ -47,7 +47,7 @@ Examples:
   consortium-node train replay ./run --losses
   consortium-node train local --peers 4 --model small --out ./model"
 )]
-pub enum TrainCommand {
+pub(super) enum TrainCommand {
     /// Announce a run: prints its id.
     Announce(Box<announce::AnnounceArgs>),
     /// List the runs that this node has heard of or takes part in.
@@ -78,7 +78,7 @@ pub enum TrainCommand {
 
 /// Arguments of `train join`.
 #[derive(Args, Debug)]
-pub struct JoinArgs {
+pub(super) struct JoinArgs {
     /// Its id; of a run that `list` shows, the first digits are enough.
     run: String,
     /// Judge, as soon as there is a place, in place of training. Whom the run names as a validator judges anyway.
@@ -93,7 +93,7 @@ pub struct JoinArgs {
 
 /// Arguments of `train export`.
 #[derive(Args, Debug)]
-pub struct ExportArgs {
+pub(super) struct ExportArgs {
     /// Its id, or the first digits of it.
     run: String,
     /// Directory to write to, on the node's machine; one with the same run in it is brought up to date.
@@ -109,7 +109,7 @@ pub struct ExportArgs {
 ///
 /// # Errors
 /// When no node answers or it refuses, or files cannot be read or written, in words that say what to do.
-pub async fn run(command: TrainCommand, data_dir: &Path) -> Result<ExitCode> {
+pub(super) async fn run(command: TrainCommand, data_dir: &Path) -> Result<ExitCode> {
     match command {
         TrainCommand::Announce(args) => announce::run(*args, data_dir).await,
         TrainCommand::List { asking } => list(asking, data_dir).await,

@@ -12,7 +12,7 @@ const MAX_PLAN: u64 = 64 * 1024;
 
 /// A run. All of it has defaults, which go with the model.
 #[derive(Args, Debug, Default)]
-pub struct PlanArgs {
+pub(super) struct PlanArgs {
     /// A TOML file that says what is not said here, by the same names with underscores (`local_steps = 30`); instead of
     /// --validator and --reserve it has `validators` and `reserves`, and `budget_sat`, `base_sat`, `fee_sat`, `unit_sat`,
     /// `tokens_per_second`, `link_mbit`, `starts_at_ms`.
@@ -56,7 +56,7 @@ pub struct PlanArgs {
 
 /// What matters only where there are others.
 #[derive(Args, Debug, Default)]
-pub struct SwarmArgs {
+pub(super) struct SwarmArgs {
     /// With fewer peers a round passes without training [default: 2].
     #[arg(long, value_name = "N")]
     least_peers: Option<u32>,

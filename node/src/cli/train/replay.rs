@@ -12,9 +12,10 @@ use consortium_training::run::{Written, write_model};
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
-use super::status::bar;
+use super::status::{bar, picture};
 use crate::cli::terminal::{print, short_peer};
 use crate::cli::units::sats;
+use crate::train::view::RoundLine;
 
 /// Differences that are shown at most.
 const MOST_SHOWN: usize = 20;
@@ -28,7 +29,7 @@ are in DIR it applies every round's updates, which must give the state that each
 it measures everything that the validators measured: what they signed must be within 1e-4 of that, or it names who
 signed otherwise, and exits with 1."
 )]
-pub struct ReplayArgs {
+pub(in crate::cli) struct ReplayArgs {
     /// An exported run.
     directory: PathBuf,
     /// Measure all losses again. Takes about as long as the validators took.
@@ -37,6 +38,9 @@ pub struct ReplayArgs {
     /// Only the log: no parameters are computed.
     #[arg(long)]
     log_only: bool,
+    /// Draw held-out loss, scores, ratings and pay by round.
+    #[arg(long, value_name = "FILE")]
+    svg: Option<PathBuf>,
     /// Print JSON: a line for every round, and one for the whole.
     #[arg(long)]
     json: bool,
@@ -55,15 +59,21 @@ pub(super) async fn run(args: ReplayArgs) -> Result<ExitCode> {
         (false, false) => Depth::Model,
     };
     let work = tokio::task::spawn_blocking(move || replayed(&archive, depth, args.json));
-    let done = work.await.context("replaying broke off")??;
+    let (done, lines) = work.await.context("replaying broke off")??;
+    if let Some(path) = &args.svg {
+        let svg = picture(&format!("run {}", done.run.0.short()), &lines)?;
+        std::fs::write(path, svg).with_context(|| format!("cannot write {}", path.display()))?;
+    }
     let text = if args.json { format!("{}\n", whole(&done)) } else { words(&done) };
     print(&text)?;
     Ok(if done.holds() { ExitCode::SUCCESS } else { ExitCode::FAILURE })
 }
 
-fn replayed(archive: &Archive, depth: Depth, as_json: bool) -> Result<Replayed> {
+fn replayed(archive: &Archive, depth: Depth, as_json: bool) -> Result<(Replayed, Vec<RoundLine>)> {
     let bar = (!as_json && std::io::stderr().is_terminal()).then(bar);
+    let mut lines: Vec<RoundLine> = Vec::new();
     let done = replay(archive, depth, &mut |step| {
+        lines.push(RoundLine::of(step.entry, lines.last().map(|line| line.at_ms)));
         if as_json {
             // Nobody reads on if this fails; the exit status is still for someone.
             let _gone = print(&format!("{}\n", round(step)));
@@ -73,19 +83,19 @@ fn replayed(archive: &Archive, depth: Depth, as_json: bool) -> Result<Replayed> 
         }
     });
     bar.inspect(ProgressBar::finish_and_clear);
-    done.with_context(|| format!("{} does not replay", archive.directory().display()))
+    Ok((done.with_context(|| format!("{} does not replay", archive.directory().display()))?, lines))
 }
 
 fn show(bar: &ProgressBar, step: &Step<'_>) {
     bar.set_length(step.rounds);
-    bar.set_position(step.record.round);
+    bar.set_position(step.entry.record.round);
     if let Some(largest) = step.losses.and_then(|losses| losses.largest.as_ref()) {
         bar.set_message(format!("largest difference {:.1e}", largest.part()));
     }
 }
 
 fn round(step: &Step<'_>) -> Value {
-    let record = step.record;
+    let record = &step.entry.record;
     json!({
         "round": record.round, "of": step.rounds, "record": record.id(), "base": record.base,
         "accepted": record.accepted().count(), "peers": record.outcomes.len(), "reverts": record.reverts,

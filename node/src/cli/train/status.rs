@@ -29,7 +29,7 @@ const WORTH_MSAT: i64 = 300_000;
 
 /// Arguments of `train status`.
 #[derive(Args, Debug)]
-pub struct StatusArgs {
+pub(in crate::cli) struct StatusArgs {
     /// Its id, or the first digits of it [default: the run that this node takes part in, if it is one].
     run: Option<String>,
     /// Go on until the run ends: a bar on a terminal, and a line for every round.
@@ -114,12 +114,10 @@ async fn ask(client: &Client, run: RunId) -> Result<Told> {
 async fn follow(args: &StatusArgs, client: &Client, mut told: Told) -> Result<()> {
     let run = told.status.summary.run;
     let bar = (!args.asking.json && std::io::stderr().is_terminal()).then(bar);
-    let (mut last_round, mut last_phase) = (None, None);
+    let (mut last_round, mut last_phase) = (0, None);
     loop {
         let status = &told.status;
-        let news = status.rounds.iter().filter(|line| last_round.is_none_or(|last| line.round > last));
-        for line in news {
-            last_round = Some(line.round);
+        for line in status.rounds.iter().filter(|line| line.round > last_round) {
             let text = match args.asking.json {
                 true => json!({"round": line}).to_string(),
                 false => show::line(line, Some(told.me)),
@@ -129,6 +127,7 @@ async fn follow(args: &StatusArgs, client: &Client, mut told: Told) -> Result<()
                 return Ok(());
             }
         }
+        last_round = status.rounds.last().map_or(last_round, |line| line.round);
         draw(args.svg.as_deref(), status)?;
         if args.asking.json && last_phase != Some(status.phase) {
             last_phase = Some(status.phase);

@@ -9,7 +9,7 @@ use consortium_training::tiny::{TinyOptions, train_tiny};
 
 /// Arguments of `train tiny`; what is left out is as the model in the repository was made.
 #[derive(Args, Debug)]
-pub struct TinyArgs {
+pub(in crate::cli) struct TinyArgs {
     /// Directory to write the model to.
     #[arg(long)]
     out: PathBuf,

@@ -87,8 +87,8 @@ pub enum ReplayError {
 /// One round, replayed.
 #[derive(Clone, Debug)]
 pub struct Step<'a> {
-    /// Its record.
-    pub record: &'a Record,
+    /// Its entry of the log.
+    pub entry: &'a Entry,
     /// Rounds of the log.
     pub rounds: u64,
     /// What was found out about losses so far; none if they are not measured.
@@ -140,7 +140,7 @@ pub fn replay(archive: &Archive, depth: Depth, watch: &mut dyn FnMut(&Step<'_>))
             }
             world.apply(&entry)?;
         }
-        watch(&Step { record: &entry.record, rounds, losses: losses.as_ref() });
+        watch(&Step { entry: &entry, rounds, losses: losses.as_ref() });
     }
     let state = world.map(|world| world.finish(log.chain().last().round)).transpose()?;
     Ok(Replayed { run: log.chain().run(), sums: log.finish(), state, losses })

@@ -1,3 +1,4 @@
+use consortium_training::run::archive::Archive;
 use consortium_training::run::replay::Replayed;
 
 use super::*;
