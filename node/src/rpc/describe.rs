@@ -9,6 +9,7 @@ use super::{NOT_FOR_YOU, NOT_FOUND, WALLET_REFUSED};
 
 #[cfg(feature = "lightning")]
 mod escrows;
+mod train;
 #[cfg(feature = "lightning")]
 mod wallet;
 
@@ -304,7 +305,7 @@ const METHODS: &[Method] = &[
 
 /// The document.
 pub(super) fn document() -> Value {
-    let all = METHODS.iter();
+    let all = METHODS.iter().chain(train::METHODS);
     #[cfg(feature = "lightning")]
     let all = all.chain(wallet::METHODS).chain(escrows::METHODS);
     let methods: Vec<Value> = all.map(method).collect();

@@ -62,6 +62,7 @@ pub(super) fn module(context: Context) -> RpcModule<Context> {
     locally(m, "audit_order", outside::order);
     locally(m, "audit_opening", outside::opening);
     locally(m, "audit_submit", outside::submit);
+    super::train::register(m);
     #[cfg(feature = "lightning")]
     {
         super::wallet::register(m);
