@@ -124,8 +124,7 @@ pub async fn run_tampered(
         mdns: config.mdns,
         transport: TransportKind::Internet,
     };
-    let protocols =
-        [wire::STAGE, wire::TOKENS, wire::JOB, wire::OPENING, wire::EVIDENCE, wire::BLOB, wire::TRAIN];
+    let protocols = [wire::STAGE, wire::TOKENS, wire::JOB, wire::OPENING, wire::EVIDENCE, wire::BLOB, wire::TRAIN];
     let (swarm, events, [stages, tokens, jobs, openings, evidence, files, runs]) =
         swarm::spawn(swarm_config, protocols)?;
     swarm.dial(storage.peer_addresses().await?).await?;

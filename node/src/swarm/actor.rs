@@ -25,8 +25,8 @@ use tracing::{debug, info, warn};
 use super::behaviour::{self, Behaviour, BehaviourEvent};
 use super::connections::Connections;
 use super::handle::{Command, PeerInfo, Reply, SwarmError, SwarmEvent, SwarmHandle};
-use super::peer_id;
 use super::lookups::Lookups;
+use super::peer_id;
 use super::streams::{Incoming, Streams};
 use super::topics::Topics;
 use super::transport::{self, TransportKind};
@@ -425,7 +425,9 @@ impl Actor {
                     self.dial_peer(peer, Vec::new());
                 }
             }
-            kad::Event::OutboundQueryProgressed { id, result: kad::QueryResult::GetProviders(result), step, .. } => {
+            kad::Event::OutboundQueryProgressed {
+                id, result: kad::QueryResult::GetProviders(result), step, ..
+            } => {
                 for peer in self.providing.progress(id, &result, step.last).into_iter().flatten() {
                     self.dial_peer(peer, Vec::new());
                 }

@@ -4,9 +4,9 @@ use std::collections::{BTreeSet, HashMap};
 
 use consortium_protocol::hash::Hash;
 use consortium_protocol::identity::NodeId;
+use libp2p::PeerId;
 use libp2p::kad::store::MemoryStore;
 use libp2p::kad::{self, GetProvidersOk, QueryId, RecordKey};
-use libp2p::PeerId;
 use tokio::sync::oneshot;
 use tracing::debug;
 

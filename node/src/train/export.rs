@@ -27,10 +27,8 @@ pub(super) fn write(
     let json = std::fs::read(&tokenizer).map_err(at(&tokenizer))?;
     archive.put_tokenizer(&json)?;
     let task = task_of(spec.payload(), &json, 1)?;
-    let (mut exported, mut failed) = (
-        Exported { rounds: 0, updates: 0, missing: 0, initial: false, held_round: None },
-        Ok::<(), RunError>(()),
-    );
+    let (mut exported, mut failed) =
+        (Exported { rounds: 0, updates: 0, missing: 0, initial: false, held_round: None }, Ok::<(), RunError>(()));
     Store::look(source, |entry| {
         if failed.is_ok() {
             failed = archive.put_entry(entry).map_err(RunError::from).and_then(|()| {

@@ -249,7 +249,9 @@ impl Trainings {
     /// When the run, or its tokenizer, cannot be found, it is none that this node can take part in, or the disk refuses.
     pub async fn join(&self, run: RunId, wish: Wish) -> Result<(), RunError> {
         let _one_at_a_time = self.inner.joining.lock().await;
-        let joined = lock(&self.inner.known).get(&run).and_then(|known| known.joined.as_ref().map(|j| (j.wish, j.handle.clone())));
+        let joined = lock(&self.inner.known)
+            .get(&run)
+            .and_then(|known| known.joined.as_ref().map(|j| (j.wish, j.handle.clone())));
         match joined {
             Some((as_before, _)) if as_before == wish => return Ok(()),
             Some((_, handle)) => {
@@ -477,6 +479,12 @@ impl Trainings {
         for handle in handles {
             handle.stop().await;
         }
+    }
+
+    /// The files of this node.
+    #[must_use]
+    pub fn blobs(&self) -> &Blobs {
+        &self.inner.parts.blobs
     }
 
     /// The directory of a run.

@@ -153,12 +153,22 @@ impl World {
         RunId::of(&self.spec)
     }
 
+    /// Where a node has its files.
+    pub(super) fn path(&self, n: u8) -> PathBuf {
+        self.directory.path().join(n.to_string())
+    }
+
     /// Starts a node, from nothing or from where it was stopped. The first one has the initial parameters.
     pub(super) async fn start(&self, n: u8, wish: Wish) -> Node {
-        let root = self.directory.path().join(n.to_string());
+        self.start_within(n, wish, 1 << 30).await
+    }
+
+    /// As [`Self::start`], with room for so many bytes of files.
+    pub(super) async fn start_within(&self, n: u8, wish: Wish, quota: u64) -> Node {
+        let root = self.path(n);
         let directory = root.join("run");
         Store::create(&directory, &self.spec).unwrap();
-        let blobs = Blobs::open(root.join("blobs"), 1 << 30).unwrap();
+        let blobs = Blobs::open(root.join("blobs"), quota).unwrap();
         let mut kept = Store::kept(&directory).unwrap();
         if n == 0 && kept == Kept::default() {
             let content = self.initial.to_bytes().unwrap();
