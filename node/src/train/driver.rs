@@ -259,8 +259,8 @@ impl<W: Wire> Driver<W> {
             }
             self.show();
         }
-        self.works.give_up_training();
         self.under_way.shutdown().await;
+        self.works.finish().await;
     }
 
     /// False if the node stops before.

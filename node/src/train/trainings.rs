@@ -185,7 +185,8 @@ impl Trainings {
         self.inner.directory.join(run.to_string())
     }
 
-    /// Publishes a run signed by this node: keeps its files, tells the swarm, provides its id in Kademlia.
+    /// Publishes a run signed by this node: keeps its files, tells the swarm, provides its id in Kademlia; and takes part in
+    /// it, as one of its validators or by watching.
     ///
     /// # Errors
     /// When the files are not those that the specification names, or the disk refuses.
@@ -226,8 +227,10 @@ impl Trainings {
         })
         .await?;
         self.know(&spec, kept);
+        let judges = spec.payload().validators.contains(&self.me());
         self.tell(spec).await;
         info!(%run, "a training run is announced");
+        self.join(run, if judges { Wish::Validate } else { Wish::Watch }).await?;
         Ok(run)
     }
 
@@ -318,10 +321,15 @@ impl Trainings {
     async fn see_out(self, run: RunId, handle: RunHandle, stop: CancellationToken) {
         let mut watch = handle.watch();
         while watch.changed().await.is_ok() {}
+        let _none_joins_meanwhile = self.inner.joining.lock().await;
         stop.cancel();
-        if let Some(known) = lock(&self.inner.known).get_mut(&run) {
-            // It may have been joined anew meanwhile.
-            known.joined.take_if(|joined| joined.stop.is_cancelled());
+        let left = {
+            let mut known = lock(&self.inner.known);
+            // It may have been joined anew.
+            known.get_mut(&run).and_then(|known| known.joined.take_if(|joined| joined.stop.is_cancelled()))
+        };
+        if left.is_some() {
+            net::leave(&self.inner.parts.swarm, run).await;
         }
     }
 
@@ -434,6 +442,21 @@ impl Trainings {
         let (spec, shelf) = found.ok_or(RunError::NotJoined(run))?;
         let (source, blobs) = (self.path(run), self.inner.parts.blobs.clone());
         aside(move || export::write(&spec, &source, shelf.kept(), &blobs, &directory)).await
+    }
+
+    /// All that a run pays out by its log as it is here; what was paid of it, whoever pays knows.
+    ///
+    /// # Errors
+    /// When this node has nothing of the run, or its log cannot be read.
+    pub async fn payouts(&self, run: RunId) -> Result<Vec<Owed>, RunError> {
+        let found = lock(&self.inner.known).get(&run).map(|known| known.spec.clone());
+        let (spec, path) = (found.ok_or(RunError::NotJoined(run))?, self.path(run));
+        aside(move || {
+            let mut all = Vec::new();
+            Store::look(&path, |entry| all.extend(Owed::by(&spec, entry)))?;
+            Ok(all)
+        })
+        .await
     }
 
     /// A run is announced.

@@ -12,14 +12,14 @@ use consortium_training::collective::{Parameters, Task};
 use consortium_training::model::LlamaConfig;
 use consortium_training::rounds::Wish;
 use consortium_training::run::{data, examination_of, state_of, task_of};
-use consortium_training::sparseloco::{FEEDBACK, OUTER_RATE};
+use consortium_training::sparseloco::OUTER_RATE;
 use consortium_training::tokenizer::Tokenizer;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::blobs::Blobs;
 use crate::clock::wall_ms;
-use crate::train::hub::{Hub, HubWire};
+use crate::train::hub::Hub;
 use crate::train::view::{Phase, RunStatus};
 use crate::train::{Kept, Owed, Parts, Roster, RunHandle, Shelf, Store, spawn};
 
@@ -126,7 +126,6 @@ pub(super) struct Node {
     pub(super) directory: PathBuf,
     pub(super) blobs: Blobs,
     pub(super) handle: RunHandle,
-    pub(super) wire: HubWire,
 }
 
 impl World {
@@ -189,13 +188,13 @@ impl World {
             blobs: blobs.clone(),
             shelf,
             roster: Roster::default(),
-            wire: wire.clone(),
+            wire,
             inbox,
             owed: self.owing.clone(),
             stop: CancellationToken::new(),
         })
         .unwrap();
-        Node { n, directory, blobs, handle, wire }
+        Node { n, directory, blobs, handle }
     }
 
     /// Stops a node, and takes it away from the others.

@@ -18,7 +18,7 @@ use crate::blobs::Blobs;
 use crate::swarm::{self, SwarmConfig, SwarmEvent, SwarmHandle, TransportKind};
 use crate::train::net::ask;
 use crate::train::view::{Phase, RunStatus};
-use crate::train::{RunError, TrainingParts, Trainings};
+use crate::train::{RunError, Store, TrainingParts, Trainings};
 
 struct Node {
     n: u8,
@@ -28,7 +28,7 @@ struct Node {
     dir: tempfile::TempDir,
 }
 
-async fn open(n: u8, swarm: &SwarmHandle, dir: &tempfile::TempDir, stop: &CancellationToken) -> Trainings {
+fn open(n: u8, swarm: &SwarmHandle, dir: &tempfile::TempDir, stop: &CancellationToken) -> Trainings {
     let blobs = Blobs::open(dir.path().join("blobs"), 1 << 30).unwrap();
     let parts = TrainingParts {
         key: key(n),
@@ -56,7 +56,7 @@ impl Node {
         let (swarm, mut events, [files, questions]) = swarm::spawn(config, [BLOB, TRAIN]).unwrap();
         swarm.listening().wait_for(|all| !all.is_empty()).await.unwrap();
         let (dir, stop) = (tempfile::tempdir().unwrap(), CancellationToken::new());
-        let runs = open(n, &swarm, &dir, &stop).await;
+        let runs = open(n, &swarm, &dir, &stop);
         tokio::spawn(runs.blobs().clone().serve(files, stop.clone()));
         tokio::spawn(runs.clone().serve(questions, stop.clone()));
         let hearing = runs.clone();
@@ -87,7 +87,7 @@ impl Node {
     }
 
     fn state(&self, run: RunId) -> Hash {
-        super::super::Store::kept(&self.runs.directory(run).unwrap()).unwrap().held().unwrap().state
+        Store::kept(&self.runs.directory(run).unwrap()).unwrap().held().unwrap().state
     }
 }
 
@@ -132,6 +132,10 @@ async fn a_run_is_announced_found_joined_trained_and_exported_over_libp2p() {
     let log: Vec<_> = (1..=exported.rounds).map(|round| archive.entry(round).unwrap().unwrap()).collect();
     assert_eq!(replay(world.spec.clone(), &log).unwrap().last.trained, 3);
 
+    let paid = replay(world.spec.clone(), &log).unwrap().paid.values().map(|paid| paid.0).sum::<u64>();
+    let owed: u64 = first.runs.payouts(run).await.unwrap().iter().map(|owed| owed.amount.0).sum();
+    assert_eq!(owed, paid);
+
     // What a peer exports has all that a replay of the losses needs.
     let target = third.dir.path().join("export");
     let exported = third.runs.export(run, target.clone()).await.unwrap();
@@ -141,7 +145,7 @@ async fn a_run_is_announced_found_joined_trained_and_exported_over_libp2p() {
     // A node that starts again takes its runs up by itself.
     fourth.runs.stop().await;
     fourth.until("a stop", || fourth.runs.status(&run).is_none()).await;
-    let again = open(3, &fourth.swarm, &fourth.dir, &fourth.stop).await;
+    let again = open(3, &fourth.swarm, &fourth.dir, &fourth.stop);
     tokio::spawn(again.clone().resume());
     fourth.until("its run again", || again.status(&run).is_some_and(|status| status.in_sync)).await;
     for node in [&first, &second, &third, &fourth, &late] {
@@ -162,12 +166,12 @@ async fn what_is_asked_of_runs_is_answered_within_bounds() {
     assert!(announce(other).await.is_err(), "other parameters than the specification names");
     assert!(announce(Vec::new()).await.is_err());
     let run = announce(initial).await.unwrap();
-    third.until("a neighbour", || !third.swarm.listening().borrow().is_empty()).await;
     let asked = async |request: TrainRequest| {
         for _ in 0..100 {
             if let Some(answer) = ask(&third.swarm, id(0), &request).await {
                 return answer;
             }
+            tokio::time::sleep(Duration::from_millis(100)).await;
         }
         panic!("no answer")
     };
@@ -177,18 +181,14 @@ async fn what_is_asked_of_runs_is_answered_within_bounds() {
     let TrainAnswer::File(file) = asked(TrainRequest::State { run, state: initial }).await else { panic!() };
     assert_eq!(file.state, initial);
     assert_eq!(asked(TrainRequest::State { run, state: Hash::of(b"none") }).await, TrainAnswer::No);
-    // Nobody takes part here: there is nobody to take a message.
-    let message = TrainRequest::Say(Box::new(TrainMessage::Ask { run, round: 1 }));
-    assert_eq!(asked(message).await, TrainAnswer::No);
-    // Whoever asks too much is not answered any more.
-    let mut refused = false;
-    for _ in 0..2000 {
-        refused = asked(TrainRequest::Run(run)).await == TrainAnswer::No;
-        if refused {
-            break;
-        }
+    // The author takes part, and in no other run.
+    for (run, answer) in [(run, TrainAnswer::Taken), (RunId(Hash::of(b"none")), TrainAnswer::No)] {
+        let message = TrainRequest::Say(Box::new(TrainMessage::Ask { run, round: 1 }));
+        assert_eq!(asked(message).await, answer);
     }
-    assert!(refused);
+    // Whoever asks too much is not answered any more.
+    assert!((0..2000).any(|_| first.runs.answer(id(9), TrainRequest::Run(run)) == TrainAnswer::No));
+    assert_ne!(first.runs.answer(id(8), TrainRequest::Run(run)), TrainAnswer::No, "others are answered");
     for node in [&first, &second, &third] {
         node.stop.cancel();
         node.swarm.shutdown().await;
