@@ -22,7 +22,7 @@ use super::net::{self, ask};
 use super::roster::Roster;
 use super::shelf::Shelf;
 use super::store::{Kept, Store};
-use super::view::{Exported, RunStatus, RunSummary};
+use super::view::{Exported, Phase, RunStatus, RunSummary};
 use super::wire::Heard;
 use super::{Owed, RunError, export};
 use crate::blobs::Blobs;
@@ -129,7 +129,7 @@ impl Trainings {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Takes up the runs that this node had joined, and announces its own again and again; until the node stops.
+    /// Takes up the runs that this node had joined, and announces them again and again; until the node stops.
     pub async fn resume(self) {
         let runs: Vec<RunId> = lock(&self.inner.known).keys().copied().collect();
         for run in runs {
@@ -152,14 +152,12 @@ impl Trainings {
         }
     }
 
-    /// Announces this node's own runs, and those it takes part in, as long as they go on.
+    /// Announces the runs it takes part in, as long as they go on: their author may have left.
     async fn announce_all(&self) {
-        let me = self.me();
         let specs: Vec<Signed<RunSpec>> = {
             let known = lock(&self.inner.known);
-            let goes_on = |known: &&Known| match &known.joined {
-                Some(joined) => joined.handle.status().phase != super::view::Phase::Ended,
-                None => known.spec.signer() == me,
+            let goes_on = |known: &&Known| {
+                known.joined.as_ref().is_some_and(|joined| joined.handle.watch().borrow().phase != Phase::Ended)
             };
             known.values().filter(goes_on).map(|known| known.spec.clone()).collect()
         };

@@ -144,7 +144,8 @@ async fn lied(lies: &[Lie]) -> Vec<Refusal> {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_update_of_the_model_is_refused_and_the_run_goes_on() {
     let refused = lied(&[Lie::Garbage, Lie::OtherModel, Lie::Cut, Lie::LongerThanSaid]).await;
-    assert!(refused.iter().filter(|why| **why == Refusal::Malformed).count() >= 4, "{refused:?}");
+    assert!(refused.iter().filter(|why| **why == Refusal::Malformed).count() >= 3, "{refused:?}");
+    assert!(refused.contains(&Refusal::Withheld), "what is longer than said is as good as none: {refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
