@@ -47,7 +47,7 @@ mod bench;
 mod deeds;
 mod driver;
 mod errands;
-mod export;
+pub(crate) mod export;
 mod history;
 pub mod hub;
 mod log;

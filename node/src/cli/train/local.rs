@@ -12,6 +12,7 @@ use consortium_protocol::wire::train::{RunId, RunSpec, StateFile};
 use consortium_protocol::{NodeId, RootKey, Signed};
 use consortium_training::collective::Task;
 use consortium_training::rounds::Wish;
+use consortium_training::run::archive::Archive;
 use consortium_training::run::replay::{Depth, Replayed, replay};
 use consortium_training::run::{Expected, Prepared, Written, examination_of, state_of, write_model};
 use indicatif::ProgressBar;
@@ -27,9 +28,7 @@ use crate::cli::terminal::{print, remark};
 use crate::clock::wall_ms;
 use crate::train::hub::Hub;
 use crate::train::view::{Phase, RunStatus};
-use crate::train::{Kept, Owed, Parts, Roster, RunHandle, Shelf, Store, spawn};
-
-mod pack;
+use crate::train::{Kept, Owed, Parts, Roster, RunHandle, Shelf, Store, export, spawn};
 
 /// Time between two looks at the run.
 const LOOK: Duration = Duration::from_millis(500);
@@ -77,7 +76,6 @@ struct Node {
 /// All nodes of the run, and where they meet.
 struct Cast {
     spec: Signed<RunSpec>,
-    tokenizer: Vec<u8>,
     nodes: Vec<Node>,
     stop: CancellationToken,
 }
@@ -159,6 +157,7 @@ impl Cast {
             let directory = root.join("run");
             Store::create(&directory, &spec)?;
             let blobs = Blobs::open(root.join("blobs"), ROOM)?;
+            blobs.put(tokenizer.clone()).await?;
             let file = blobs.put(content.clone()).await?;
             let file = StateFile { state: state_of(&initial), file, bytes: content.len() as u64 };
             let kept = Kept { newest: Some((0, file)), before: None, initial: Some(file) };
@@ -182,7 +181,7 @@ impl Cast {
             })?;
             nodes.push(Node { directory, blobs, handle });
         }
-        Ok(Self { spec, tokenizer, nodes, stop })
+        Ok(Self { spec, nodes, stop })
     }
 
     /// How the run goes, as its first validator sees it.
@@ -215,9 +214,11 @@ impl Cast {
     /// Writes log and model, and replays what was written.
     async fn finish(self, out: &Path) -> Result<(Written, Replayed)> {
         let judge = &self.nodes[0];
-        let archive = pack::pack(&judge.directory, &judge.blobs, &self.spec, &self.tokenizer, &out.join("run"))?;
-        let out = out.to_owned();
+        let (spec, kept, out) = (self.spec.clone(), judge.handle.shelf().kept(), out.to_owned());
+        let (directory, blobs) = (judge.directory.clone(), judge.blobs.clone());
         let work = tokio::task::spawn_blocking(move || -> Result<(Written, Replayed)> {
+            export::write(&spec, &directory, kept, &blobs, &out.join("run"))?;
+            let archive = Archive::open(&out.join("run"))?;
             let replayed = replay(&archive, Depth::Model, &mut |_| {}).context("the run does not replay")?;
             let written = write_model(&archive, &out, "run")?;
             let nodes = out.join("nodes");
