@@ -12,6 +12,7 @@ use consortium_training::collective::{Examination, Parameters, Peer, SyncProbe, 
 use consortium_training::rounds::Held;
 use consortium_training::run::{Question, Submission, Submitted, assignment_of, measure, state_of, step};
 use tokio::runtime::Handle;
+use tracing::warn;
 
 use super::shelf::Shelf;
 use super::store::{Store, StoreError};
@@ -32,6 +33,9 @@ pub(super) enum WorkError {
     /// What is wanted is not here.
     #[error("{0}")]
     Absent(&'static str),
+    /// The parameters are not here, or not those that they should be.
+    #[error("{0}")]
+    Parameters(&'static str),
 }
 
 impl WorkError {
@@ -154,13 +158,21 @@ impl Bench {
         made
     }
 
+    /// This node's optimiser and error feedback, as they were left.
     fn resume(&self) -> Result<Peer, WorkError> {
-        let path = Store::peer(&self.directory);
-        Ok(if path.exists() {
-            Peer::resume(Arc::clone(&self.task), &path)?
-        } else {
-            Peer::join(Arc::clone(&self.task))
-        })
+        let (path, task) = (Store::peer(&self.directory), Arc::clone(&self.task));
+        if !path.exists() {
+            return Ok(Peer::join(task));
+        }
+        match Peer::resume(Arc::clone(&task), &path) {
+            Ok(peer) => Ok(peer),
+            // A peer without moments is one that joins: it warms up. What it committed to is kept apart from them.
+            Err(error @ TrainError::Checkpoint { .. }) => {
+                warn!(%error, "the state of the optimiser is of no use, and is begun anew");
+                Ok(Peer::join(task))
+            }
+            Err(error) => Err(error.into()),
+        }
     }
 
     fn train_as(&mut self, peer: &mut Peer, place: usize, order: &Train) -> Result<Made, WorkError> {
@@ -264,15 +276,15 @@ impl Bench {
             let loaded = self.load(self.file(state)?)?;
             self.common = Some((state, loaded));
         }
-        self.common.as_ref().map(|(_, parameters)| parameters).ok_or(WorkError::Absent("no parameters"))
+        self.common.as_ref().map(|(_, parameters)| parameters).ok_or(WorkError::Parameters("no parameters"))
     }
 
     fn file(&self, state: Hash) -> Result<StateFile, WorkError> {
-        self.shelf.kept().file(state).ok_or(WorkError::Absent("these parameters are not here"))
+        self.shelf.kept().file(state).ok_or(WorkError::Parameters("these parameters are not here"))
     }
 
     fn load(&self, file: StateFile) -> Result<Parameters, WorkError> {
-        let path = self.blobs.path(&file.file).ok_or(WorkError::Absent("the file of the parameters is gone"))?;
+        let path = self.blobs.path(&file.file).ok_or(WorkError::Parameters("the file of the parameters is gone"))?;
         read_parameters(&self.task, &path, file.state)
     }
 
@@ -289,7 +301,7 @@ fn read_parameters(task: &Task, path: &Path, state: Hash) -> Result<Parameters, 
     if state_of(&parameters) == state {
         Ok(parameters)
     } else {
-        Err(WorkError::Absent("the file holds other parameters than it should"))
+        Err(WorkError::Parameters("the file holds other parameters than it should"))
     }
 }
 

@@ -182,7 +182,9 @@ fn prepare<W: Wire>(parts: Parts<W>) -> Result<(Driver<W>, RunHandle), RunError>
     let mut history = History::default();
     let (store, stored) = Store::open(&directory, |entry| history.add(entry))?;
     let began = (Instant::now(), wall_ms());
-    let config = Config { key: Arc::clone(&key), wish, resend, held: shelf.kept().held() };
+    let here = shelf.kept().newest.is_some_and(|(_, file)| blobs.length(&file.file) == Some(file.bytes));
+    let held = shelf.kept().held().filter(|_| here);
+    let config = Config { key: Arc::clone(&key), wish, resend, held };
     let machine = Machine::new(config, spec.clone(), stored, Millis(began.1)).map_err(RunError::Log)?;
     roster.name(spec.payload(), machine.chain().last());
     let steps = Arc::new(Steps::default());
@@ -215,7 +217,7 @@ fn prepare<W: Wire>(parts: Parts<W>) -> Result<(Driver<W>, RunHandle), RunError>
         store: Arc::new(Mutex::new(store)),
         works: Works::new(bench),
         steps,
-        errands: Errands { wire, blobs, task, roster },
+        errands: Errands { wire, blobs, task, roster, complaint: Arc::default() },
         under_way: JoinSet::new(),
         applying: None,
         shelf,
@@ -257,8 +259,8 @@ impl<W: Wire> Driver<W> {
             }
             self.show();
         }
-        self.works.give_up_training();
         self.under_way.shutdown().await;
+        self.works.finish().await;
     }
 
     /// False if the node stops before.
@@ -359,6 +361,13 @@ impl<W: Wire> Driver<W> {
                 self.input(Input::Trained { round: made.round, update: made.update, bytes: made.bytes }).await;
             }
             Done::Trained(Err(WorkError::Train(consortium_training::TrainError::Stopped))) => {}
+            Done::Evaluated(Err(error @ WorkError::Parameters(_)))
+            | Done::Trained(Err(error @ WorkError::Parameters(_))) => {
+                self.trouble(&error);
+                // What was on the disk is not any more: others have it.
+                self.bad.extend(self.shelf.kept().newest.map(|(_, file)| file.file));
+                self.not_applied_after(ASK_AGAIN, "parameters are damaged, and are fetched");
+            }
             Done::Evaluated(Err(error)) | Done::Trained(Err(error)) => self.trouble(&error),
         }
     }
@@ -447,9 +456,10 @@ impl<W: Wire> Driver<W> {
     }
 
     fn show(&mut self) {
-        let chain = self.machine.chain();
-        let last = chain.last();
-        let held = self.machine.held();
+        if let Some(complaint) = self.errands.complaint() {
+            self.progress.trouble(complaint);
+        }
+        let (last, held) = (self.machine.chain().last(), self.machine.held());
         let member = last.member(self.me);
         let steps = self.steps.done.load(Ordering::Relaxed);
         let phase = self.progress.phase(last, held, self.now().0 < self.spec.payload().starts_at_ms);
@@ -476,12 +486,21 @@ impl<W: Wire> Driver<W> {
     }
 }
 
-/// Who hears of what is too large for gossip.
+/// Who hears of what is too large for gossip: of a proposal or a new view the validators, of an entry everyone. What nobody
+/// tells a node it asks for, so that each that is no validator hears of an entry from two of them alone.
 pub(super) fn receivers<W>(driver: &Driver<W>, message: &TrainMessage) -> Vec<NodeId> {
     let last = driver.machine.chain().last();
-    let mut to: Vec<NodeId> = match message {
-        TrainMessage::Entry(_) => driver.errands.roster.all(),
-        _ => last.validators.iter().map(|validator| validator.id).collect(),
+    let validators: Vec<NodeId> = last.validators.iter().map(|validator| validator.id).collect();
+    let place = validators.iter().position(|node| *node == driver.me);
+    let tells = |node: &NodeId| {
+        let Some(place) = place.filter(|_| !validators.contains(node)) else { return true };
+        let count = validators.len();
+        let dealt = (usize::from(node.as_bytes()[0]) + usize::try_from(last.round).unwrap_or(0)) % count;
+        place == dealt || place == (dealt + 1) % count
+    };
+    let mut to = match message {
+        TrainMessage::Entry(_) => driver.errands.roster.all().into_iter().filter(tells).collect(),
+        _ => validators,
     };
     to.retain(|node| *node != driver.me);
     to

@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use consortium_protocol::wire::train::StateFile;
@@ -41,9 +41,24 @@ pub(super) struct Errands<W> {
     pub(super) blobs: Blobs,
     pub(super) task: Arc<Task>,
     pub(super) roster: Roster,
+    /// What this node's own disk refused last.
+    pub(super) complaint: Arc<Mutex<Option<String>>>,
 }
 
 impl<W: Wire> Errands<W> {
+    /// What this node's own disk refused since this was asked last.
+    pub(super) fn complaint(&self) -> Option<String> {
+        self.complaint.lock().unwrap_or_else(PoisonError::into_inner).take()
+    }
+
+    /// Notes why a file is not here, if that is for this node to put right.
+    fn failed(&self, error: &BlobError) {
+        debug!(%error, "a file of a run could not be had");
+        if matches!(error, BlobError::Full { .. } | BlobError::Io { .. }) {
+            *self.complaint.lock().unwrap_or_else(PoisonError::into_inner) = Some(error.to_string());
+        }
+    }
+
     /// Gets an update within `time`: from its peer, and if that does not give it, from whoever else may have it.
     pub(super) async fn update(&self, wanted: Wanted, time: Duration) -> Result<(), FetchFailure> {
         let Wanted { peer, update, bytes } = wanted;
@@ -57,9 +72,8 @@ impl<W: Wire> Errands<W> {
         });
         match fetched.await {
             Ok(Ok(path)) => self.check(path, wanted).await,
-            Ok(Err(BlobError::TooLong { .. })) => Err(FetchFailure::Malformed),
             Ok(Err(error)) => {
-                debug!(%peer, %error, "an update could not be had");
+                self.failed(&error);
                 Err(FetchFailure::Missing)
             }
             Err(_) => Err(FetchFailure::Missing),
@@ -98,7 +112,7 @@ impl<W: Wire> Errands<W> {
         for (file, donors) in self.files(state, &asked, bad).await {
             match self.wire.fetch(file.file, self.longest_state(), donors).await {
                 Ok(path) => return Some(path),
-                Err(error) => debug!(%error, "the parameters of a run could not be had"),
+                Err(error) => self.failed(&error),
             }
         }
         None

@@ -38,7 +38,9 @@
 //!
 //! # Who pays
 //! What a record pays out is owed by the author of the run alone: it is handed to a bounded channel ([`Owed`]) by the node
-//! that has the author's key, each once for each record that it takes into its log. What finds no room there is in the log.
+//! that has the author's key, each once for each record that it takes into its log. What finds no room there, or was on its
+//! way when the node ended, is in the log: [`Trainings::payouts`] has all of it. An author takes part in its run from the
+//! announcement on, if only by watching: otherwise it would not hear what it owes.
 
 mod announcements;
 mod bench;
@@ -50,6 +52,7 @@ mod history;
 pub mod hub;
 mod log;
 mod net;
+mod owed;
 mod post;
 mod progress;
 mod roster;
@@ -64,35 +67,18 @@ mod wire;
 mod work;
 
 use consortium_protocol::wire::train::RunId;
-use consortium_protocol::{Msat, NodeId};
 use consortium_training::TrainError;
 use consortium_training::rounds::BadEntry;
 
 use crate::blobs::BlobError;
 
 pub use driver::{Parts, RunHandle, spawn};
+pub use owed::Owed;
 pub use roster::Roster;
 pub use shelf::Shelf;
 pub use store::{Kept, Store, StoreError};
 pub use trainings::{DIRECTORY, TrainingParts, Trainings};
 pub use wire::{Heard, Wire};
-
-/// What the author of a run is to pay a peer.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Owed {
-    /// The run.
-    pub run: RunId,
-    /// Who pays: this node.
-    pub author: NodeId,
-    /// Who is paid.
-    pub peer: NodeId,
-    /// By the record of this round.
-    pub round: u64,
-    /// How much.
-    pub amount: Msat,
-    /// In units of the run's smallest tranche.
-    pub units: u32,
-}
 
 /// Why something could not be done with a run.
 #[derive(Debug, thiserror::Error)]

@@ -107,12 +107,17 @@ async fn find(wire: SwarmWire, stop: CancellationToken) {
         }
         let pause = if lookup < EARLY_LOOKUPS { LOOKUPS.0 } else { LOOKUPS.1 };
         tokio::select! {
-            () = stop.cancelled() => break,
+            () = stop.cancelled() => return,
             () = tokio::time::sleep(pause) => {}
         }
     }
-    let _ended = wire.swarm.provide(key, false).await;
-    let _ended = wire.swarm.unsubscribe(run_topic(wire.run)).await;
+}
+
+/// Leaves the nodes of a run: nothing is heard of it any more, and nobody finds it here.
+pub(super) async fn leave(swarm: &SwarmHandle, run: RunId) {
+    if swarm.unsubscribe(run_topic(run)).await.is_ok() {
+        let _ended = swarm.provide(run_key(run), false).await;
+    }
 }
 
 impl Wire for SwarmWire {

@@ -22,7 +22,7 @@ use super::net::{self, ask};
 use super::roster::Roster;
 use super::shelf::Shelf;
 use super::store::{Kept, Store};
-use super::view::{Exported, RunStatus, RunSummary};
+use super::view::{Exported, Phase, RunStatus, RunSummary};
 use super::wire::Heard;
 use super::{Owed, RunError, export};
 use crate::blobs::Blobs;
@@ -129,7 +129,7 @@ impl Trainings {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Takes up the runs that this node had joined, and announces its own again and again; until the node stops.
+    /// Takes up the runs that this node had joined, and announces them again and again; until the node stops.
     pub async fn resume(self) {
         let runs: Vec<RunId> = lock(&self.inner.known).keys().copied().collect();
         for run in runs {
@@ -152,14 +152,12 @@ impl Trainings {
         }
     }
 
-    /// Announces this node's own runs, and those it takes part in, as long as they go on.
+    /// Announces the runs it takes part in, as long as they go on: their author may have left.
     async fn announce_all(&self) {
-        let me = self.me();
         let specs: Vec<Signed<RunSpec>> = {
             let known = lock(&self.inner.known);
-            let goes_on = |known: &&Known| match &known.joined {
-                Some(joined) => joined.handle.status().phase != super::view::Phase::Ended,
-                None => known.spec.signer() == me,
+            let goes_on = |known: &&Known| {
+                known.joined.as_ref().is_some_and(|joined| joined.handle.watch().borrow().phase != Phase::Ended)
             };
             known.values().filter(goes_on).map(|known| known.spec.clone()).collect()
         };
@@ -185,7 +183,8 @@ impl Trainings {
         self.inner.directory.join(run.to_string())
     }
 
-    /// Publishes a run signed by this node: keeps its files, tells the swarm, provides its id in Kademlia.
+    /// Publishes a run signed by this node: keeps its files, tells the swarm, provides its id in Kademlia; and takes part in
+    /// it, as one of its validators or by watching.
     ///
     /// # Errors
     /// When the files are not those that the specification names, or the disk refuses.
@@ -226,8 +225,10 @@ impl Trainings {
         })
         .await?;
         self.know(&spec, kept);
+        let judges = spec.payload().validators.contains(&self.me());
         self.tell(spec).await;
         info!(%run, "a training run is announced");
+        self.join(run, if judges { Wish::Validate } else { Wish::Watch }).await?;
         Ok(run)
     }
 
@@ -318,10 +319,15 @@ impl Trainings {
     async fn see_out(self, run: RunId, handle: RunHandle, stop: CancellationToken) {
         let mut watch = handle.watch();
         while watch.changed().await.is_ok() {}
+        let _none_joins_meanwhile = self.inner.joining.lock().await;
         stop.cancel();
-        if let Some(known) = lock(&self.inner.known).get_mut(&run) {
-            // It may have been joined anew meanwhile.
-            known.joined.take_if(|joined| joined.stop.is_cancelled());
+        let left = {
+            let mut known = lock(&self.inner.known);
+            // It may have been joined anew.
+            known.get_mut(&run).and_then(|known| known.joined.take_if(|joined| joined.stop.is_cancelled()))
+        };
+        if left.is_some() {
+            net::leave(&self.inner.parts.swarm, run).await;
         }
     }
 
@@ -436,6 +442,21 @@ impl Trainings {
         aside(move || export::write(&spec, &source, shelf.kept(), &blobs, &directory)).await
     }
 
+    /// All that a run pays out by its log as it is here; what was paid of it, whoever pays knows.
+    ///
+    /// # Errors
+    /// When this node has nothing of the run, or its log cannot be read.
+    pub async fn payouts(&self, run: RunId) -> Result<Vec<Owed>, RunError> {
+        let found = lock(&self.inner.known).get(&run).map(|known| known.spec.clone());
+        let (spec, path) = (found.ok_or(RunError::NotJoined(run))?, self.path(run));
+        aside(move || {
+            let mut all = Vec::new();
+            Store::look(&path, |entry| all.extend(Owed::by(&spec, entry)))?;
+            Ok(all)
+        })
+        .await
+    }
+
     /// A run is announced.
     pub fn heard(&self, spec: Signed<RunSpec>) {
         lock(&self.inner.heard).hear(spec, Instant::now());
@@ -479,6 +500,12 @@ impl Trainings {
         for handle in handles {
             handle.stop().await;
         }
+    }
+
+    /// The files of this node.
+    #[must_use]
+    pub fn blobs(&self) -> &Blobs {
+        &self.inner.parts.blobs
     }
 
     /// The directory of a run.

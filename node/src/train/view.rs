@@ -1,6 +1,6 @@
 //! Runs as they are shown to people and programs.
 
-use consortium_protocol::wire::train::{Entry, Fate, LossPair, RunId, RunSpec};
+use consortium_protocol::wire::train::{Entry, Fate, Finite, LossPair, RunId, RunSpec};
 use consortium_protocol::{NodeId, Signed};
 use consortium_training::rounds::Wish;
 use serde::{Deserialize, Serialize};
@@ -178,7 +178,7 @@ impl RoundLine {
             let rating = record.member(outcome.peer).map_or(0.0, |m| m.mu.get() - 3.0 * m.sigma.get());
             PeerLine {
                 node: outcome.peer,
-                score: outcome.score.map(|score| score.get()),
+                score: outcome.score.map(Finite::get),
                 rating,
                 fate: fate(&outcome.fate),
                 pay_msat: outcome.pay.0,

@@ -72,6 +72,14 @@ impl Works {
         self.steps.stop.store(true, Ordering::Relaxed);
     }
 
+    /// Takes no more orders, and waits until nothing is computed: nobody else may use the directory before.
+    pub(super) async fn finish(&mut self) {
+        self.give_up_training();
+        if let Some((_, running)) = self.running.take() {
+            let _done_or_broken_off = running.await;
+        }
+    }
+
     fn next(&mut self) -> Option<Order> {
         let apply = self.apply.take().map(Order::Apply);
         let evaluate = || self.evaluate.take().map(Order::Evaluate);

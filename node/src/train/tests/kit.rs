@@ -12,14 +12,14 @@ use consortium_training::collective::{Parameters, Task};
 use consortium_training::model::LlamaConfig;
 use consortium_training::rounds::Wish;
 use consortium_training::run::{data, examination_of, state_of, task_of};
-use consortium_training::sparseloco::{FEEDBACK, OUTER_RATE};
+use consortium_training::sparseloco::OUTER_RATE;
 use consortium_training::tokenizer::Tokenizer;
 use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::blobs::Blobs;
 use crate::clock::wall_ms;
-use crate::train::hub::{Hub, HubWire};
+use crate::train::hub::Hub;
 use crate::train::view::{Phase, RunStatus};
 use crate::train::{Kept, Owed, Parts, Roster, RunHandle, Shelf, Store, spawn};
 
@@ -126,7 +126,6 @@ pub(super) struct Node {
     pub(super) directory: PathBuf,
     pub(super) blobs: Blobs,
     pub(super) handle: RunHandle,
-    pub(super) wire: HubWire,
 }
 
 impl World {
@@ -153,12 +152,22 @@ impl World {
         RunId::of(&self.spec)
     }
 
+    /// Where a node has its files.
+    pub(super) fn path(&self, n: u8) -> PathBuf {
+        self.directory.path().join(n.to_string())
+    }
+
     /// Starts a node, from nothing or from where it was stopped. The first one has the initial parameters.
     pub(super) async fn start(&self, n: u8, wish: Wish) -> Node {
-        let root = self.directory.path().join(n.to_string());
+        self.start_within(n, wish, 1 << 30).await
+    }
+
+    /// As [`Self::start`], with room for so many bytes of files.
+    pub(super) async fn start_within(&self, n: u8, wish: Wish, quota: u64) -> Node {
+        let root = self.path(n);
         let directory = root.join("run");
         Store::create(&directory, &self.spec).unwrap();
-        let blobs = Blobs::open(root.join("blobs"), 1 << 30).unwrap();
+        let blobs = Blobs::open(root.join("blobs"), quota).unwrap();
         let mut kept = Store::kept(&directory).unwrap();
         if n == 0 && kept == Kept::default() {
             let content = self.initial.to_bytes().unwrap();
@@ -179,13 +188,13 @@ impl World {
             blobs: blobs.clone(),
             shelf,
             roster: Roster::default(),
-            wire: wire.clone(),
+            wire,
             inbox,
             owed: self.owing.clone(),
             stop: CancellationToken::new(),
         })
         .unwrap();
-        Node { n, directory, blobs, handle, wire }
+        Node { n, directory, blobs, handle }
     }
 
     /// Stops a node, and takes it away from the others.
