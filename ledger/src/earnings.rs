@@ -102,18 +102,18 @@ pub struct BreakEven {
     pub profit_msat_per_hour: Option<i64>,
 }
 
-impl Earnings {
-    /// Compares with a machine that takes so many milliwatts, and a price of a kilowatt-hour; none where the machine
-    /// takes nothing, or a number is beyond all bitcoin.
+impl BreakEven {
+    /// Compares what is earned an hour with a machine that takes so many milliwatts, and a price of a kilowatt-hour; none
+    /// where the machine takes nothing, or a number is beyond all bitcoin.
     #[must_use]
-    pub fn break_even(&self, milliwatts: u64, kwh: Option<Msat>) -> Option<BreakEven> {
+    pub fn of(msat_per_hour: i64, milliwatts: u64, kwh: Option<Msat>) -> Option<Self> {
         let power = i128::from(milliwatts);
-        let bearable = i128::from(self.msat_per_hour).checked_mul(KILOWATT)?.checked_div(power)?;
+        let bearable = i128::from(msat_per_hour).checked_mul(KILOWATT)?.checked_div(power)?;
         let hour =
             kwh.map(|price| u64::try_from(u128::from(price.0) * u128::from(milliwatts) / KILOWATT.unsigned_abs()));
         let hour = hour.transpose().ok()?;
-        let profit = |cost: u64| self.msat_per_hour.checked_sub(i64::try_from(cost).ok()?);
-        Some(BreakEven {
+        let profit = |cost: u64| msat_per_hour.checked_sub(i64::try_from(cost).ok()?);
+        Some(Self {
             milliwatts,
             kwh: if bearable > 0 { Some(Msat(u64::try_from(bearable).ok()?)) } else { None },
             hour: hour.map(Msat),
@@ -122,6 +122,14 @@ impl Earnings {
                 None => None,
             },
         })
+    }
+}
+
+impl Earnings {
+    /// Compares with what a machine takes: see [`BreakEven::of`].
+    #[must_use]
+    pub fn break_even(&self, milliwatts: u64, kwh: Option<Msat>) -> Option<BreakEven> {
+        BreakEven::of(self.msat_per_hour, milliwatts, kwh)
     }
 }
 

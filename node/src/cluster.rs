@@ -34,6 +34,7 @@ use crate::shards::Shards;
 use crate::storage::{Storage, StorageError};
 use crate::swarm::{Reply, SwarmEvent, SwarmHandle};
 use crate::tabs::Tabs;
+use crate::train::Trainings;
 
 const TICK: Duration = Duration::from_millis(100);
 const HEARTBEAT: Duration = Duration::from_millis(500);
@@ -118,6 +119,8 @@ pub struct ClusterTask {
     pub earning: Earning,
     /// Where it is settled.
     pub tabs: Tabs,
+    /// Where runs of training that were announced go.
+    pub trainings: Trainings,
     /// The escrows; none without a wallet.
     #[cfg(feature = "lightning")]
     pub escrows: Option<EscrowDesk>,
@@ -252,6 +255,7 @@ impl Running {
             SwarmEvent::Fact { fact: Fact::Rebuttal(word), .. } => self.heard(Heard::Rebuttal(word)),
             SwarmEvent::Fact { fact: Fact::TreeHead(head), .. } => self.heard(Heard::Head(head)),
             SwarmEvent::Fact { fact: Fact::Equivocation(proof), .. } => self.heard(Heard::Equivocation(proof)),
+            SwarmEvent::Fact { fact: Fact::Run(spec), .. } => self.task.trainings.heard(spec),
             SwarmEvent::Request { from, request, reply } => self.answer(from, request, reply).await,
         }
     }

@@ -18,7 +18,7 @@ use consortium_protocol::wire;
 use consortium_protocol::wire::fact::Fact;
 use consortium_protocol::wire::heartbeat::LayerRange;
 use tokio::net::TcpListener;
-use tokio::sync::watch;
+use tokio::sync::{mpsc, watch};
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -28,6 +28,7 @@ use crate::audit::proof::Proofs;
 use crate::audit::standings::Standings;
 use crate::audit::{self, AuditDesk, AuditTask, SettledJobs, Spool};
 use crate::billing::Billing;
+use crate::blobs::Blobs;
 use crate::clock;
 use crate::cluster::{ClusterTask, ClusterView, LocalFacts};
 use crate::config::Config;
@@ -45,13 +46,14 @@ use crate::observer::Observer;
 use crate::operator::OperatorToken;
 use crate::pipeline::{Driver, DriverConfig, Tamper, TokenInbox, Worker};
 use crate::prices::{Advertised, Asking};
-use crate::rpc::{Operated, Rpc, Sources};
+use crate::rpc::{Operated, Rpc, Sources, TrainingDesk};
 use crate::serving::Serving;
 use crate::shards::Shards;
 use crate::storage::Storage;
 use crate::swarm::{self, SwarmConfig, SwarmHandle, TransportKind};
 use crate::tabs::mandates::Mandates;
 use crate::tabs::{TabParts, Tabs};
+use crate::train::{Owed, TrainingParts, Trainings};
 #[cfg(feature = "lightning")]
 use crate::{bookkeeper, wallet};
 
@@ -61,6 +63,10 @@ const GATEWAY_QUEUE: usize = 256;
 const REMEMBER: Duration = Duration::from_secs(30);
 /// Whether a batch of the journal is to be closed is looked at this often.
 const BATCHES: Duration = Duration::from_secs(5);
+/// What files for others may take in all: updates and parameters of training, submissions.
+const BLOB_QUOTA: u64 = 64 << 30;
+/// Payments of runs that wait to be made.
+const OWED_QUEUE: usize = 1024;
 /// Time that tasks have to end after a shutdown was asked for.
 const SHUTDOWN: Duration = Duration::from_secs(8);
 
@@ -119,8 +125,9 @@ pub async fn run_tampered(
         mdns: config.mdns,
         transport: TransportKind::Internet,
     };
-    let protocols = [wire::STAGE, wire::TOKENS, wire::JOB, wire::OPENING, wire::EVIDENCE];
-    let (swarm, events, [stages, tokens, jobs, openings, evidence]) = swarm::spawn(swarm_config, protocols)?;
+    let protocols = [wire::STAGE, wire::TOKENS, wire::JOB, wire::OPENING, wire::EVIDENCE, wire::BLOB, wire::TRAIN];
+    let (swarm, events, [stages, tokens, jobs, openings, evidence, files, runs]) =
+        swarm::spawn(swarm_config, protocols)?;
     swarm.dial(storage.peer_addresses().await?).await?;
 
     let view = watch::Sender::new(ClusterView::default());
@@ -197,6 +204,18 @@ pub async fn run_tampered(
         credit: tabs.credit().clone(),
         tamper,
     };
+    let blobs = Blobs::open(config.data_dir.join("blobs"), BLOB_QUOTA).context("cannot keep files for others")?;
+    let (owed, owing) = mpsc::channel(OWED_QUEUE);
+    let trainings = Trainings::open(TrainingParts {
+        key: Arc::clone(&key),
+        data_dir: config.data_dir.clone(),
+        blobs: blobs.clone(),
+        swarm: swarm.clone(),
+        threads: std::thread::available_parallelism().map_or(1, usize::from),
+        owed,
+        stop: stop.clone(),
+    })
+    .context("cannot keep runs of training")?;
     let alarms = watch::Sender::new(Vec::new());
     #[cfg(feature = "lightning")]
     let watched = wallet.as_ref().map(|wallet| tokio::spawn(wallet::watch_over(wallet.clone(), stop.clone())));
@@ -221,6 +240,10 @@ pub async fn run_tampered(
     };
 
     tokio::spawn(worker.serve(stages));
+    tokio::spawn(blobs.serve(files, stop.clone()));
+    tokio::spawn(trainings.clone().serve(runs, stop.clone()));
+    tokio::spawn(trainings.clone().resume());
+    tokio::spawn(note_owed(owing));
     tokio::spawn(inbox.serve(me, tokens));
     tokio::spawn(audit::opening::serve(swarm.clone(), spool, openings));
     tokio::spawn(audit::evidence::serve(proofs, evidence));
@@ -257,6 +280,7 @@ pub async fn run_tampered(
     let operated = Operated {
         token: Some(token),
         tabs: Some(tabs.clone()),
+        training: Some(TrainingDesk { runs: trainings.clone(), key: Arc::clone(&key) }),
         #[cfg(feature = "lightning")]
         wallet: wallet.clone(),
         #[cfg(feature = "lightning")]
@@ -282,6 +306,7 @@ pub async fn run_tampered(
         audits,
         earning,
         tabs,
+        trainings: trainings.clone(),
         #[cfg(feature = "lightning")]
         escrows,
         view,
@@ -302,6 +327,7 @@ pub async fn run_tampered(
     let ended = tokio::time::timeout(SHUTDOWN, async {
         let served = api.await;
         let left = membership.await;
+        trainings.stop().await;
         swarm.shutdown().await;
         #[cfg(feature = "lightning")]
         if purse.await.is_err() {
@@ -324,6 +350,13 @@ pub async fn run_tampered(
         bail!("the wallet broke off: the log says more; start the node again");
     }
     Ok(())
+}
+
+/// Notes what this node owes as the author of training runs. It is in their logs, too.
+async fn note_owed(mut owing: mpsc::Receiver<Owed>) {
+    while let Some(Owed { run, peer, round, amount, units, .. }) = owing.recv().await {
+        info!(%run, %peer, round, %amount, units, "owed for training");
+    }
 }
 
 /// Beyond loopback everyone on the network could use the node: there must be a key to ask for, or everyone must pay.

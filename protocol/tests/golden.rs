@@ -121,6 +121,13 @@ fn all() -> Golden {
     for (name, value) in samples::train::messages() {
         golden.message("train", name, &value);
     }
+    golden.message("train", "gossip", &samples::train::gossip());
+    for (name, value) in samples::train::requests() {
+        golden.message("train-request", name, &value);
+    }
+    for (name, value) in samples::train::answers() {
+        golden.message("train-answer", name, &value);
+    }
     let persisted = cbor::to_vec(&samples::persisted());
     assert_eq!(cbor::from_slice::<Persisted>(&persisted, MAX_PERSISTED).unwrap(), samples::persisted());
     golden.add("stored", "election", &persisted);
@@ -159,6 +166,9 @@ fn names_of_protocols_and_topics_are_fixed() {
         [wire::RPC, wire::JOB, wire::STAGE, wire::TOKENS],
         ["/consortium/rpc/1", "/consortium/job/1", "/consortium/stage/1", "/consortium/tokens/1"]
     );
+    assert_eq!(wire::TRAIN, "/consortium/train/1");
+    let run = samples::train::run();
+    assert_eq!(wire::train::run_topic(run), format!("/consortium/train/{}/1", &run.to_string()[..16]));
     let topic = wire::gossip_topic(samples::cluster());
     assert_eq!(topic, format!("/consortium/{}/facts/1", &samples::cluster().to_string()[..16]));
     let id = |name: &str| name.parse::<ClusterName>().unwrap().id().to_string();

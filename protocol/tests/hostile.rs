@@ -23,7 +23,7 @@ use consortium_protocol::wire::pay::{Acceptance, Part};
 use consortium_protocol::wire::pipeline::{Frame, FrameHeader, MAX_HEADER, MAX_PAYLOAD, SessionOpen, parse_header};
 use consortium_protocol::wire::rpc::{Assign, Release, Request, Response};
 use consortium_protocol::wire::tab::{ChannelOffer, LightningId, Tab, TabAnswer, TabSays};
-use consortium_protocol::wire::train::TrainMessage;
+use consortium_protocol::wire::train::{TrainAnswer, TrainGossip, TrainMessage, TrainRequest};
 use consortium_protocol::{ClusterId, Hash, Msat, NodeId};
 use proptest::prelude::*;
 use samples::key;
@@ -85,6 +85,13 @@ fn make_everything() -> Vec<(String, Vec<u8>, Reader)> {
     }
     for (name, value) in samples::train::messages() {
         all.push((format!("train {name}"), value.encode(), message::<TrainMessage>));
+    }
+    all.push(("train gossip".into(), samples::train::gossip().encode(), message::<TrainGossip>));
+    for (name, value) in samples::train::requests() {
+        all.push((format!("train request {name}"), value.encode(), message::<TrainRequest>));
+    }
+    for (name, value) in samples::train::answers() {
+        all.push((format!("train answer {name}"), value.encode(), message::<TrainAnswer>));
     }
     all.push(("misconduct".into(), samples::misconduct().encode(), message::<Misconduct>));
     let mandate = Signed::sign(&key(1), samples::mandate());

@@ -46,6 +46,22 @@ pub enum TrainError {
         /// What is wrong with its value.
         reason: String,
     },
+    /// A run's specification, or a file of it, is not one that this program can compute with.
+    #[error("the run's {what} {reason}")]
+    Run {
+        /// The part concerned.
+        what: &'static str,
+        /// What is wrong with it.
+        reason: String,
+    },
+    /// A file of a run's archive is missing, damaged, or not what its name says.
+    #[error("{path}: {reason}")]
+    Archive {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// The loss is no longer a number.
     #[error("the loss became {loss} at step {step}: lower the learning rate")]
     Diverged {
@@ -54,6 +70,9 @@ pub enum TrainError {
         /// The loss in nats per token.
         loss: f32,
     },
+    /// Whoever wanted it does not want it any more.
+    #[error("stopped half-way")]
+    Stopped,
     /// The finished model files are larger than they may be.
     #[error("the model directory holds {bytes} bytes, more than the {limit} allowed")]
     TooLarge {

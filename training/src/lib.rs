@@ -13,7 +13,7 @@
 //! with the very same losses. [`sparseloco`] turns what many peers have learnt apart into small messages, and these into
 //! the next common parameters; [`gauntlet`] judges what each is worth, [`collective`] is what a node of such a run computes,
 //! and [`rounds`] is how peers and validators that do not trust each other agree on all that, round by round, in a log that
-//! anyone can replay. Whoever watches implements [`observer::Observer`]; [`progress`] is the one for terminals.
+//! anyone can replay. [`run`] says what a run's signed specification means in terms of these. Whoever watches implements [`observer::Observer`]; [`progress`] is the one for terminals.
 
 #![cfg_attr(test, allow(clippy::unwrap_used, clippy::panic))]
 
@@ -33,6 +33,7 @@ pub mod packing;
 pub mod progress;
 pub mod recipe;
 pub mod rounds;
+pub mod run;
 pub mod sparseloco;
 mod tensor_file;
 pub mod tiny;

@@ -1,11 +1,12 @@
 //! Tensors and a header in one safetensors file, written atomically and verified by hash.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
 use std::path::Path;
 
-use safetensors::tensor::{Dtype, SafeTensors, TensorView};
+use safetensors::tensor::{Dtype, SafeTensors};
+use serde_json::json;
 
 use crate::error::TrainError;
 
@@ -50,27 +51,37 @@ impl TensorFile {
     /// # Errors
     /// [`TrainError::Io`] if the file cannot be written; what was there before stays.
     pub(crate) fn write(&self, path: &Path, format: &str) -> Result<(), TrainError> {
+        write_atomically(path, &self.to_bytes(format)?)
+    }
+
+    /// The bytes of the file: the same for the same contents, always.
+    ///
+    /// # Errors
+    /// [`TrainError::Json`] if the header cannot be written down.
+    pub(crate) fn to_bytes(&self, format: &str) -> Result<Vec<u8>, TrainError> {
         let floats = self.floats.iter().flat_map(|(group, tensors)| {
-            tensors.iter().enumerate().map(move |(i, t)| (format!("{group}.{i:04}"), (Dtype::F32, little_endian(t))))
+            tensors.iter().enumerate().map(move |(i, t)| (format!("{group}.{i:04}"), ("F32", 4, little_endian(t))))
         });
-        let bytes = self.bytes.iter().map(|(name, data)| (name.clone(), (Dtype::U8, data.clone())));
-        let tensors: BTreeMap<String, (Dtype, Vec<u8>)> = floats.chain(bytes).collect();
-        let meta = HashMap::from([
-            ("format".to_owned(), format.to_owned()),
-            ("blake3".to_owned(), digest(&self.header, tensors.iter().map(|(name, (_, data))| (&**name, &**data)))),
-            ("progress".to_owned(), self.header.clone()),
-        ]);
-        let view = |dtype: Dtype, data| {
-            let size = if dtype == Dtype::F32 { 4 } else { 1 };
-            TensorView::new(dtype, vec![<[u8]>::len(data) / size], data)
-        };
-        let data = tensors
-            .iter()
-            .map(|(name, (dtype, data))| Ok((name.clone(), view(*dtype, data)?)))
-            .collect::<Result<Vec<_>, safetensors::SafeTensorError>>()
-            .and_then(|views| safetensors::serialize(views, Some(meta)))
-            .map_err(|e| TrainError::Checkpoint { path: path.to_path_buf(), reason: e.to_string() })?;
-        write_atomically(path, &data)
+        let bytes = self.bytes.iter().map(|(name, data)| (name.clone(), ("U8", 1, data.clone())));
+        let tensors: BTreeMap<String, (&str, usize, Vec<u8>)> = floats.chain(bytes).collect();
+        let blake3 = digest(&self.header, tensors.iter().map(|(name, (.., data))| (&**name, &**data)));
+        let mut header = serde_json::Map::new();
+        let about = json!({ "blake3": blake3, "format": format, "progress": self.header });
+        header.insert("__metadata__".to_owned(), about);
+        let mut end = 0;
+        for (name, (dtype, size, data)) in &tensors {
+            let offsets = [end, end + data.len()];
+            end = offsets[1];
+            let about = json!({ "data_offsets": offsets, "dtype": dtype, "shape": [data.len() / size] });
+            header.insert(name.clone(), about);
+        }
+        let mut header = serde_json::to_vec(&header)?;
+        header.resize(header.len().next_multiple_of(8), b' ');
+        let mut file = Vec::with_capacity(8 + header.len() + end);
+        file.extend_from_slice(&(header.len() as u64).to_le_bytes());
+        file.extend_from_slice(&header);
+        tensors.values().for_each(|(.., data)| file.extend_from_slice(data));
+        Ok(file)
     }
 
     /// Reads a file and checks it against its hash.
@@ -79,20 +90,27 @@ impl TensorFile {
     /// [`TrainError::Io`] if it cannot be read, [`TrainError::Checkpoint`] if it is damaged or of another format.
     pub(crate) fn read(path: &Path, format: &str) -> Result<Self, TrainError> {
         let data = std::fs::read(path).map_err(TrainError::io(path))?;
-        let refuse = |reason: String| TrainError::Checkpoint { path: path.to_path_buf(), reason };
-        let (_, header) = SafeTensors::read_metadata(&data).map_err(|e| refuse(format!("damaged: {e}")))?;
-        let meta = header.metadata().as_ref().ok_or_else(|| refuse("no metadata".into()))?;
-        let field = |name: &str| meta.get(name).ok_or_else(|| refuse(format!("no `{name}` in its metadata")));
+        Self::parse(&data, format).map_err(|reason| TrainError::Checkpoint { path: path.to_path_buf(), reason })
+    }
+
+    /// Reads the bytes of a file and checks them against their hash.
+    ///
+    /// # Errors
+    /// Why not, in words: they are damaged or of another format.
+    pub(crate) fn parse(data: &[u8], format: &str) -> Result<Self, String> {
+        let (_, header) = SafeTensors::read_metadata(data).map_err(|e| format!("damaged: {e}"))?;
+        let meta = header.metadata().as_ref().ok_or("no metadata")?;
+        let field = |name: &str| meta.get(name).ok_or_else(|| format!("no `{name}` in its metadata"));
         let found = field("format")?;
         if found != format {
-            return Err(refuse(format!("format {found}, expected {format}")));
+            return Err(format!("format {found}, expected {format}"));
         }
-        let tensors = SafeTensors::deserialize(&data).map_err(|e| refuse(format!("damaged: {e}")))?;
+        let tensors = SafeTensors::deserialize(data).map_err(|e| format!("damaged: {e}"))?;
         let sorted: BTreeMap<String, (Dtype, Vec<u8>)> =
             tensors.iter().map(|(n, view)| (n.to_owned(), (view.dtype(), view.data().to_vec()))).collect();
         let header = field("progress")?;
         if *field("blake3")? != digest(header, sorted.iter().map(|(name, (_, data))| (&**name, &**data))) {
-            return Err(refuse("damaged: its contents do not match its hash".into()));
+            return Err("damaged: its contents do not match its hash".into());
         }
         let mut file = Self { header: header.clone(), ..Self::default() };
         for (name, (dtype, data)) in sorted {
@@ -145,6 +163,7 @@ mod tests {
         };
         file.write(&path, "f/1").unwrap();
         assert_eq!(TensorFile::read(&path, "f/1").unwrap(), file);
+        assert_eq!(std::fs::read(&path).unwrap(), file.to_bytes("f/1").unwrap(), "the same bytes every time");
         assert!(matches!(TensorFile::read(&path, "f/2"), Err(TrainError::Checkpoint { .. })));
     }
 

@@ -112,6 +112,16 @@ impl Tokenizer {
         Ok(tokenizer)
     }
 
+    /// Reads the contents of a `tokenizer.json`.
+    ///
+    /// # Errors
+    /// [`TrainError::Tokenizer`] if they are none, or the special tokens are others.
+    pub fn from_json(json: &[u8]) -> Result<Self, TrainError> {
+        let tokenizer = Self { inner: tokenizers::Tokenizer::from_bytes(json).map_err(failed)? };
+        tokenizer.check()?;
+        Ok(tokenizer)
+    }
+
     fn check(&self) -> Result<(), TrainError> {
         for (id, token) in (0u32..).zip(SPECIAL) {
             if self.inner.token_to_id(token) != Some(id) {

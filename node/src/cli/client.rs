@@ -238,7 +238,6 @@ impl Client {
     ///
     /// # Errors
     /// As [`Client::rpc`].
-    #[cfg_attr(not(feature = "lightning"), expect(dead_code, reason = "only the wallet takes orders"))]
     pub(super) async fn order<T: DeserializeOwned>(&self, method: &str, params: Value, within: Duration) -> Result<T> {
         let call = self.http.post(format!("{}/rpc", self.root())).timeout(within);
         self.answer(self.as_operator(call), method, params).await

@@ -36,7 +36,7 @@ pub(super) struct EarningsArgs {
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "the range is checked before")]
-fn milliwatts(text: &str) -> Result<u64, &'static str> {
+pub(super) fn milliwatts(text: &str) -> Result<u64, &'static str> {
     match text.parse::<f64>() {
         Ok(watts) if (0.001..=MAX_WATTS).contains(&watts) => Ok((watts * 1000.0).round() as u64),
         _ => Err("watts are a number above 0, up to a million"),

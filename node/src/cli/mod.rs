@@ -87,7 +87,7 @@ enum Command {
     #[command(subcommand)]
     Key(key::KeyCommand),
     #[command(subcommand)]
-    Train(train::TrainCommand),
+    Train(Box<train::TrainCommand>),
 }
 
 /// Runs a command to its end; gives the exit code of one that succeeded.
@@ -120,7 +120,7 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
             Command::Model(command) => Box::pin(model::run(command, &data_dir)).await,
             Command::Identity(args) => identity::run(args, &data_dir).await,
             Command::Key(command) => key::run(command, &data_dir).await,
-            Command::Train(command) => Box::pin(train::run(command)).await,
+            Command::Train(command) => return Box::pin(train::run(*command, &data_dir)).await,
         }
         .map(|()| ExitCode::SUCCESS)
     });
@@ -169,6 +169,17 @@ mod tests {
             "consortium-node key create --label x --credit 500",
             "consortium-node key credit 0123456789ab 500",
             "consortium-node ledger verify --json",
+            "consortium-node train announce --model small --rounds 5 --budget 100 --validator \
+             12D3KooWK99VoVxNE7XzyBwXEzW7xhK7Gpv85r9F3V3fyKSUKPH5 --dry-run --json",
+            "consortium-node train announce --plan run.toml --starts-in 60",
+            "consortium-node train list --json",
+            "consortium-node train join 0123 --watch",
+            "consortium-node train status 0123 --follow --json --svg x.svg --watts 65 --price-kwh 300",
+            "consortium-node train leave 0123",
+            "consortium-node train export 0123 dir --model --json",
+            "consortium-node train replay dir --losses --json --svg x.svg",
+            "consortium-node train local --out m --peers 4 --validators 3 --model nano --rounds 2 --json",
+            "consortium-node train tiny --out m --steps 1",
             "consortium-node earnings --json --watts 62.5 --price-kwh 300 --hours 48",
             #[cfg(feature = "lightning")]
             "consortium-node wallet pay lnbcrt1 --amount 5 --max-fee 2 --wait 9 --yes --json",

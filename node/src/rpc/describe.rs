@@ -9,6 +9,7 @@ use super::{NOT_FOR_YOU, NOT_FOUND, WALLET_REFUSED};
 
 #[cfg(feature = "lightning")]
 mod escrows;
+mod train;
 #[cfg(feature = "lightning")]
 mod wallet;
 
@@ -23,10 +24,10 @@ enum Kind {
     Signed,
     /// From 0 on.
     Number,
-    #[cfg(feature = "lightning")]
     Text,
-    #[cfg(feature = "lightning")]
     Truth,
+    /// What an author says of a run.
+    Wishes,
     #[cfg(feature = "lightning")]
     Escrow,
     /// How many on a page, from 1 to this many.
@@ -42,10 +43,9 @@ impl Kind {
             Self::Place => json!({"type": "string", "pattern": "^[0-9]+-[0-9a-f]{64}$"}),
             Self::Signed => json!({"type": "string", "pattern": "^([0-9a-f]{2})+$"}),
             Self::Account => json!({"type": "string", "pattern": "^(peer|key|own)/"}),
-            #[cfg(feature = "lightning")]
             Self::Text => json!({"type": "string"}),
-            #[cfg(feature = "lightning")]
             Self::Truth => json!({"type": "boolean", "default": false}),
+            Self::Wishes => json!({"type": "object", "default": {}}),
             #[cfg(feature = "lightning")]
             Self::Escrow => json!({"type": "string", "pattern": "^[0-9a-f]{32}$"}),
             Self::Number => json!({"type": "integer", "minimum": 0}),
@@ -305,7 +305,7 @@ const METHODS: &[Method] = &[
 
 /// The document.
 pub(super) fn document() -> Value {
-    let all = METHODS.iter();
+    let all = METHODS.iter().chain(train::METHODS);
     #[cfg(feature = "lightning")]
     let all = all.chain(wallet::METHODS).chain(escrows::METHODS);
     let methods: Vec<Value> = all.map(method).collect();
@@ -316,7 +316,7 @@ pub(super) fn document() -> Value {
             "version": env!("CARGO_PKG_VERSION"),
             "license": {"name": "Apache-2.0"},
             "description": "What can be checked about a node: reputation with its evidence, audits, receipts, and the \
-                            journal's proofs; and, for its operator, its wallet and escrows. Times are milliseconds since 1970, amounts \
+                            journal's proofs; and, for its operator, its training runs, wallet and escrows. Times are milliseconds since 1970, amounts \
                             millisatoshi, digests and signed statements hexadecimal digits.",
         },
         "methods": methods,

@@ -15,6 +15,8 @@ pub const NOT_FOR_YOU: i32 = -32002;
 pub const WALLET_REFUSED: i32 = -32003;
 /// The payment was sent, and its outcome is not known yet.
 pub const ON_ITS_WAY: i32 = -32004;
+/// Nothing came of what was asked of a training run; the message says why.
+pub const RUN_REFUSED: i32 = -32005;
 
 /// A failed call.
 #[derive(Debug, thiserror::Error)]
@@ -33,6 +35,12 @@ pub(super) enum Fault {
         "this is for the node's operator alone: call it from the node's own machine, with the token of its data directory"
     )]
     NotTheOperator,
+    /// This node takes no part in training.
+    #[error("this node takes no part in training")]
+    NoTraining,
+    /// Nothing came of it, and why.
+    #[error("{0}")]
+    Train(String),
     /// There is no wallet.
     #[cfg(feature = "lightning")]
     #[error("this node runs without a wallet; give it one with --lightning (`consortium-node start --help`)")]
@@ -78,6 +86,7 @@ impl From<Fault> for ErrorObjectOwned {
             Fault::NotFound(_) | Fault::Desk(_) => NOT_FOUND,
             Fault::NotForYou | Fault::NotTheOperator => NOT_FOR_YOU,
             Fault::Closed => INTERNAL_ERROR_CODE,
+            Fault::NoTraining | Fault::Train(_) => RUN_REFUSED,
             #[cfg(feature = "lightning")]
             Fault::NoWallet | Fault::Wallet(_) => WALLET_REFUSED,
             #[cfg(feature = "lightning")]

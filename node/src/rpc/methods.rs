@@ -29,7 +29,6 @@ impl Asked {
 
     /// # Errors
     /// [`Fault::NotTheOperator`] without the operator's token.
-    #[cfg_attr(not(feature = "lightning"), expect(dead_code, reason = "only the wallet takes orders"))]
     pub(super) fn as_operator(self) -> Result<(), Fault> {
         if self.operator { Ok(()) } else { Err(Fault::NotTheOperator) }
     }
@@ -63,6 +62,7 @@ pub(super) fn module(context: Context) -> RpcModule<Context> {
     locally(m, "audit_order", outside::order);
     locally(m, "audit_opening", outside::opening);
     locally(m, "audit_submit", outside::submit);
+    super::train::register(m);
     #[cfg(feature = "lightning")]
     {
         super::wallet::register(m);

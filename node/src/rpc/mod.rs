@@ -1,9 +1,9 @@
 //! JSON-RPC 2.0: what others need in order to check this node, and what its own command line shows.
 //!
 //! Nearly everything here only reads; `audit_order` and `audit_submit` start audits, and the operator gives orders to the
-//! wallet. [`Rpc::answer`] takes the text of a request ([`call`]: one, or a batch of at most
+//! wallet and to training. [`Rpc::answer`] takes the text of a request ([`call`]: one, or a batch of at most
 //! [`call::MAX_BATCH`]) and gives the text of the answer; HTTP is around it, not in it. The methods are
-//! [`reputation`], [`audits`], [`outside`], [`books`], [`nodes`] and [`wallet`], each with a line in [`describe`], from which the OpenRPC
+//! [`reputation`], [`audits`], [`outside`], [`books`], [`nodes`], [`wallet`] and [`train`], each with a line in [`describe`], from which the OpenRPC
 //! document of `rpc.discover` is made. Calls that touch a database run on threads made for waiting, [`ROOM`] at a time.
 //!
 //! # Limits
@@ -23,7 +23,7 @@
 //! has status 401 or 403 and the error shape of the rest of the API.
 //!
 //! # Errors
-//! Besides the codes of JSON-RPC: [`NOT_FOUND`], [`NOT_FOR_YOU`], [`WALLET_REFUSED`], [`ON_ITS_WAY`], -32007 (request too large), -32008 (answer too
+//! Besides the codes of JSON-RPC: [`NOT_FOUND`], [`NOT_FOR_YOU`], [`WALLET_REFUSED`], [`ON_ITS_WAY`], [`RUN_REFUSED`], -32007 (request too large), -32008 (answer too
 //! large), -32009 (too many calls), -32010 (batch too large).
 
 use std::fmt;
@@ -61,11 +61,13 @@ mod nodes;
 mod outside;
 mod params;
 mod reputation;
+mod train;
 #[cfg(feature = "lightning")]
 mod wallet;
 
-pub use fault::{NOT_FOR_YOU, NOT_FOUND, ON_ITS_WAY, WALLET_REFUSED};
+pub use fault::{NOT_FOR_YOU, NOT_FOUND, ON_ITS_WAY, RUN_REFUSED, WALLET_REFUSED};
 pub use outside::OPENING_PAGE;
+pub use train::TrainingDesk;
 
 /// Largest request, in bytes.
 pub const MAX_REQUEST: usize = 64 * 1024;
@@ -95,6 +97,7 @@ struct Context {
     sources: Sources,
     room: Arc<Semaphore>,
     tabs: Option<Tabs>,
+    training: Option<TrainingDesk>,
     #[cfg(feature = "lightning")]
     wallet: Option<Wallet>,
     #[cfg(feature = "lightning")]
@@ -108,6 +111,8 @@ pub struct Operated {
     pub token: Option<OperatorToken>,
     /// What is owed between nodes, and how it is settled; none where nothing is.
     pub tabs: Option<Tabs>,
+    /// The runs of training; none where the node takes no part in any.
+    pub training: Option<TrainingDesk>,
     /// The wallet; none where the node runs without.
     #[cfg(feature = "lightning")]
     pub wallet: Option<Wallet>,
@@ -165,6 +170,7 @@ impl Rpc {
             sources,
             room: Arc::new(Semaphore::new(ROOM)),
             tabs: operated.tabs,
+            training: operated.training,
             #[cfg(feature = "lightning")]
             wallet: operated.wallet,
             #[cfg(feature = "lightning")]

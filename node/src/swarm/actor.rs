@@ -25,8 +25,10 @@ use tracing::{debug, info, warn};
 use super::behaviour::{self, Behaviour, BehaviourEvent};
 use super::connections::Connections;
 use super::handle::{Command, PeerInfo, Reply, SwarmError, SwarmEvent, SwarmHandle};
+use super::lookups::Lookups;
 use super::peer_id;
 use super::streams::{Incoming, Streams};
+use super::topics::Topics;
 use super::transport::{self, TransportKind};
 
 const COMMANDS: usize = 256;
@@ -96,6 +98,8 @@ pub fn spawn<const N: usize>(
         members: kad::RecordKey::new(config.cluster.0.as_bytes()),
         swarm,
         topic,
+        topics: Topics::default(),
+        providing: Lookups::default(),
         bootstrap,
         listening,
         events,
@@ -126,6 +130,9 @@ struct Actor {
     members: kad::RecordKey,
     swarm: Swarm<Behaviour>,
     topic: IdentTopic,
+    /// Topics besides the cluster's.
+    topics: Topics,
+    providing: Lookups,
     bootstrap: Vec<Multiaddr>,
     listening: watch::Sender<Vec<String>>,
     events: mpsc::Sender<SwarmEvent>,
@@ -190,6 +197,18 @@ impl Actor {
                     | Err(gossipsub::PublishError::NoPeersSubscribedToTopic | gossipsub::PublishError::Duplicate) => {}
                     Err(error) => warn!(%error, "a fact could not be gossiped"),
                 }
+            }
+            Command::Subscribe { topic, listener } => {
+                self.topics.subscribe(&mut self.swarm.behaviour_mut().gossip, topic, listener);
+            }
+            Command::Unsubscribe(topic) => self.topics.unsubscribe(&mut self.swarm.behaviour_mut().gossip, topic),
+            Command::Say { topic, data } => self.topics.publish(&mut self.swarm.behaviour_mut().gossip, topic, data),
+            Command::Judge(spoken, judgement) => {
+                Topics::judge(&mut self.swarm.behaviour_mut().gossip, &spoken, judgement);
+            }
+            Command::Provide { key, provides } => Lookups::provide(&mut self.swarm.behaviour_mut().kad, &key, provides),
+            Command::Providers { key, reply } => {
+                self.providing.begin(&mut self.swarm.behaviour_mut().kad, &key, reply);
             }
             Command::Request { to, request, reply } if to == self.me => self.ask_self(request, reply),
             Command::Request { to, request, reply } => match peer_id::to_peer(&to) {
@@ -293,7 +312,11 @@ impl Actor {
 
     fn digest_behaviour(&mut self, event: BehaviourEvent) -> Option<SwarmEvent> {
         match event {
-            BehaviourEvent::Gossip(gossipsub::Event::Message { propagation_source, message_id, message }) => {
+            BehaviourEvent::Gossip(gossipsub::Event::Message { propagation_source, message_id, mut message }) => {
+                let gossip = &mut self.swarm.behaviour_mut().gossip;
+                if self.topics.hear(gossip, propagation_source, &message_id, &mut message) {
+                    return None;
+                }
                 self.digest_fact(&propagation_source, &message_id, &message.data)
             }
             BehaviourEvent::Rpc(event) => self.digest_rpc(event),
@@ -402,6 +425,13 @@ impl Actor {
                     self.dial_peer(peer, Vec::new());
                 }
             }
+            kad::Event::OutboundQueryProgressed {
+                id, result: kad::QueryResult::GetProviders(result), step, ..
+            } => {
+                for peer in self.providing.progress(id, &result, step.last).into_iter().flatten() {
+                    self.dial_peer(peer, Vec::new());
+                }
+            }
             _ => {}
         }
     }
@@ -479,8 +509,8 @@ fn concerns(fact: &Fact, cluster: ClusterId) -> bool {
         Fact::Certificate(certificate) => certificate.verify(cluster).is_ok(),
         Fact::Verdict(verdict) => verdict.payload().cluster == cluster,
         Fact::Rebuttal(rebuttal) => rebuttal.payload().cluster == cluster,
-        // A journal belongs to its node, whatever cluster it serves.
-        Fact::TreeHead(_) | Fact::Equivocation(_) => true,
+        // A journal belongs to its node, whatever cluster it serves; a run is open to whoever hears of it.
+        Fact::TreeHead(_) | Fact::Equivocation(_) | Fact::Run(_) => true,
     }
 }
 

@@ -3,12 +3,14 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use consortium_protocol::hash::Hash;
 use consortium_protocol::identity::NodeId;
 use consortium_protocol::wire::fact::Fact;
 use consortium_protocol::wire::rpc::{Request, Response};
 use tokio::sync::{mpsc, oneshot, watch};
 
 use super::streams::{ByteStream, StreamError, Streams};
+use super::topics::{Gossiped, Judgement, Spoken};
 
 /// What the swarm tells its owner.
 #[derive(Debug)]
@@ -91,6 +93,12 @@ pub enum RpcError {
 #[derive(Debug)]
 pub(super) enum Command {
     Publish(Fact),
+    Subscribe { topic: String, listener: mpsc::Sender<Gossiped> },
+    Unsubscribe(String),
+    Say { topic: String, data: Vec<u8> },
+    Judge(Spoken, Judgement),
+    Provide { key: Hash, provides: bool },
+    Providers { key: Hash, reply: oneshot::Sender<Vec<NodeId>> },
     Request { to: NodeId, request: Request, reply: oneshot::Sender<Result<Response, String>> },
     Dial(Vec<String>),
     Peers(oneshot::Sender<Vec<(NodeId, PeerInfo)>>),
@@ -119,7 +127,64 @@ impl SwarmHandle {
     /// # Errors
     /// [`SwarmError::Closed`] when the actor has ended. That no peer listens yet is no error.
     pub async fn publish(&self, fact: Fact) -> Result<(), SwarmError> {
-        self.commands.send(Command::Publish(fact)).await.map_err(|_| SwarmError::Closed)
+        self.command(Command::Publish(fact)).await
+    }
+
+    /// Listens to a gossip topic besides the cluster's; `backlog` is how much may wait to be read: more is lost. Everything
+    /// heard is to be judged ([`Self::judge`]). Whoever listened before hears no more.
+    ///
+    /// # Errors
+    /// [`SwarmError::Closed`] when the actor has ended.
+    pub async fn subscribe(&self, topic: String, backlog: usize) -> Result<mpsc::Receiver<Gossiped>, SwarmError> {
+        let (listener, heard) = mpsc::channel(backlog);
+        self.command(Command::Subscribe { topic, listener }).await?;
+        Ok(heard)
+    }
+
+    /// Listens no longer.
+    ///
+    /// # Errors
+    /// [`SwarmError::Closed`] when the actor has ended.
+    pub async fn unsubscribe(&self, topic: String) -> Result<(), SwarmError> {
+        self.command(Command::Unsubscribe(topic)).await
+    }
+
+    /// Gossips something on a topic that it listens to; the same bytes are not said twice within two minutes.
+    ///
+    /// # Errors
+    /// [`SwarmError::Closed`] when the actor has ended. That no peer listens yet is no error.
+    pub async fn say(&self, topic: String, data: Vec<u8>) -> Result<(), SwarmError> {
+        self.command(Command::Say { topic, data }).await
+    }
+
+    /// Says what becomes of something that was heard.
+    ///
+    /// # Errors
+    /// [`SwarmError::Closed`] when the actor has ended.
+    pub async fn judge(&self, heard: &Gossiped, judgement: Judgement) -> Result<(), SwarmError> {
+        self.command(Command::Judge(heard.id.clone(), judgement)).await
+    }
+
+    /// Says in the DHT that this node provides what `key` names, or does no longer.
+    ///
+    /// # Errors
+    /// [`SwarmError::Closed`] when the actor has ended.
+    pub async fn provide(&self, key: Hash, provides: bool) -> Result<(), SwarmError> {
+        self.command(Command::Provide { key, provides }).await
+    }
+
+    /// Looks up who provides what `key` names, and connects to them; at most 64 are told of, none after `deadline`.
+    ///
+    /// # Errors
+    /// [`SwarmError::Closed`] when the actor has ended.
+    pub async fn providers(&self, key: Hash, deadline: Duration) -> Result<Vec<NodeId>, SwarmError> {
+        let (reply, answer) = oneshot::channel();
+        self.command(Command::Providers { key, reply }).await?;
+        Ok(tokio::time::timeout(deadline, answer).await.ok().and_then(Result::ok).unwrap_or_default())
+    }
+
+    async fn command(&self, command: Command) -> Result<(), SwarmError> {
+        self.commands.send(command).await.map_err(|_| SwarmError::Closed)
     }
 
     /// Asks a peer (or this node itself) and waits at most `deadline` for its answer.
@@ -140,7 +205,7 @@ impl SwarmHandle {
     /// # Errors
     /// [`SwarmError::Closed`] when the actor has ended.
     pub async fn dial(&self, addresses: Vec<String>) -> Result<(), SwarmError> {
-        self.commands.send(Command::Dial(addresses)).await.map_err(|_| SwarmError::Closed)
+        self.command(Command::Dial(addresses)).await
     }
 
     /// Says how much gossip is to make of peers, above and below 0 for who is not named: below 0 a peer is no one's
@@ -149,7 +214,7 @@ impl SwarmHandle {
     /// # Errors
     /// [`SwarmError::Closed`] when the actor has ended.
     pub async fn regard(&self, peers: BTreeMap<NodeId, f64>) -> Result<(), SwarmError> {
-        self.commands.send(Command::Regard(peers)).await.map_err(|_| SwarmError::Closed)
+        self.command(Command::Regard(peers)).await
     }
 
     /// Opens a stream; `protocol` is one of [`consortium_protocol::wire`]'s ids.
@@ -166,7 +231,7 @@ impl SwarmHandle {
     /// [`SwarmError::Closed`] when the actor has ended.
     pub async fn peers(&self) -> Result<Vec<(NodeId, PeerInfo)>, SwarmError> {
         let (reply, answer) = oneshot::channel();
-        self.commands.send(Command::Peers(reply)).await.map_err(|_| SwarmError::Closed)?;
+        self.command(Command::Peers(reply)).await?;
         answer.await.map_err(|_| SwarmError::Closed)
     }
 

@@ -8,6 +8,7 @@
 //! - `behaviour`: which libp2p protocols run, with their limits.
 //! - `codec`: request-response in canonical CBOR, bounded before it is read.
 //! - `peer_id`: the one conversion between `NodeId` and libp2p's `PeerId`.
+//! - `topics`: gossip besides the cluster's own; `lookups`: who provides something, by Kademlia.
 //! - `streams`: opening and accepting streams, to this node itself too.
 
 mod actor;
@@ -15,11 +16,14 @@ mod behaviour;
 mod codec;
 mod connections;
 mod handle;
+mod lookups;
 mod peer_id;
 mod streams;
+mod topics;
 mod transport;
 
 pub use actor::{SwarmConfig, spawn};
 pub use handle::{PeerInfo, Reply, RpcError, SwarmError, SwarmEvent, SwarmHandle};
 pub use streams::{ByteStream, Incoming, StreamError};
+pub use topics::{Gossiped, Judgement};
 pub use transport::TransportKind;

@@ -7,6 +7,7 @@ use super::audit::Verdict;
 use super::election::Certificate;
 use super::heartbeat::Heartbeat;
 use super::ledger::{Equivocation, Rebuttal, TreeHead};
+use super::train::RunSpec;
 use crate::envelope::{Invalid, Signed};
 
 /// A small signed fact about a cluster: true whoever passes it on.
@@ -24,6 +25,8 @@ pub enum Fact {
     TreeHead(Signed<TreeHead>),
     /// That a node said two things about its journal.
     Equivocation(Box<Equivocation>),
+    /// That a training run is to be.
+    Run(Signed<RunSpec>),
 }
 
 impl Message for Fact {
@@ -34,9 +37,12 @@ impl Message for Fact {
         match self {
             Self::Equivocation(proof) => proof.check(),
             // Signatures and payload rules were checked while reading, and so was the certificate.
-            Self::Heartbeat(_) | Self::Certificate(_) | Self::Verdict(_) | Self::Rebuttal(_) | Self::TreeHead(_) => {
-                Ok(())
-            }
+            Self::Heartbeat(_)
+            | Self::Certificate(_)
+            | Self::Verdict(_)
+            | Self::Rebuttal(_)
+            | Self::TreeHead(_)
+            | Self::Run(_) => Ok(()),
         }
     }
 }

@@ -43,6 +43,8 @@ pub const EVIDENCE: &str = "/consortium/evidence/1";
 
 /// Files, by the hash of their content ([`blob`]).
 pub const BLOB: &str = "/consortium/blob/1";
+/// What the nodes of a training run ask each other ([`train`]).
+pub const TRAIN: &str = "/consortium/train/1";
 
 /// The gossip topic that carries the facts of a cluster ([`fact::Fact`]): named by the first 16 hexadecimal digits of
 /// its id.

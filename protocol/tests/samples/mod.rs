@@ -125,6 +125,7 @@ pub(crate) fn facts() -> Vec<(&'static str, Fact)> {
         ("rebuttal", Fact::Rebuttal(Signed::sign(&key(5), rebuttal()))),
         ("tree-head", Fact::TreeHead(Signed::sign(&key(1), tree_head()))),
         ("equivocation", Fact::Equivocation(Box::new(equivocation()))),
+        ("run", Fact::Run(Signed::sign(&key(1), train::spec()))),
     ]
 }
 

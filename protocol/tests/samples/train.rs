@@ -3,8 +3,8 @@
 use consortium_protocol::wire::train::{
     Batches, Beacon, Body, Candidacy, Candidate, Certified, Commit, DataSpec, Entry, EvalNonce, Fate, Finding, Finite,
     HyperParameters, Join, Locked, Locks, Loss, LossPair, Measure, Member, ModelSpec, NewView, Nonce, Outcome,
-    PaySchedule, Phases, Proposal, Purpose, Record, Refusal, Reveal, RunId, RunSpec, ScoreCard, Seal, StateHash,
-    TrainMessage, Validator, Vote, commitment, nonce_lock,
+    PaySchedule, Phases, Proposal, Purpose, Record, Refusal, Reveal, RunId, RunSpec, ScoreCard, Seal, StateFile,
+    StateHash, TrainAnswer, TrainGossip, TrainMessage, TrainRequest, Validator, Vote, commitment, nonce_lock,
 };
 use consortium_protocol::{Hash, Msat, NodeId, Signed};
 
@@ -231,5 +231,28 @@ pub(crate) fn messages() -> Vec<(&'static str, TrainMessage)> {
         ("entry", TrainMessage::Entry(Box::new(entry()))),
         ("state", TrainMessage::State(Signed::sign(&key(1), state_hash()))),
         ("ask", TrainMessage::Ask { run: run(), round: 7 }),
+    ]
+}
+
+pub(crate) fn gossip() -> TrainGossip {
+    TrainGossip { message: TrainMessage::Commit(Signed::sign(&key(5), commit())), again: 3 }
+}
+
+pub(crate) fn requests() -> Vec<(&'static str, TrainRequest)> {
+    let ask = TrainMessage::Ask { run: run(), round: 7 };
+    vec![
+        ("say", TrainRequest::Say(Box::new(ask))),
+        ("run", TrainRequest::Run(run())),
+        ("state", TrainRequest::State { run: run(), state: Hash::of(b"a state") }),
+    ]
+}
+
+pub(crate) fn answers() -> Vec<(&'static str, TrainAnswer)> {
+    let file = StateFile { state: Hash::of(b"a state"), file: Hash::of(b"a file"), bytes: 1 << 40 };
+    vec![
+        ("taken", TrainAnswer::Taken),
+        ("no", TrainAnswer::No),
+        ("run", TrainAnswer::Run(Box::new(Signed::sign(&key(1), spec())))),
+        ("file", TrainAnswer::File(file)),
     ]
 }

@@ -116,12 +116,23 @@ impl Parameters {
     /// # Errors
     /// [`TrainError::Io`] if the file cannot be written; what was there before stays.
     pub fn save(&self, path: &Path) -> Result<(), TrainError> {
-        let file = TensorFile {
+        self.file()?.write(path, FORMAT)
+    }
+
+    /// The bytes that [`Self::save`] writes: the same for the same parameters on every machine.
+    ///
+    /// # Errors
+    /// [`TrainError::Json`] if the model's shape cannot be written down.
+    pub fn to_bytes(&self) -> Result<Vec<u8>, TrainError> {
+        self.file()?.to_bytes(FORMAT)
+    }
+
+    fn file(&self) -> Result<TensorFile, TrainError> {
+        Ok(TensorFile {
             header: serde_json::to_string(&self.config)?,
             floats: BTreeMap::from([("weight".to_owned(), self.values.clone())]),
             bytes: BTreeMap::new(),
-        };
-        file.write(path, FORMAT)
+        })
     }
 
     /// Loads what was saved.
@@ -129,12 +140,24 @@ impl Parameters {
     /// # Errors
     /// [`TrainError::Io`] if the file cannot be read, [`TrainError::Checkpoint`] if it is damaged or of another model.
     pub fn load(task: &Task, path: &Path) -> Result<Self, TrainError> {
-        let mut file = TensorFile::read(path, FORMAT)?;
+        let data = std::fs::read(path).map_err(TrainError::io(path))?;
+        Self::parse(task, &data).map_err(|reason| TrainError::Checkpoint { path: path.to_path_buf(), reason })
+    }
+
+    /// Reads what [`Self::to_bytes`] wrote.
+    ///
+    /// # Errors
+    /// [`TrainError::Run`] if they are damaged or of another model.
+    pub fn from_bytes(task: &Task, bytes: &[u8]) -> Result<Self, TrainError> {
+        Self::parse(task, bytes).map_err(|reason| TrainError::Run { what: "parameters cannot be used:", reason })
+    }
+
+    fn parse(task: &Task, bytes: &[u8]) -> Result<Self, String> {
+        let mut file = TensorFile::parse(bytes, FORMAT)?;
         let values = file.take("weight");
-        if file.header != serde_json::to_string(task.config())? || task.layout().fits(&values).is_err() {
-            let reason = "it holds the parameters of another model".to_owned();
-            return Err(TrainError::Checkpoint { path: path.to_path_buf(), reason });
+        if file.header != serde_json::to_string(task.config()).map_err(|e| e.to_string())? {
+            return Err("it holds the parameters of another model".to_owned());
         }
-        Self::new(task, values)
+        Self::new(task, values).map_err(|_| "it holds the parameters of another model".to_owned())
     }
 }

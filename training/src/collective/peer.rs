@@ -38,6 +38,18 @@ pub fn local_steps(
     round: u64,
     rows: &[u64],
 ) -> Result<LocalRun, TrainError> {
+    local_steps_while(task, common, adam, round, rows, &mut |_| true)
+}
+
+/// As [`local_steps`]; asks `go_on` before each step, and tells it how many were taken.
+fn local_steps_while(
+    task: &Task,
+    common: &Parameters,
+    adam: &mut AdamW,
+    round: u64,
+    rows: &[u64],
+    go_on: &mut dyn FnMut(u64) -> bool,
+) -> Result<LocalRun, TrainError> {
     let recipe = task.recipe();
     if rows.len() != recipe.rows_each() {
         let reason = format!("{} rows for {} steps of {}", rows.len(), recipe.steps, recipe.batch);
@@ -45,6 +57,9 @@ pub fn local_steps(
     }
     let (model, mut losses) = (common.model()?, Vec::new());
     for (step, rows) in (0..).zip(rows.chunks(recipe.batch)) {
+        if !go_on(step) {
+            return Err(TrainError::Stopped);
+        }
         let batch = task.batch(Split::Train, rows)?;
         let (loss, mut grads) = gradients(&model, &batch, recipe.parts)?;
         if !loss.is_finite() {
@@ -107,12 +122,26 @@ impl Peer {
     /// # Errors
     /// [`TrainError::Setting`] for a round that is over; otherwise as [`local_steps`]. The peer is then as it was before.
     pub fn train(&mut self, round: u64, common: &Parameters, rows: &[u64]) -> Result<(&[u8], &[f32]), TrainError> {
+        self.train_while(round, common, rows, &mut |_| true)
+    }
+
+    /// As [`Self::train`]; asks `go_on` before each local step whether it is still wanted, and tells it how many were taken.
+    ///
+    /// # Errors
+    /// As [`Self::train`], and [`TrainError::Stopped`] if it was not. The peer is then as it was before.
+    pub fn train_while(
+        &mut self,
+        round: u64,
+        common: &Parameters,
+        rows: &[u64],
+        go_on: &mut dyn FnMut(u64) -> bool,
+    ) -> Result<(&[u8], &[f32]), TrainError> {
         let last = match self.last.take() {
             Some(last) if last.round == round => last,
             earlier => {
                 let made = match &earlier {
                     Some(last) if last.round > round => Err(over(round, last.round)),
-                    _ => self.make(round, common, rows),
+                    _ => self.make(round, common, rows, go_on),
                 };
                 // Should it fail, what was made before stays.
                 self.last = earlier;
@@ -123,9 +152,15 @@ impl Peer {
         Ok((&last.message, &last.losses))
     }
 
-    fn make(&mut self, round: u64, common: &Parameters, rows: &[u64]) -> Result<Last, TrainError> {
+    fn make(
+        &mut self,
+        round: u64,
+        common: &Parameters,
+        rows: &[u64],
+        go_on: &mut dyn FnMut(u64) -> bool,
+    ) -> Result<Last, TrainError> {
         let mut adam = self.adam.clone();
-        let run = local_steps(&self.task, common, &mut adam, round, rows)?;
+        let run = local_steps_while(&self.task, common, &mut adam, round, rows, go_on)?;
         let message = compress(self.task.layout(), &mut self.feedback, &run.delta)?;
         self.adam = adam;
         Ok(Last { round, losses: run.losses, message })

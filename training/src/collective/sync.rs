@@ -1,6 +1,7 @@
 //! How far a peer's parameters are from the common ones.
 
 use super::parameters::Parameters;
+use super::task::{Task, shapes};
 
 /// Elements of each tensor that are compared.
 const OF_EACH: usize = 16;
@@ -33,6 +34,13 @@ impl SyncProbe {
             (0..OF_EACH.min(values.len())).map(|_| (tensor, draw(values.len()))).collect()
         };
         Self { elements: common.values().iter().enumerate().flat_map(of_tensor).collect() }
+    }
+
+    /// How many values a peer of this task sends.
+    #[must_use]
+    pub fn size(task: &Task) -> usize {
+        let of = |shape: &Vec<usize>| OF_EACH.min(shape.iter().product());
+        shapes(task.config()).iter().map(of).sum()
     }
 
     /// What a peer sends: its values of the elements.

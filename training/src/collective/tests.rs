@@ -272,3 +272,20 @@ fn what_validation_costs_follows_from_the_settings() {
     assert_eq!(usual.passes(), 24);
     assert!((usual.share(30 * 8) - 1.0 / 30.0).abs() < 1e-12);
 }
+
+#[test]
+fn training_that_is_not_wanted_any_more_ends_and_leaves_the_peer_as_it_was() {
+    let task = task();
+    let common = Parameters::fresh(&task, 1).unwrap();
+    let rows = assignment(0, 1).rows(0);
+    let mut peer = Peer::join(task.clone());
+    let mut told = 0;
+    let stopped = peer.train_while(0, &common, &rows, &mut |step| {
+        told = step;
+        step < 2
+    });
+    assert!(matches!(stopped, Err(TrainError::Stopped)));
+    assert_eq!(told, 2);
+    let again = peer.train(0, &common, &rows).unwrap().0.to_vec();
+    assert_eq!(again, Peer::join(task).train(0, &common, &rows).unwrap().0);
+}

@@ -115,8 +115,64 @@ pub struct Replay {
     pub strayed: BTreeMap<NodeId, u64>,
 }
 
+/// A log that is replayed, entry by entry.
+#[derive(Clone, Debug)]
+pub struct Replaying {
+    chain: Chain,
+    sums: Replay,
+}
+
+impl Replaying {
+    /// Before the first entry.
+    #[must_use]
+    pub fn new(spec: Signed<RunSpec>) -> Self {
+        let chain = Chain::new(spec);
+        let sums = Replay {
+            last: chain.last().clone(),
+            balances: BTreeMap::new(),
+            paid: BTreeMap::new(),
+            strayed: BTreeMap::new(),
+        };
+        Self { chain, sums }
+    }
+
+    /// The log so far.
+    #[must_use]
+    pub fn chain(&self) -> &Chain {
+        &self.chain
+    }
+
+    /// Checks the next entry and adds up what it pays.
+    ///
+    /// # Errors
+    /// It does not fit.
+    pub fn append(&mut self, entry: Entry) -> Result<(), BadEntry> {
+        self.chain.append(entry)?;
+        let record = self.chain.last();
+        for outcome in &record.outcomes {
+            *self.sums.balances.entry(outcome.peer).or_default() +=
+                i128::from(outcome.pay.0) - i128::from(outcome.fee.0);
+        }
+        for (peer, units) in &record.payouts {
+            let amount = self.chain.spec().pay.unit.checked_mul(u64::from(*units));
+            let sum = self.sums.paid.entry(*peer).or_default();
+            *sum = amount.and_then(|amount| sum.checked_add(amount)).ok_or(Unfit::Sum)?;
+        }
+        for validator in &record.validators {
+            *self.sums.strayed.entry(validator.id).or_default() += u64::from(validator.strayed > 0);
+        }
+        Ok(())
+    }
+
+    /// What it came to.
+    #[must_use]
+    pub fn finish(self) -> Replay {
+        Replay { last: self.chain.last, ..self.sums }
+    }
+}
+
 /// Checks a whole log without a model: signatures, chain, quorums, beacons, and that the very scores and pay follow from
-/// the signed losses. That the losses themselves are true takes the model and the data.
+/// the signed losses. That the losses themselves are true takes the model and the data: see [`crate::run::replay`].
 ///
 /// # Errors
 /// The round of the first entry that does not fit, and why.
@@ -124,28 +180,10 @@ pub fn replay<'a>(
     spec: Signed<RunSpec>,
     entries: impl IntoIterator<Item = &'a Entry>,
 ) -> Result<Replay, (u64, BadEntry)> {
-    let mut chain = Chain::new(spec);
-    let mut replay = Replay {
-        last: chain.last().clone(),
-        balances: BTreeMap::new(),
-        paid: BTreeMap::new(),
-        strayed: BTreeMap::new(),
-    };
+    let mut replaying = Replaying::new(spec);
     for entry in entries {
-        let round = chain.round();
-        chain.append(entry.clone()).map_err(|bad| (round, bad))?;
-        for outcome in &entry.record.outcomes {
-            *replay.balances.entry(outcome.peer).or_default() += i128::from(outcome.pay.0) - i128::from(outcome.fee.0);
-        }
-        for (peer, units) in &entry.record.payouts {
-            let amount = chain.spec().pay.unit.checked_mul(u64::from(*units));
-            let sum = replay.paid.entry(*peer).or_default();
-            *sum = amount.and_then(|amount| sum.checked_add(amount)).ok_or((round, BadEntry::Unfit(Unfit::Sum)))?;
-        }
-        for validator in &entry.record.validators {
-            *replay.strayed.entry(validator.id).or_default() += u64::from(validator.strayed > 0);
-        }
+        let round = replaying.chain().round();
+        replaying.append(entry.clone()).map_err(|bad| (round, bad))?;
     }
-    replay.last = chain.last;
-    Ok(replay)
+    Ok(replaying.finish())
 }

@@ -9,7 +9,8 @@ use serde::{Deserialize, Serialize};
 use super::Ballot;
 
 /// What a node would do in a run.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
 pub enum Wish {
     /// Follow it.
     Watch,

@@ -68,7 +68,7 @@ use consortium_protocol::{Hash, Millis, NodeId, RootKey, Signed};
 
 use agreement::Agreement;
 pub use agreement::Ballot;
-pub use chain::{BadEntry, Chain, Replay, replay};
+pub use chain::{BadEntry, Chain, Replay, Replaying, replay};
 use collect::Round;
 pub use io::{Config, FetchFailure, Held, Input, Output, Stored, Wish};
 pub use outcome::{Unfit, aggregate_to_judge, card_fits, genesis, outcome, peers_of_round};

@@ -31,6 +31,7 @@ mod beacon;
 mod record;
 mod round;
 mod run;
+mod talk;
 
 pub use agreement::{Certified, Locked, NewView, Proposal, Seal, Vote};
 pub use beacon::{Beacon, Nonce, Purpose, beacon, commitment, nonce_lock};
@@ -39,6 +40,7 @@ pub use round::{
     Candidate, Commit, EvalNonce, Finding, Join, Locks, Loss, LossPair, Measure, Reveal, ScoreCard, StateHash,
 };
 pub use run::{Batches, DataSpec, HyperParameters, ModelSpec, PaySchedule, Phases, RunSpec};
+pub use talk::{StateFile, TrainAnswer, TrainGossip, TrainRequest, run_key, run_topic};
 
 /// Peers of one run at most.
 pub const MAX_PEERS: usize = 64;

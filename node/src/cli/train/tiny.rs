@@ -1,22 +1,15 @@
-//! `consortium-node train`: training on this machine.
+//! `consortium-node train tiny`: one optimiser on this machine.
 
 use std::path::PathBuf;
 
 use anyhow::{Context as _, Result};
-use clap::{Args, Subcommand};
+use clap::Args;
 use consortium_training::progress::Progress;
 use consortium_training::tiny::{TinyOptions, train_tiny};
 
-/// Trains models.
-#[derive(Subcommand, Debug)]
-pub enum TrainCommand {
-    /// Make the project's own small model again, from nothing: corpus, tokenizer, weights, model card.
-    Tiny(TinyArgs),
-}
-
 /// Arguments of `train tiny`; what is left out is as the model in the repository was made.
 #[derive(Args, Debug)]
-pub struct TinyArgs {
+pub(in crate::cli) struct TinyArgs {
     /// Directory to write the model to.
     #[arg(long)]
     out: PathBuf,
@@ -37,12 +30,11 @@ pub struct TinyArgs {
     threads: Option<usize>,
 }
 
-/// Runs a `train` command.
+/// Trains the model.
 ///
 /// # Errors
 /// When the directory cannot be written, or a checkpoint is damaged.
-pub async fn run(command: TrainCommand) -> Result<()> {
-    let TrainCommand::Tiny(args) = command;
+pub(super) async fn run(args: TinyArgs) -> Result<()> {
     let defaults = TinyOptions::new(args.out);
     let options = TinyOptions {
         resume: args.resume,

@@ -1,0 +1,165 @@
+//! `train_*`: runs of training that this node knows, and what its operator would do in them.
+//!
+//! Looking is for the node's own machine; whatever makes the node work, write files or sign is for its operator
+//! ([`crate::operator`]).
+
+use std::future::Future;
+use std::path::PathBuf;
+use std::sync::Arc;
+
+use consortium_protocol::wire::train::RunId;
+use consortium_protocol::{RootKey, Signed};
+use consortium_training::TrainError;
+use consortium_training::rounds::Wish;
+use consortium_training::run::Wishes;
+use jsonrpsee::RpcModule;
+use jsonrpsee::types::ErrorObjectOwned;
+use serde::Deserialize;
+use serde::de::DeserializeOwned;
+use serde_json::{Value, json};
+
+use super::Context;
+use super::fault::Fault;
+use super::methods::{Asked, ONCE, json as shown};
+use super::params::{self, Nothing};
+use crate::clock::wall_ms;
+use crate::train::{RunError, Trainings};
+
+/// What the methods use.
+#[derive(Clone)]
+pub struct TrainingDesk {
+    /// The runs.
+    pub runs: Trainings,
+    /// Signs what is announced.
+    pub key: Arc<RootKey>,
+}
+
+/// A run to be announced.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Announce {
+    #[serde(default)]
+    wishes: Wishes,
+    #[serde(default)]
+    dry_run: bool,
+}
+
+/// One run.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct One {
+    run: RunId,
+}
+
+/// A part in a run.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Join {
+    run: RunId,
+    #[serde(default = "train")]
+    wish: Wish,
+}
+
+/// A run to be written down.
+#[derive(Debug, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Export {
+    run: RunId,
+    directory: PathBuf,
+}
+
+fn train() -> Wish {
+    Wish::Train
+}
+
+/// Who may ask.
+#[derive(Clone, Copy, Debug)]
+enum For {
+    Machine,
+    Operator,
+}
+
+/// Adds the methods.
+pub(super) fn register(module: &mut RpcModule<Context>) {
+    add(module, "train_list", For::Machine, async |desk: TrainingDesk, _: Nothing| {
+        shown(json!({"runs": desk.runs.list()}))
+    });
+    add(module, "train_status", For::Machine, async |desk: TrainingDesk, wanted: One| {
+        let status = desk.runs.status(&wanted.run).ok_or_else(|| unknown(&desk, wanted.run))?;
+        shown(json!({"me": desk.key.node_id(), "status": status}))
+    });
+    add(module, "train_announce", For::Operator, announce);
+    add(module, "train_join", For::Operator, async |desk: TrainingDesk, wanted: Join| {
+        desk.runs.join(wanted.run, wanted.wish).await?;
+        shown(json!({"run": wanted.run, "wish": wanted.wish}))
+    });
+    add(module, "train_leave", For::Operator, async |desk: TrainingDesk, wanted: One| {
+        desk.runs.leave(wanted.run).await?;
+        shown(json!({"run": wanted.run}))
+    });
+    add(module, "train_export", For::Operator, async |desk: TrainingDesk, wanted: Export| {
+        if !wanted.directory.is_absolute() {
+            return Err(Fault::Params("directory: a whole path, from the root on".to_owned()));
+        }
+        shown(desk.runs.export(wanted.run, wanted.directory).await?)
+    });
+}
+
+/// Why there is no status.
+fn unknown(desk: &TrainingDesk, run: RunId) -> Fault {
+    let heard = desk.runs.list().into_iter().any(|summary| summary.run == run);
+    Fault::NotFound(match heard {
+        true => format!(
+            "this node takes no part in run {run}: `consortium-node train join {run}`, with --watch to follow it"
+        ),
+        false => format!("this node knows no run {run}; `consortium-node train join` looks for it in the swarm"),
+    })
+}
+
+async fn announce(desk: TrainingDesk, wanted: Announce) -> Result<Value, Fault> {
+    let plan = wanted.wishes.plan(desk.key.node_id(), wall_ms());
+    let prepared = tokio::task::spawn_blocking(move || {
+        let made = plan.prepare(1)?;
+        let initial = made.initial.to_bytes()?;
+        Ok::<_, TrainError>((made, initial))
+    });
+    let (made, initial) = prepared.await.map_err(|_| Fault::Closed)?.map_err(|error| match error {
+        TrainError::Setting { .. } | TrainError::Run { .. } => Fault::Params(error.to_string()),
+        other => Fault::Train(other.to_string()),
+    })?;
+    let (spec, expected) = (made.spec.clone(), made.expected);
+    let run = match wanted.dry_run {
+        true => None,
+        false => Some(desk.runs.announce(Signed::sign(&desk.key, made.spec), made.tokenizer, initial).await?),
+    };
+    shown(json!({"run": run, "spec": spec, "expected": expected}))
+}
+
+fn add<P, F, R>(module: &mut RpcModule<Context>, name: &'static str, whom: For, run: F)
+where
+    P: DeserializeOwned + Send + 'static,
+    F: Fn(TrainingDesk, P) -> R + Clone + Send + Sync + 'static,
+    R: Future<Output = Result<Value, Fault>> + Send + 'static,
+{
+    let registered = module.register_async_method(name, move |given, context: Arc<Context>, extensions| {
+        let run = run.clone();
+        async move {
+            let asked: Asked = extensions.get().copied().unwrap_or_default();
+            match whom {
+                For::Machine => asked.locally()?,
+                For::Operator => asked.as_operator()?,
+            }
+            let wanted: P = params::read(&given)?;
+            let desk = context.training.clone().ok_or(Fault::NoTraining)?;
+            let done = tokio::spawn(run(desk, wanted)).await.map_err(|_| Fault::Closed)?;
+            Ok::<_, ErrorObjectOwned>(done?)
+        }
+    });
+    registered.expect(ONCE);
+}
+
+impl From<RunError> for Fault {
+    fn from(error: RunError) -> Self {
+        Self::Train(error.to_string())
+    }
+}

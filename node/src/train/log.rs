@@ -1,0 +1,131 @@
+//! The log of a run on disk: certified entries, one behind the other.
+//!
+//! ```text
+//! length (u32, little-endian)  first 8 bytes of the BLAKE3 hash of the entry  the entry (canonical CBOR)
+//! ```
+//! An entry is on the disk before it counts. One that was being written when the power went is cut off at the next start:
+//! others have it.
+
+use std::fs::{File, OpenOptions};
+use std::io::{self, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
+use std::path::{Path, PathBuf};
+
+use consortium_protocol::wire::Message as _;
+use consortium_protocol::wire::train::Entry;
+use tracing::warn;
+
+use super::store::{StoreError, at};
+
+/// Length and checksum.
+const HEAD: usize = 12;
+
+/// An open log.
+#[derive(Debug)]
+pub(super) struct Log {
+    path: PathBuf,
+    file: File,
+    /// Where each entry begins: that of round 1 first.
+    starts: Vec<u64>,
+    end: u64,
+}
+
+fn checksum(bytes: &[u8]) -> [u8; 8] {
+    let mut sum = [0; 8];
+    sum.copy_from_slice(&blake3::hash(bytes).as_bytes()[..8]);
+    sum
+}
+
+/// Reads the next entry; none at the end, or where what follows is no whole entry.
+fn next(file: &mut impl io::Read) -> io::Result<Option<Vec<u8>>> {
+    let mut head = Vec::with_capacity(HEAD);
+    file.by_ref().take(HEAD as u64).read_to_end(&mut head)?;
+    let Some((length, sum)) = head.split_first_chunk::<4>().filter(|_| head.len() == HEAD) else { return Ok(None) };
+    let length = u32::from_le_bytes(*length) as usize;
+    if length > Entry::MAX_BYTES {
+        return Ok(None);
+    }
+    let mut bytes = Vec::with_capacity(length);
+    file.by_ref().take(length as u64).read_to_end(&mut bytes)?;
+    Ok((bytes.len() == length && checksum(&bytes) == sum).then_some(bytes))
+}
+
+/// Shows the entries of the log at `path` as far as they are whole; none if there is no log.
+///
+/// # Errors
+/// As [`Log::open`].
+pub(super) fn look(path: &Path, mut see: impl FnMut(&Entry)) -> Result<(), StoreError> {
+    let file = match File::open(path) {
+        Ok(file) => file,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) => return Err(at(path)(error)),
+    };
+    let mut reader = BufReader::new(file);
+    while let Some(bytes) = next(&mut reader).map_err(at(path))? {
+        see(&Entry::decode(&bytes).map_err(|error| StoreError::damaged(path, &error))?);
+    }
+    Ok(())
+}
+
+impl Log {
+    /// Opens the log at `path`, an empty one if there is none; shows every entry to `see`.
+    ///
+    /// # Errors
+    /// When it cannot be read, or an entry that is whole is none of this version.
+    pub(super) fn open(path: &Path, mut see: impl FnMut(Entry)) -> Result<Self, StoreError> {
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).open(path).map_err(at(path))?;
+        let (mut starts, mut end) = (Vec::new(), 0);
+        let mut reader = BufReader::new(&file);
+        while let Some(bytes) = next(&mut reader).map_err(at(path))? {
+            let entry = Entry::decode(&bytes).map_err(|error| StoreError::damaged(path, &error))?;
+            starts.push(end);
+            end += (HEAD + bytes.len()) as u64;
+            see(entry);
+        }
+        let length = file.metadata().map_err(at(path))?.len();
+        if length > end {
+            warn!(log = %path.display(), bytes = length - end, "the log of a run ends in the middle of an entry, which is cut off");
+            file.set_len(end).and_then(|()| file.sync_all()).map_err(at(path))?;
+        }
+        Ok(Self { path: path.to_owned(), file, starts, end })
+    }
+
+    /// Writes the next entry down. If that fails the log is as it was.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub(super) fn append(&mut self, entry: &Entry) -> Result<(), StoreError> {
+        let bytes = entry.encode();
+        let length = u32::try_from(bytes.len()).map_err(|_| at(&self.path)(io::ErrorKind::FileTooLarge.into()))?;
+        let frame = [&length.to_le_bytes()[..], &checksum(&bytes), &bytes].concat();
+        let file = &mut self.file;
+        let written =
+            file.seek(SeekFrom::Start(self.end)).and_then(|_| file.write_all(&frame)).and_then(|()| file.sync_data());
+        if let Err(error) = written {
+            // Half an entry is of no use, and takes room.
+            let _ = file.set_len(self.end);
+            return Err(at(&self.path)(error));
+        }
+        self.starts.push(self.end);
+        self.end += frame.len() as u64;
+        Ok(())
+    }
+
+    /// The entry of a round; none if it is not here.
+    ///
+    /// # Errors
+    /// When it cannot be read any more.
+    pub(super) fn entry(&mut self, round: u64) -> Result<Option<Entry>, StoreError> {
+        let place = round.checked_sub(1).and_then(|place| usize::try_from(place).ok());
+        let Some(start) = place.and_then(|place| self.starts.get(place)) else { return Ok(None) };
+        self.file.seek(SeekFrom::Start(*start)).map_err(at(&self.path))?;
+        let damaged = || at(&self.path)(io::ErrorKind::InvalidData.into());
+        let bytes = next(&mut self.file).map_err(at(&self.path))?.ok_or_else(damaged)?;
+        Entry::decode(&bytes).map(Some).map_err(|error| StoreError::damaged(&self.path, &error))
+    }
+
+    /// How many entries there are.
+    pub(super) fn len(&self) -> u64 {
+        self.starts.len() as u64
+    }
+}

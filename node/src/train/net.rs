@@ -1,0 +1,223 @@
+//! A run over the swarm: gossip on a topic of its own, streams for what is larger, files from several donors.
+
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
+
+use consortium_protocol::wire::train::{
+    RunId, StateFile, TrainAnswer, TrainGossip, TrainMessage, TrainRequest, run_key, run_topic,
+};
+use consortium_protocol::wire::{Message as _, TRAIN};
+use consortium_protocol::{Hash, NodeId};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::debug;
+
+use super::post::{self, Letter};
+use super::roster::{Roster, speaks_for_itself};
+use super::wire::{Heard, Wire};
+use crate::blobs::{BlobError, Blobs};
+use crate::buckets::{Buckets, Pace};
+use crate::clock::wall_ms;
+use crate::pipeline::{read_message, write_message};
+use crate::swarm::{Gossiped, Judgement, SwarmError, SwarmHandle};
+
+/// Messages that wait to be read, from gossip or for the run.
+const BACKLOG: usize = 1024;
+/// Letters that wait to be carried.
+const LETTERS: usize = 1024;
+/// Time for an answer.
+const ANSWER: Duration = Duration::from_secs(10);
+/// Time for the DHT to answer.
+const LOOKUP: Duration = Duration::from_secs(10);
+/// Nodes of the run are looked for often at first, then now and then.
+const LOOKUPS: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(30));
+const EARLY_LOOKUPS: u32 = 10;
+/// What one neighbour may pass on of a run. All of 64 peers and 9 validators say a few things every quarter of a second at
+/// most, which is the shortest time after which anything is said again.
+const NEIGHBOUR: Pace = Pace { burst: 2000, per_second: 1000.0 };
+/// What all that no record names may say together.
+const STRANGERS: Pace = Pace { burst: 128, per_second: 16.0 };
+/// Neighbours whose pace is remembered.
+const NEIGHBOURS: usize = 512;
+
+/// A node's way to the others of a run.
+#[derive(Clone)]
+pub(super) struct SwarmWire {
+    swarm: SwarmHandle,
+    run: RunId,
+    blobs: Blobs,
+    letters: mpsc::Sender<Letter>,
+    again: Arc<AtomicU32>,
+    providers: Arc<Mutex<Vec<NodeId>>>,
+}
+
+/// Asks a node something about runs.
+pub(super) async fn ask(swarm: &SwarmHandle, node: NodeId, request: &TrainRequest) -> Option<TrainAnswer> {
+    let asked = async {
+        let mut stream = swarm.open_stream(node, TRAIN).await.ok()?;
+        write_message(&mut stream, request).await.ok()?;
+        read_message::<TrainAnswer>(&mut stream).await.ok()?
+    };
+    tokio::time::timeout(ANSWER, asked).await.ok().flatten()
+}
+
+/// Joins the nodes of a run, until `stop`. What they say comes out of the receiver; what comes by streams goes into the
+/// sender.
+///
+/// # Errors
+/// [`SwarmError::Closed`] when the swarm has ended.
+pub(super) async fn enter(
+    swarm: &SwarmHandle,
+    run: RunId,
+    blobs: Blobs,
+    roster: Roster,
+    stop: &CancellationToken,
+) -> Result<(SwarmWire, mpsc::Sender<Heard>, mpsc::Receiver<Heard>), SwarmError> {
+    let gossip = swarm.subscribe(run_topic(run), BACKLOG).await?;
+    let (inbox, heard) = mpsc::channel(BACKLOG);
+    let (letters, to_carry) = mpsc::channel(LETTERS);
+    let wire = SwarmWire {
+        swarm: swarm.clone(),
+        run,
+        blobs,
+        letters,
+        // A node that starts again does not say what its neighbours take for said already.
+        again: Arc::new(AtomicU32::new(wall_ms() as u32)),
+        providers: Arc::default(),
+    };
+    tokio::spawn(post::carry(swarm.clone(), to_carry, stop.clone()));
+    tokio::spawn(find(wire.clone(), stop.clone()));
+    let listener = Listener { swarm: swarm.clone(), run, roster, inbox: inbox.clone() };
+    tokio::spawn(listener.listen(gossip, stop.clone()));
+    Ok((wire, inbox, heard))
+}
+
+/// Keeps looking for nodes that know the run, and is found by them.
+async fn find(wire: SwarmWire, stop: CancellationToken) {
+    let key = run_key(wire.run);
+    for lookup in 0u32.. {
+        if lookup < EARLY_LOOKUPS || lookup.is_multiple_of(20) {
+            let _ended = wire.swarm.provide(key, true).await;
+        }
+        let Ok(found) = wire.swarm.providers(key, LOOKUP).await else { return };
+        if !found.is_empty() {
+            *wire.providers.lock().unwrap_or_else(PoisonError::into_inner) = found;
+        }
+        let pause = if lookup < EARLY_LOOKUPS { LOOKUPS.0 } else { LOOKUPS.1 };
+        tokio::select! {
+            () = stop.cancelled() => return,
+            () = tokio::time::sleep(pause) => {}
+        }
+    }
+}
+
+/// Leaves the nodes of a run: nothing is heard of it any more, and nobody finds it here.
+pub(super) async fn leave(swarm: &SwarmHandle, run: RunId) {
+    if swarm.unsubscribe(run_topic(run)).await.is_ok() {
+        let _ended = swarm.provide(run_key(run), false).await;
+    }
+}
+
+impl Wire for SwarmWire {
+    async fn gossip(&self, message: TrainMessage) {
+        let again = self.again.fetch_add(1, Ordering::Relaxed);
+        let said = TrainGossip { message, again }.encode();
+        if self.swarm.say(run_topic(self.run), said).await.is_err() {
+            debug!("the swarm has ended");
+        }
+    }
+
+    fn send(&self, to: NodeId, message: TrainMessage) {
+        if self.letters.try_send(Letter { to, message }).is_err() {
+            debug!(%to, "a message of a run is dropped: too many wait");
+        }
+    }
+
+    async fn locate(&self, at: NodeId, state: Hash) -> Option<StateFile> {
+        match ask(&self.swarm, at, &TrainRequest::State { run: self.run, state }).await? {
+            TrainAnswer::File(file) => Some(file),
+            _ => None,
+        }
+    }
+
+    async fn fetch(&self, file: Hash, most: u64, donors: Vec<NodeId>) -> Result<PathBuf, BlobError> {
+        self.blobs.fetch(&self.swarm, file, most, &donors, |_| ()).await
+    }
+
+    async fn providers(&self) -> Vec<NodeId> {
+        self.providers.lock().unwrap_or_else(PoisonError::into_inner).clone()
+    }
+}
+
+/// Reads what is gossiped about a run.
+struct Listener {
+    swarm: SwarmHandle,
+    run: RunId,
+    roster: Roster,
+    inbox: mpsc::Sender<Heard>,
+}
+
+impl Listener {
+    async fn listen(self, mut gossip: mpsc::Receiver<Gossiped>, stop: CancellationToken) {
+        let (neighbours, strangers) = (Buckets::of_at_most(NEIGHBOURS), Buckets::of_at_most(1));
+        loop {
+            let gossiped = tokio::select! {
+                () = stop.cancelled() => return,
+                gossiped = gossip.recv() => match gossiped {
+                    Some(gossiped) => gossiped,
+                    None => return,
+                },
+            };
+            let now = Instant::now();
+            let judgement = match neighbours.take(gossiped.source, 1, NEIGHBOUR, now) {
+                Err(_) => Judgement::Ignore,
+                Ok(()) => self.judge(&gossiped, || strangers.take((), 1, STRANGERS, now).is_ok()),
+            };
+            if self.swarm.judge(&gossiped, judgement).await.is_err() {
+                return;
+            }
+        }
+    }
+
+    /// Judges something, and has the run hear what counts.
+    fn judge(&self, gossiped: &Gossiped, stranger_may: impl FnOnce() -> bool) -> Judgement {
+        let said = match TrainGossip::decode(&gossiped.data) {
+            Ok(said) if said.message.run() == self.run => said.message,
+            _ => return Judgement::Reject,
+        };
+        let counts = match (speaker(&said), speaks_for_itself(&said)) {
+            (Some(by), _) if self.roster.names(by) => true,
+            // Anyone may come, and say what it holds; nobody may say so all the time.
+            (_, Some(_)) => stranger_may(),
+            // Who is behind does not know everyone; and whoever is no part of the run has nothing to say.
+            _ => false,
+        };
+        if !counts {
+            return Judgement::Ignore;
+        }
+        match self.inbox.try_send(Heard { from: gossiped.source, message: said }) {
+            Ok(()) => Judgement::PassOn,
+            Err(_) => Judgement::Ignore,
+        }
+    }
+}
+
+/// Who says something.
+fn speaker(message: &TrainMessage) -> Option<NodeId> {
+    match message {
+        TrainMessage::Join(said) => Some(said.signer()),
+        TrainMessage::Candidate(said) => Some(said.signer()),
+        TrainMessage::Commit(said) => Some(said.signer()),
+        TrainMessage::Reveal(said) => Some(said.signer()),
+        TrainMessage::EvalNonce(said) => Some(said.signer()),
+        TrainMessage::Card(said) => Some(said.signer()),
+        TrainMessage::Vote(said) => Some(said.signer()),
+        TrainMessage::Seal(said) => Some(said.signer()),
+        TrainMessage::State(said) => Some(said.signer()),
+        TrainMessage::Proposal(_) | TrainMessage::NewView(_) | TrainMessage::Entry(_) | TrainMessage::Ask { .. } => {
+            None
+        }
+    }
+}

@@ -1,0 +1,248 @@
+//! The directory of a run: what a node must not forget of it.
+//!
+//! ```text
+//! spec.cbor         the specification, as it was signed
+//! log               certified entries (`log`)
+//! ballot, card,     the newest of each kind of what the machine has stored
+//! trained
+//! parameters.cbor   which files hold the parameters (`Kept`); they are files like others (`blobs`)
+//! peer.safetensors  optimiser and error feedback of this peer
+//! wish.json         what this node would do in the run
+//! ```
+//! Small files are replaced in one step. One process has the directory: that of the data directory's lock.
+
+use std::fmt::Display;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use consortium_protocol::Signed;
+use consortium_protocol::cbor;
+use consortium_protocol::wire::Message as _;
+use consortium_protocol::wire::train::{Entry, RunSpec, StateFile};
+use consortium_training::rounds::{Held, Stored, Wish};
+use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
+
+use super::log::Log;
+use crate::data_dir::write_private;
+
+/// Longest file that is read whole: a ballot with its proposal.
+const MAX_FILE: usize = 2 * Entry::MAX_BYTES;
+
+/// Why the directory of a run cannot be used.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The disk refuses.
+    #[error("{path}: {source}")]
+    Io {
+        /// What was touched.
+        path: PathBuf,
+        /// What went wrong.
+        source: io::Error,
+    },
+    /// A file does not hold what it should.
+    #[error("{path} is damaged: {why}")]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+}
+
+impl StoreError {
+    pub(super) fn damaged(path: &Path, why: &dyn Display) -> Self {
+        Self::Damaged { path: path.to_owned(), why: why.to_string() }
+    }
+}
+
+pub(super) fn at(path: &Path) -> impl FnOnce(io::Error) -> StoreError + use<> {
+    let path = path.to_owned();
+    move |source| StoreError::Io { path, source }
+}
+
+/// Which files hold the parameters of a run.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Kept {
+    /// The newest, and the round whose record they follow.
+    pub newest: Option<(u64, StateFile)>,
+    /// Those before the last aggregate.
+    pub before: Option<StateFile>,
+    /// Those that the run began with.
+    pub initial: Option<StateFile>,
+}
+
+impl Kept {
+    /// What the machine is told.
+    #[must_use]
+    pub fn held(&self) -> Option<Held> {
+        self.newest.map(|(round, file)| Held { round, state: file.state })
+    }
+
+    /// The files, each once.
+    pub fn files(&self) -> impl Iterator<Item = StateFile> {
+        let all = [self.newest.map(|(_, file)| file), self.before, self.initial];
+        let mut files: Vec<StateFile> = all.into_iter().flatten().collect();
+        files.sort_unstable_by_key(|file| file.state);
+        files.dedup();
+        files.into_iter()
+    }
+
+    /// The file that holds a state.
+    #[must_use]
+    pub fn file(&self, state: consortium_protocol::Hash) -> Option<StateFile> {
+        self.files().find(|file| file.state == state)
+    }
+}
+
+/// An open directory of a run.
+#[derive(Debug)]
+pub struct Store {
+    directory: PathBuf,
+    log: Log,
+}
+
+impl Store {
+    /// Begins the directory of a run, or finds it begun.
+    ///
+    /// # Errors
+    /// When it cannot be written.
+    pub fn create(directory: &Path, spec: &Signed<RunSpec>) -> Result<(), StoreError> {
+        crate::data_dir::create(directory).map_err(|error| StoreError::damaged(directory, &error))?;
+        let path = directory.join("spec.cbor");
+        if path.exists() { Ok(()) } else { write_private(&path, spec.as_bytes()).map_err(at(&path)) }
+    }
+
+    /// The specification in a directory.
+    ///
+    /// # Errors
+    /// When it cannot be read, or is none.
+    pub fn spec(directory: &Path) -> Result<Signed<RunSpec>, StoreError> {
+        let path = directory.join("spec.cbor");
+        let bytes = std::fs::read(&path).map_err(at(&path))?;
+        Signed::decode(&bytes).map_err(|error| StoreError::damaged(&path, &error))
+    }
+
+    /// Opens the directory of a run. Gives, in its order, what the machine has stored, after showing every entry to `see`.
+    ///
+    /// # Errors
+    /// When something in it cannot be read, or does not hold what it should.
+    pub fn open(directory: &Path, mut see: impl FnMut(&Entry)) -> Result<(Self, Vec<Stored>), StoreError> {
+        let mut stored = Vec::new();
+        let log = Log::open(&directory.join("log"), |entry| {
+            see(&entry);
+            stored.push(Stored::Entry(Box::new(entry)));
+        })?;
+        let store = Self { directory: directory.to_owned(), log };
+        for name in ["ballot", "card", "trained"] {
+            stored.extend(store.read::<Stored>(name)?);
+        }
+        Ok((store, stored))
+    }
+
+    /// Shows the entries of a log that another may be writing; what it is just writing is left out.
+    ///
+    /// # Errors
+    /// When they cannot be read.
+    pub fn look(directory: &Path, see: impl FnMut(&Entry)) -> Result<(), StoreError> {
+        super::log::look(&directory.join("log"), see)
+    }
+
+    /// Makes something durable.
+    ///
+    /// # Errors
+    /// When the disk refuses; what was there before stays.
+    pub fn persist(&mut self, stored: &Stored) -> Result<(), StoreError> {
+        match stored {
+            Stored::Entry(entry) => self.log.append(entry),
+            Stored::Ballot(_) => self.write("ballot", stored),
+            Stored::Card(_) => self.write("card", stored),
+            Stored::Trained { .. } => self.write("trained", stored),
+        }
+    }
+
+    /// The certified entry of a round, if it is here.
+    ///
+    /// # Errors
+    /// When it cannot be read any more.
+    pub fn entry(&mut self, round: u64) -> Result<Option<Entry>, StoreError> {
+        self.log.entry(round)
+    }
+
+    /// How many entries the log has.
+    #[must_use]
+    pub fn rounds(&self) -> u64 {
+        self.log.len()
+    }
+
+    /// Which files hold the parameters.
+    ///
+    /// # Errors
+    /// When that cannot be read.
+    pub fn kept(directory: &Path) -> Result<Kept, StoreError> {
+        Ok(read(&directory.join("parameters.cbor"))?.unwrap_or_default())
+    }
+
+    /// Notes which files hold the parameters.
+    ///
+    /// # Errors
+    /// When the disk refuses; what was noted before stays.
+    pub fn keep(directory: &Path, kept: &Kept) -> Result<(), StoreError> {
+        let path = directory.join("parameters.cbor");
+        write_private(&path, &cbor::to_vec(kept)).map_err(at(&path))
+    }
+
+    /// Where optimiser and error feedback are.
+    #[must_use]
+    pub fn peer(directory: &Path) -> PathBuf {
+        directory.join("peer.safetensors")
+    }
+
+    /// What this node would do in the run; none if it has left it.
+    ///
+    /// # Errors
+    /// When that cannot be read.
+    pub fn wish(directory: &Path) -> Result<Option<Wish>, StoreError> {
+        let path = directory.join("wish.json");
+        match std::fs::read(&path) {
+            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| StoreError::damaged(&path, &error)),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(at(&path)(error)),
+        }
+    }
+
+    /// Notes what this node would do in the run.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn set_wish(directory: &Path, wish: Option<Wish>) -> Result<(), StoreError> {
+        let path = directory.join("wish.json");
+        let bytes = serde_json::to_vec(&wish).map_err(|error| StoreError::damaged(&path, &error))?;
+        write_private(&path, &bytes).map_err(at(&path))
+    }
+
+    /// The directory.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.directory
+    }
+
+    fn read<T: Serialize + DeserializeOwned>(&self, name: &str) -> Result<Option<T>, StoreError> {
+        read(&self.directory.join(format!("{name}.cbor")))
+    }
+
+    fn write(&self, name: &str, value: &impl Serialize) -> Result<(), StoreError> {
+        let path = self.directory.join(format!("{name}.cbor"));
+        write_private(&path, &cbor::to_vec(value)).map_err(at(&path))
+    }
+}
+
+fn read<T: Serialize + DeserializeOwned>(path: &Path) -> Result<Option<T>, StoreError> {
+    let bytes = match std::fs::read(path) {
+        Ok(bytes) => bytes,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+        Err(error) => return Err(at(path)(error)),
+    };
+    cbor::from_slice(&bytes, MAX_FILE).map(Some).map_err(|error| StoreError::damaged(path, &error))
+}

@@ -1,0 +1,237 @@
+//! A run, and nodes that take part in it over a hub.
+
+use std::path::PathBuf;
+use std::sync::{Arc, OnceLock};
+use std::time::Duration;
+
+use consortium_protocol::wire::train::{
+    Batches, Entry, Finite, HyperParameters, ModelSpec, PaySchedule, Phases, RunId, RunSpec, StateFile,
+};
+use consortium_protocol::{Hash, Msat, NodeId, RootKey, Signed};
+use consortium_training::collective::{Parameters, Task};
+use consortium_training::model::LlamaConfig;
+use consortium_training::rounds::Wish;
+use consortium_training::run::{data, examination_of, state_of, task_of};
+use consortium_training::sparseloco::OUTER_RATE;
+use consortium_training::tokenizer::Tokenizer;
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+
+use crate::blobs::Blobs;
+use crate::clock::wall_ms;
+use crate::train::hub::Hub;
+use crate::train::view::{Phase, RunStatus};
+use crate::train::{Kept, Owed, Parts, Roster, RunHandle, Shelf, Store, spawn};
+
+/// Time for anything to happen: generous, for machines that do much else.
+const PATIENCE: Duration = Duration::from_secs(180);
+
+pub(super) fn key(n: u8) -> Arc<RootKey> {
+    Arc::new(RootKey::from_seed([n; 32]))
+}
+
+pub(super) fn id(n: u8) -> NodeId {
+    key(n).node_id()
+}
+
+fn number(value: f64) -> Finite {
+    Finite::new(value).unwrap()
+}
+
+pub(super) fn tokenizer() -> &'static [u8] {
+    static JSON: OnceLock<Vec<u8>> = OnceLock::new();
+    JSON.get_or_init(|| Tokenizer::train(1, 100, 300).unwrap().to_json().unwrap().into_bytes())
+}
+
+fn config() -> LlamaConfig {
+    LlamaConfig {
+        vocab_size: 300,
+        hidden_size: 16,
+        intermediate_size: 24,
+        num_hidden_layers: 2,
+        num_attention_heads: 4,
+        num_key_value_heads: 2,
+        head_dim: 6,
+        max_position_embeddings: 64,
+        ..LlamaConfig::tiny()
+    }
+}
+
+fn draft(validators: u8, rounds: u64) -> RunSpec {
+    let mut ids: Vec<NodeId> = (0..validators).map(id).collect();
+    ids.sort_unstable();
+    RunSpec {
+        name: "a run".into(),
+        model: ModelSpec {
+            name: "a model".into(),
+            config: serde_json::to_string(&config()).unwrap(),
+            initial: Hash::of(b"not yet known"),
+        },
+        tokenizer: Hash::of(tokenizer()),
+        data: data::stories(3, 10_000),
+        training: HyperParameters {
+            local_steps: 4,
+            batch: 4,
+            sequence: 48,
+            inner_rate: number(1e-2),
+            warmup_rounds: 1,
+            final_part: number(0.1),
+            weight_decay: number(0.05),
+            outer_rate: number(f64::from(OUTER_RATE)),
+            feedback: number(0.95),
+        },
+        max_update_bytes: 1 << 20,
+        phases: Phases {
+            train_ms: 1500,
+            commit_ms: 500,
+            reveal_ms: 1000,
+            score_ms: 1500,
+            settle_ms: 1500,
+            delta_ms: 0,
+        },
+        least_peers: 1,
+        most_peers: 8,
+        validators: ids,
+        reserves: Vec::new(),
+        quorum: u32::from(validators) / 2 + 1,
+        replace_after: 3,
+        batches: Batches { assigned: 1, unassigned: 1, held_out: 2 },
+        pay: PaySchedule {
+            budget: Msat(1_000_000),
+            base_rate: Msat(30_000),
+            fee: Msat(2000),
+            unit: Msat(10_000),
+            least_units: 3,
+        },
+        rounds,
+        starts_at_ms: wall_ms(),
+    }
+}
+
+/// A run and where its nodes meet.
+pub(super) struct World {
+    pub(super) hub: Hub,
+    pub(super) spec: Signed<RunSpec>,
+    pub(super) task: Arc<Task>,
+    pub(super) initial: Parameters,
+    /// What the author owes.
+    pub(super) owed: mpsc::Receiver<Owed>,
+    owing: mpsc::Sender<Owed>,
+    directory: tempfile::TempDir,
+}
+
+/// A node that can be stopped and started again.
+pub(super) struct Node {
+    pub(super) n: u8,
+    pub(super) directory: PathBuf,
+    pub(super) blobs: Blobs,
+    pub(super) handle: RunHandle,
+}
+
+impl World {
+    /// A run judged by the first keys, which the first announces.
+    pub(super) fn new(validators: u8, rounds: u64, change: impl FnOnce(&mut RunSpec)) -> Self {
+        let mut spec = draft(validators, rounds);
+        change(&mut spec);
+        let task = Arc::new(task_of(&spec, tokenizer(), 1).unwrap());
+        let initial = Parameters::fresh(&task, 1).unwrap();
+        spec.model.initial = state_of(&initial);
+        let (owing, owed) = mpsc::channel(64);
+        Self {
+            hub: Hub::default(),
+            spec: Signed::sign(&key(0), spec),
+            task,
+            initial,
+            owed,
+            owing,
+            directory: tempfile::tempdir().unwrap(),
+        }
+    }
+
+    pub(super) fn run(&self) -> RunId {
+        RunId::of(&self.spec)
+    }
+
+    /// Where a node has its files.
+    pub(super) fn path(&self, n: u8) -> PathBuf {
+        self.directory.path().join(n.to_string())
+    }
+
+    /// Starts a node, from nothing or from where it was stopped. The first one has the initial parameters.
+    pub(super) async fn start(&self, n: u8, wish: Wish) -> Node {
+        self.start_within(n, wish, 1 << 30).await
+    }
+
+    /// As [`Self::start`], with room for so many bytes of files.
+    pub(super) async fn start_within(&self, n: u8, wish: Wish, quota: u64) -> Node {
+        let root = self.path(n);
+        let directory = root.join("run");
+        Store::create(&directory, &self.spec).unwrap();
+        let blobs = Blobs::open(root.join("blobs"), quota).unwrap();
+        let mut kept = Store::kept(&directory).unwrap();
+        if n == 0 && kept == Kept::default() {
+            let content = self.initial.to_bytes().unwrap();
+            let bytes = content.len() as u64;
+            let file = StateFile { state: state_of(&self.initial), file: blobs.put(content).await.unwrap(), bytes };
+            kept = Kept { newest: Some((0, file)), before: None, initial: Some(file) };
+            Store::keep(&directory, &kept).unwrap();
+        }
+        let shelf = Shelf::new(kept);
+        let (wire, inbox) = self.hub.enter(self.run(), id(n), blobs.clone(), shelf.clone());
+        let handle = spawn(Parts {
+            key: key(n),
+            wish,
+            spec: self.spec.clone(),
+            task: Arc::clone(&self.task),
+            examination: examination_of(self.spec.payload()),
+            directory: directory.clone(),
+            blobs: blobs.clone(),
+            shelf,
+            roster: Roster::default(),
+            wire,
+            inbox,
+            owed: self.owing.clone(),
+            stop: CancellationToken::new(),
+        })
+        .unwrap();
+        Node { n, directory, blobs, handle }
+    }
+
+    /// Stops a node, and takes it away from the others.
+    pub(super) async fn kill(&self, node: Node) {
+        node.handle.stop().await;
+        self.hub.leave(self.run(), id(node.n));
+    }
+}
+
+impl Node {
+    /// Waits until the node's status is as wanted.
+    pub(super) async fn until(&self, what: &str, holds: impl Fn(&RunStatus) -> bool) -> RunStatus {
+        let mut watch = self.handle.watch();
+        let found = tokio::time::timeout(PATIENCE, watch.wait_for(|status| holds(status))).await;
+        match found {
+            Ok(Ok(_)) => self.handle.status(),
+            _ => panic!("node {} never came to {what}: {:#?}", self.n, self.handle.status()),
+        }
+    }
+
+    pub(super) async fn ended(&self) -> RunStatus {
+        self.until("the end", |status| status.phase == Phase::Ended && status.in_sync).await
+    }
+
+    pub(super) async fn round(&self, round: u64) -> RunStatus {
+        self.until(&format!("round {round}"), |status| status.summary.round >= round).await
+    }
+
+    /// The state that it has on its disk.
+    pub(super) fn state(&self) -> Hash {
+        Store::kept(&self.directory).unwrap().held().unwrap().state
+    }
+
+    /// Its log.
+    pub(super) fn log(&self) -> Vec<Entry> {
+        let mut log = Vec::new();
+        Store::open(&self.directory, |entry| log.push(entry.clone())).unwrap();
+        log
+    }
+}

@@ -1,0 +1,7 @@
+//! Runs of a tiny model in one process.
+
+mod kit;
+mod liar;
+mod parts;
+mod scenes;
+mod swarm;

@@ -1,0 +1,119 @@
+//! The log on the disk, and what bounds what is remembered.
+
+use std::time::{Duration, Instant};
+
+use consortium_protocol::Signed;
+use consortium_protocol::wire::train::{RunId, TrainMessage};
+use consortium_training::rounds::Wish;
+
+use super::kit::{World, id, key};
+use crate::train::announcements::Announcements;
+use crate::train::log::{Log, look};
+use crate::train::store::StoreError;
+use crate::train::{Roster, Store};
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_log_that_ends_in_the_middle_of_an_entry_is_cut_off_there() {
+    let world = World::new(1, 2, |_| ());
+    let (judge, peer) = (world.start(0, Wish::Validate).await, world.start(1, Wish::Train).await);
+    judge.ended().await;
+    peer.ended().await;
+    let (path, log) = (judge.directory.join("log"), judge.log());
+    judge.handle.stop().await;
+    let whole = std::fs::read(&path).unwrap();
+    assert!(log.len() >= 3);
+    for cut in [1, 20, 5000] {
+        std::fs::write(&path, &whole[..whole.len() - cut]).unwrap();
+        let mut seen = Vec::new();
+        look(&path, |entry| seen.push(entry.record.round)).unwrap();
+        let mut open = Log::open(&path, |_| ()).unwrap();
+        assert_eq!(open.len(), seen.len() as u64);
+        assert!(open.len() < log.len() as u64);
+        // It is written on from there.
+        for entry in &log[seen.len()..] {
+            open.append(entry).unwrap();
+        }
+        assert_eq!(std::fs::read(&path).unwrap(), whole);
+        assert_eq!(open.entry(log.len() as u64).unwrap().as_ref(), log.last());
+        assert_eq!((open.entry(0).unwrap(), open.entry(99).unwrap()), (None, None));
+    }
+    let mut flipped = whole.clone();
+    flipped[40] ^= 1;
+    std::fs::write(&path, &flipped).unwrap();
+    assert_eq!(Log::open(&path, |_| ()).unwrap().len(), 0, "what does not match its checksum does not count");
+}
+
+#[cfg(target_os = "linux")]
+#[tokio::test(flavor = "multi_thread")]
+async fn an_entry_that_the_disk_has_no_room_for_is_no_entry() {
+    let world = World::new(1, 1, |_| ());
+    let (judge, peer) = (world.start(0, Wish::Validate).await, world.start(1, Wish::Train).await);
+    judge.ended().await;
+    peer.ended().await;
+    let log = judge.log();
+    let path = world.path(9);
+    std::os::unix::fs::symlink("/dev/full", &path).unwrap();
+    let mut open = Log::open(&path, |_| ()).unwrap();
+    let error = open.append(&log[0]).unwrap_err();
+    assert!(matches!(&error, StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull));
+    assert_eq!(open.len(), 0);
+}
+
+#[test]
+fn an_author_that_announces_much_pushes_out_its_own_runs_alone() {
+    let world = World::new(1, 1, |_| ());
+    let (mut announcements, now) = (Announcements::default(), Instant::now());
+    let spec = |author: u8, n: u64| {
+        let mut spec = world.spec.payload().clone();
+        spec.rounds = n + 1;
+        Signed::sign(&key(author), spec)
+    };
+    let other = spec(1, 0);
+    announcements.hear(other.clone(), now);
+    for n in 0..20 {
+        announcements.hear(spec(0, n), now + Duration::from_secs(n + 1));
+    }
+    let of = |author: u8| announcements.all().filter(|known| known.signer() == id(author)).count();
+    assert_eq!((of(0), of(1)), (8, 1));
+    assert!(announcements.spec(&RunId::of(&spec(0, 19))).is_some());
+    assert!(announcements.spec(&RunId::of(&spec(0, 0))).is_none());
+    for author in 2..200 {
+        for n in 0..3 {
+            announcements.hear(spec(author, n), now + Duration::from_secs(100));
+        }
+    }
+    assert_eq!(announcements.all().count(), 256);
+}
+
+#[test]
+fn a_roster_remembers_the_named_and_some_of_those_that_were_heard() {
+    let world = World::new(3, 1, |_| ());
+    let roster = Roster::default();
+    let genesis = consortium_training::rounds::genesis(&world.spec);
+    roster.name(world.spec.payload(), &genesis);
+    assert!(roster.names(id(0)) && !roster.names(id(7)));
+    for n in 3..250 {
+        roster.hear(id(n));
+    }
+    roster.hear(id(0));
+    let all = roster.all();
+    assert_eq!(all.len(), 3 + 128);
+    assert!(all.contains(&id(249)) && !all.contains(&id(3)) && !roster.names(id(249)));
+    let ask = TrainMessage::Ask { run: world.run(), round: 1 };
+    assert_eq!(crate::train::roster::speaks_for_itself(&ask), None);
+}
+
+#[test]
+fn what_a_node_would_do_is_remembered_until_it_has_left() {
+    let world = World::new(1, 1, |_| ());
+    let directory = world.path(0);
+    Store::create(&directory, &world.spec).unwrap();
+    assert_eq!(Store::wish(&directory).unwrap(), None);
+    Store::set_wish(&directory, Some(Wish::Validate)).unwrap();
+    assert_eq!(Store::wish(&directory).unwrap(), Some(Wish::Validate));
+    Store::set_wish(&directory, None).unwrap();
+    assert_eq!(Store::wish(&directory).unwrap(), None);
+    assert_eq!(Store::spec(&directory).unwrap(), world.spec);
+    std::fs::write(directory.join("wish.json"), b"dance").unwrap();
+    assert!(matches!(Store::wish(&directory), Err(StoreError::Damaged { .. })));
+}

@@ -1,0 +1,179 @@
+//! What must come of runs.
+
+use std::collections::BTreeSet;
+
+use consortium_protocol::Msat;
+use consortium_protocol::wire::train::{Entry, Fate, Outcome, Refusal};
+use consortium_training::rounds::{Wish, replay};
+use tokio_util::sync::CancellationToken;
+
+use super::kit::{Node, World, id};
+use super::liar::{Liar, Lie};
+use crate::blobs::Blobs;
+use crate::train::Store;
+
+async fn all_end(nodes: &[&Node]) {
+    for node in nodes {
+        node.ended().await;
+    }
+    let states: BTreeSet<_> = nodes.iter().map(|node| node.state()).collect();
+    assert_eq!(states.len(), 1, "all hold the same parameters to the bit");
+}
+
+fn accepted(node: &Node) -> usize {
+    node.log().iter().map(|entry| entry.record.accepted().count()).sum()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn four_nodes_train_a_model_and_all_hold_the_same_bits() {
+    let mut world = World::new(2, 4, |_| ());
+    let mut nodes = Vec::new();
+    for n in 0..4 {
+        nodes.push(world.start(n, if n < 2 { Wish::Validate } else { Wish::Train }).await);
+    }
+    all_end(&nodes.iter().collect::<Vec<_>>()).await;
+    let log = nodes[3].log();
+    let replayed = replay(world.spec.clone(), &log).unwrap();
+    assert_eq!(replayed.last.trained, 4);
+    assert!(accepted(&nodes[0]) >= 4, "{:#?}", nodes[0].handle.status());
+    let status = nodes[2].handle.status();
+    assert!(status.tokens_per_second > 0.0 && status.rounds.len() == log.len());
+    let losses: Vec<f64> = status.rounds.iter().filter_map(|line| line.held_out_loss).collect();
+    assert!(losses.last() < losses.first(), "{losses:?}");
+    // What the author was told to pay is what the log says.
+    let mut told = Msat::ZERO;
+    while let Ok(owed) = world.owed.try_recv() {
+        assert_eq!(owed.author, id(0));
+        told = told.checked_add(owed.amount).unwrap();
+    }
+    let paid = replayed.paid.values().fold(Msat::ZERO, |sum, paid| sum.checked_add(*paid).unwrap());
+    assert_eq!(told, paid);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn one_that_was_killed_goes_on_from_its_disk() {
+    let world = World::new(2, 6, |_| ());
+    let judges = [world.start(0, Wish::Validate).await, world.start(1, Wish::Validate).await];
+    let stays = world.start(2, Wish::Train).await;
+    let leaves = world.start(3, Wish::Train).await;
+    leaves.round(3).await;
+    let log = leaves.log().len();
+    world.kill(leaves).await;
+    let back = world.start(3, Wish::Train).await;
+    assert!(back.log().len() >= log, "the log is still there");
+    all_end(&[&judges[0], &judges[1], &stays, &back]).await;
+    let came = |entry: &Entry| entry.record.outcomes.iter().any(|outcome| outcome.peer == id(3));
+    assert!(stays.log()[log + 1..].iter().any(came), "it took part again");
+    let equivocated = |entry: &Entry| {
+        let refused = |outcome: &Outcome| outcome.fate == Fate::Refused(Refusal::Equivocated);
+        entry.record.outcomes.iter().any(refused)
+    };
+    assert!(!stays.log().iter().any(equivocated), "and said nothing else than before");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_newcomer_catches_up_although_its_donor_leaves() {
+    let world = World::new(2, 8, |_| ());
+    let judges = [world.start(0, Wish::Validate).await, world.start(1, Wish::Validate).await];
+    let (first, second) = (world.start(2, Wish::Train).await, world.start(3, Wish::Train).await);
+    second.round(3).await;
+    let newcomer = world.start(4, Wish::Train).await;
+    newcomer.round(1).await;
+    world.kill(second).await;
+    all_end(&[&judges[0], &judges[1], &first, &newcomer]).await;
+    let kept = Store::kept(&newcomer.directory).unwrap();
+    assert!(kept.newest.is_some());
+    let trained = |entry: &Entry| entry.record.accepted().any(|(peer, ..)| peer == id(4));
+    assert!(first.log().iter().any(trained), "and it trained");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_run_goes_on_without_one_of_its_validators_and_one_that_volunteers_takes_the_place() {
+    let world = World::new(3, 9, |spec| spec.replace_after = 2);
+    let judges = [world.start(0, Wish::Validate).await, world.start(1, Wish::Validate).await];
+    let gone = world.start(2, Wish::Validate).await;
+    let peer = world.start(3, Wish::Train).await;
+    let volunteer = world.start(4, Wish::Validate).await;
+    gone.round(2).await;
+    world.kill(gone).await;
+    all_end(&[&judges[0], &judges[1], &peer, &volunteer]).await;
+    let last = peer.log().pop().unwrap().record;
+    assert!(last.validator(id(2)).is_none() && last.validator(id(4)).is_some(), "{:?}", last.validators);
+    assert_eq!(last.trained, 9);
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_leaves_is_let_go_at_the_end_of_the_round_and_does_not_come_back() {
+    let world = World::new(2, 5, |_| ());
+    let judges = [world.start(0, Wish::Validate).await, world.start(1, Wish::Validate).await];
+    let (stays, leaves) = (world.start(2, Wish::Train).await, world.start(3, Wish::Train).await);
+    leaves.round(2).await;
+    leaves.handle.leave().await;
+    let mut watch = leaves.handle.watch();
+    while watch.changed().await.is_ok() {}
+    assert_eq!(Store::wish(&leaves.directory).unwrap(), None);
+    all_end(&[&judges[0], &judges[1], &stays]).await;
+    let last = stays.log().pop().unwrap().record;
+    assert!(!last.peers().any(|peer| peer == id(3)));
+}
+
+fn refusals(node: &Node, peer: u8) -> Vec<Refusal> {
+    let outcomes = node.log().into_iter().flat_map(|entry| entry.record.outcomes);
+    let refused = outcomes.filter(|outcome| outcome.peer == id(peer)).map(|outcome| match outcome.fate {
+        Fate::Refused(refusal) => refusal,
+        Fate::Accepted { .. } => panic!("a lie was accepted"),
+    });
+    refused.collect()
+}
+
+/// Plays a run with a liar, whose lies it gives as they were refused.
+async fn lied(lies: &[Lie]) -> Vec<Refusal> {
+    let world = World::new(2, lies.len() as u64 + 2, |_| ());
+    let judges = [world.start(0, Wish::Validate).await, world.start(1, Wish::Validate).await];
+    let honest = world.start(2, Wish::Train).await;
+    let stop = CancellationToken::new();
+    let liar = tokio::spawn(Liar::enter(&world, 3, lies.to_vec()).run(stop.clone()));
+    all_end(&[&judges[0], &judges[1], &honest]).await;
+    stop.cancel();
+    liar.await.unwrap();
+    let accepted = |entry: &Entry| entry.record.accepted().any(|(peer, ..)| peer == id(2));
+    assert!(honest.log().iter().filter(|entry| accepted(entry)).count() >= lies.len(), "the honest one is not held up");
+    refusals(&honest, 3)
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_no_update_of_the_model_is_refused_and_the_run_goes_on() {
+    let refused = lied(&[Lie::Garbage, Lie::OtherModel, Lie::Cut, Lie::LongerThanSaid]).await;
+    assert!(refused.iter().filter(|why| **why == Refusal::Malformed).count() >= 3, "{refused:?}");
+    assert!(refused.contains(&Refusal::Withheld), "what is longer than said is as good as none: {refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn samples_of_no_numbers_and_two_commitments_are_refused() {
+    let refused = lied(&[Lie::Undefined, Lie::Both]).await;
+    assert!(refused.contains(&Refusal::OutOfSync) && refused.contains(&Refusal::Equivocated), "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_is_too_long_or_not_there_is_withheld() {
+    for lie in [Lie::TooLong, Lie::Nothing] {
+        assert!(lied(&[lie]).await.contains(&Refusal::Withheld), "{lie:?}");
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_full_disk_is_said_and_the_node_goes_on_when_there_is_room() {
+    let world = World::new(2, 6, |_| ());
+    let judges = [world.start(0, Wish::Validate).await, world.start(1, Wish::Validate).await];
+    let stays = world.start(2, Wish::Train).await;
+    let length = 1 << 20;
+    let blobs = Blobs::open(world.path(3).join("blobs"), 2 * length).unwrap();
+    let filler = blobs.put(vec![7; length as usize]).await.unwrap();
+    drop(blobs);
+    let full = world.start_within(3, Wish::Train, length + 10_000).await;
+    let said = full.until("a complaint", |status| status.last_error.is_some()).await;
+    assert!(said.last_error.unwrap().contains("does not fit"));
+    stays.round(3).await;
+    full.blobs.remove(filler).await.unwrap();
+    all_end(&[&judges[0], &judges[1], &stays, &full]).await;
+}

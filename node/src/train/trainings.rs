@@ -1,0 +1,517 @@
+//! All runs of a node: announced, joined, heard of.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::path::{Path, PathBuf};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use consortium_protocol::wire::fact::Fact;
+use consortium_protocol::wire::train::{RunId, RunSpec, StateFile, TrainAnswer, TrainMessage, TrainRequest, run_key};
+use consortium_protocol::{Hash, NodeId, RootKey, Signed};
+use consortium_training::TrainError;
+use consortium_training::collective::{Parameters, Task};
+use consortium_training::rounds::Wish;
+use consortium_training::run::{MAX_TOKENIZER, examination_of, state_of, task_of};
+use tokio::sync::mpsc;
+use tokio_util::sync::CancellationToken;
+use tracing::{info, warn};
+
+use super::announcements::Announcements;
+use super::driver::{Parts, RunHandle, spawn};
+use super::net::{self, ask};
+use super::roster::Roster;
+use super::shelf::Shelf;
+use super::store::{Kept, Store};
+use super::view::{Exported, Phase, RunStatus, RunSummary};
+use super::wire::Heard;
+use super::{Owed, RunError, export};
+use crate::blobs::Blobs;
+use crate::buckets::{Buckets, Pace};
+use crate::swarm::SwarmHandle;
+
+/// Where runs are, within the data directory.
+pub const DIRECTORY: &str = "runs";
+/// Runs are announced again after this time: gossip passes on nothing twice within two minutes.
+const ANNOUNCE: Duration = Duration::from_secs(125);
+/// Time to find a run, and then again its tokenizer.
+const FIND: Duration = Duration::from_secs(45);
+/// Pause between two attempts at that.
+const PAUSE: Duration = Duration::from_secs(1);
+/// Runs taken part in at a time.
+const MOST_JOINED: usize = 32;
+/// What one node may ask or say about runs on streams.
+const ASKING: Pace = Pace { burst: 512, per_second: 128.0 };
+/// Askers whose pace is remembered.
+const ASKERS: usize = 512;
+
+/// What runs need of a node.
+pub struct TrainingParts {
+    /// Its key.
+    pub key: Arc<RootKey>,
+    /// The data directory.
+    pub data_dir: PathBuf,
+    /// Its files.
+    pub blobs: Blobs,
+    /// The swarm.
+    pub swarm: SwarmHandle,
+    /// On how many threads it trains.
+    pub threads: usize,
+    /// Takes what this node, as the author of a run, is to pay.
+    pub owed: mpsc::Sender<Owed>,
+    /// Ends all.
+    pub stop: CancellationToken,
+}
+
+/// Handle to the runs of a node. A clone is the same.
+#[derive(Clone)]
+pub struct Trainings {
+    inner: Arc<Inner>,
+}
+
+struct Inner {
+    parts: TrainingParts,
+    directory: PathBuf,
+    heard: Mutex<Announcements>,
+    /// Runs that have a directory here.
+    known: Mutex<BTreeMap<RunId, Known>>,
+    /// Held while a run is joined, or taken up.
+    joining: tokio::sync::Mutex<()>,
+    askers: Buckets<NodeId>,
+}
+
+struct Known {
+    spec: Signed<RunSpec>,
+    shelf: Shelf,
+    joined: Option<Joined>,
+}
+
+struct Joined {
+    wish: Wish,
+    handle: RunHandle,
+    inbox: mpsc::Sender<Heard>,
+    /// Ends its way to the others.
+    stop: CancellationToken,
+}
+
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    // What is guarded is changed in one step: a panic leaves it whole.
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+/// Does what waits for the disk, or computes, on a thread made for that.
+pub(super) async fn aside<T: Send + 'static>(
+    work: impl FnOnce() -> Result<T, RunError> + Send + 'static,
+) -> Result<T, RunError> {
+    tokio::task::spawn_blocking(work).await.map_err(|_| RunError::Stopped)?
+}
+
+impl Trainings {
+    /// Finds the runs in the data directory. [`Self::resume`] takes them up.
+    ///
+    /// # Errors
+    /// When the directory cannot be used.
+    pub fn open(parts: TrainingParts) -> Result<Self, RunError> {
+        let directory = parts.data_dir.join(DIRECTORY);
+        crate::data_dir::create(&directory).map_err(|error| RunError::Directory(error.to_string()))?;
+        let mut known = BTreeMap::new();
+        let entries = std::fs::read_dir(&directory).map_err(super::store::at(&directory))?;
+        for path in entries.filter_map(|entry| Some(entry.ok()?.path())).filter(|path| path.is_dir()) {
+            match Store::spec(&path).and_then(|spec| Ok((spec, Store::kept(&path)?))) {
+                Ok((spec, kept)) => {
+                    let run = RunId::of(&spec);
+                    known.insert(run, Known { spec, shelf: Shelf::new(kept), joined: None });
+                }
+                Err(error) => warn!(%error, "a run cannot be read, and is left alone"),
+            }
+        }
+        let (heard, known, askers) = (Mutex::default(), Mutex::new(known), Buckets::of_at_most(ASKERS));
+        let inner = Inner { parts, directory, heard, known, joining: tokio::sync::Mutex::default(), askers };
+        Ok(Self { inner: Arc::new(inner) })
+    }
+
+    /// Takes up the runs that this node had joined, and announces them again and again; until the node stops.
+    pub async fn resume(self) {
+        let runs: Vec<RunId> = lock(&self.inner.known).keys().copied().collect();
+        for run in runs {
+            match Store::wish(&self.path(run)) {
+                Ok(Some(wish)) => {
+                    if let Err(error) = self.join(run, wish).await {
+                        warn!(%run, %error, "a training run is not taken up");
+                    }
+                }
+                Ok(None) => {}
+                Err(error) => warn!(%run, %error, "a training run is not taken up"),
+            }
+        }
+        loop {
+            self.announce_all().await;
+            tokio::select! {
+                () = self.inner.parts.stop.cancelled() => return,
+                () = tokio::time::sleep(ANNOUNCE) => {}
+            }
+        }
+    }
+
+    /// Announces the runs it takes part in, as long as they go on: their author may have left.
+    async fn announce_all(&self) {
+        let specs: Vec<Signed<RunSpec>> = {
+            let known = lock(&self.inner.known);
+            let goes_on = |known: &&Known| {
+                known.joined.as_ref().is_some_and(|joined| joined.handle.watch().borrow().phase != Phase::Ended)
+            };
+            known.values().filter(goes_on).map(|known| known.spec.clone()).collect()
+        };
+        for spec in specs {
+            self.tell(spec).await;
+        }
+    }
+
+    /// Tells the swarm of a run, and that it can be had here.
+    async fn tell(&self, spec: Signed<RunSpec>) {
+        let key = run_key(RunId::of(&spec));
+        let swarm = &self.inner.parts.swarm;
+        if swarm.publish(Fact::Run(spec)).await.is_ok() {
+            let _ended = swarm.provide(key, true).await;
+        }
+    }
+
+    fn me(&self) -> NodeId {
+        self.inner.parts.swarm.me()
+    }
+
+    fn path(&self, run: RunId) -> PathBuf {
+        self.inner.directory.join(run.to_string())
+    }
+
+    /// Publishes a run signed by this node: keeps its files, tells the swarm, provides its id in Kademlia; and takes part in
+    /// it, as one of its validators or by watching.
+    ///
+    /// # Errors
+    /// When the files are not those that the specification names, or the disk refuses.
+    pub async fn announce(
+        &self,
+        spec: Signed<RunSpec>,
+        tokenizer: Vec<u8>,
+        initial: Vec<u8>,
+    ) -> Result<RunId, RunError> {
+        if spec.signer() != self.me() {
+            return Err(RunError::Author);
+        }
+        let (run, said) = (RunId::of(&spec), spec.clone());
+        // What is kept and given to others is what was checked.
+        let (tokenizer, initial, state) = aside(move || {
+            let task = task_of(said.payload(), &tokenizer, 1)?;
+            let parameters = Parameters::from_bytes(&task, &initial)?;
+            let state = state_of(&parameters);
+            if state != said.payload().model.initial {
+                let reason = "are others than the specification names".to_owned();
+                return Err(TrainError::Run { what: "initial parameters", reason }.into());
+            }
+            Ok((tokenizer, parameters.to_bytes()?, state))
+        })
+        .await?;
+        let blobs = &self.inner.parts.blobs;
+        blobs.put(tokenizer).await?;
+        let bytes = initial.len() as u64;
+        let file = StateFile { state, file: blobs.put(initial).await?, bytes };
+        let (directory, stored) = (self.path(run), spec.clone());
+        let kept = aside(move || {
+            Store::create(&directory, &stored)?;
+            let mut kept = Store::kept(&directory)?;
+            kept.initial = Some(file);
+            kept.newest = kept.newest.or(Some((0, file)));
+            Store::keep(&directory, &kept)?;
+            Ok(kept)
+        })
+        .await?;
+        self.know(&spec, kept);
+        let judges = spec.payload().validators.contains(&self.me());
+        self.tell(spec).await;
+        info!(%run, "a training run is announced");
+        self.join(run, if judges { Wish::Validate } else { Wish::Watch }).await?;
+        Ok(run)
+    }
+
+    /// Notes that a run has a directory here.
+    fn know(&self, spec: &Signed<RunSpec>, kept: Kept) -> Shelf {
+        let mut known = lock(&self.inner.known);
+        let entry = known.entry(RunId::of(spec)).or_insert_with(|| Known {
+            spec: spec.clone(),
+            shelf: Shelf::new(kept),
+            joined: None,
+        });
+        entry.shelf.clone()
+    }
+
+    /// Takes part in a run: finds its specification and files in the swarm if need be. It is taken up again by itself when the
+    /// node starts again. A part that this node has already is changed.
+    ///
+    /// # Errors
+    /// When the run, or its tokenizer, cannot be found, it is none that this node can take part in, or the disk refuses.
+    pub async fn join(&self, run: RunId, wish: Wish) -> Result<(), RunError> {
+        let _one_at_a_time = self.inner.joining.lock().await;
+        let joined = lock(&self.inner.known)
+            .get(&run)
+            .and_then(|known| known.joined.as_ref().map(|j| (j.wish, j.handle.clone())));
+        match joined {
+            Some((as_before, _)) if as_before == wish => return Ok(()),
+            Some((_, handle)) => {
+                handle.stop().await;
+                self.forget(run);
+            }
+            None => {
+                let count = lock(&self.inner.known).values().filter(|known| known.joined.is_some()).count();
+                if count >= MOST_JOINED {
+                    return Err(RunError::TooMany(MOST_JOINED));
+                }
+            }
+        }
+        let spec = self.find_spec(run).await?;
+        let task = self.find_task(&spec).await?;
+        let (directory, stored) = (self.path(run), spec.clone());
+        let kept = aside(move || {
+            Store::create(&directory, &stored)?;
+            Store::set_wish(&directory, Some(wish))?;
+            Ok(Store::kept(&directory)?)
+        })
+        .await?;
+        let shelf = self.know(&spec, kept);
+        self.start(spec, task, shelf, wish).await
+    }
+
+    async fn start(&self, spec: Signed<RunSpec>, task: Arc<Task>, shelf: Shelf, wish: Wish) -> Result<(), RunError> {
+        let (run, parts) = (RunId::of(&spec), &self.inner.parts);
+        let (stop, roster) = (parts.stop.child_token(), Roster::default());
+        let entered = net::enter(&parts.swarm, run, parts.blobs.clone(), roster.clone(), &stop).await;
+        let (wire, inbox, heard) = entered.map_err(|_| RunError::Stopped)?;
+        let driven = Parts {
+            key: Arc::clone(&parts.key),
+            wish,
+            examination: examination_of(spec.payload()),
+            spec,
+            task,
+            directory: self.path(run),
+            blobs: parts.blobs.clone(),
+            shelf,
+            roster,
+            wire,
+            inbox: heard,
+            owed: parts.owed.clone(),
+            stop: stop.child_token(),
+        };
+        // The log is read and checked, which may take a while.
+        let started = aside(move || spawn(driven)).await;
+        let handle = match started {
+            Ok(handle) => handle,
+            Err(error) => {
+                stop.cancel();
+                return Err(error);
+            }
+        };
+        tokio::spawn(self.clone().see_out(run, handle.clone(), stop.clone()));
+        if let Some(known) = lock(&self.inner.known).get_mut(&run) {
+            known.joined = Some(Joined { wish, handle, inbox, stop });
+        }
+        Ok(())
+    }
+
+    /// Waits until this node's part in a run is over.
+    async fn see_out(self, run: RunId, handle: RunHandle, stop: CancellationToken) {
+        let mut watch = handle.watch();
+        while watch.changed().await.is_ok() {}
+        let _none_joins_meanwhile = self.inner.joining.lock().await;
+        stop.cancel();
+        let left = {
+            let mut known = lock(&self.inner.known);
+            // It may have been joined anew.
+            known.get_mut(&run).and_then(|known| known.joined.take_if(|joined| joined.stop.is_cancelled()))
+        };
+        if left.is_some() {
+            net::leave(&self.inner.parts.swarm, run).await;
+        }
+    }
+
+    fn forget(&self, run: RunId) {
+        if let Some(joined) = lock(&self.inner.known).get_mut(&run).and_then(|known| known.joined.take()) {
+            joined.stop.cancel();
+        }
+    }
+
+    /// Nodes that may know a run.
+    async fn who_knows(&self, run: RunId, spec: Option<&RunSpec>) -> Vec<NodeId> {
+        let parts = &self.inner.parts;
+        let mut nodes: BTreeSet<NodeId> =
+            parts.swarm.providers(run_key(run), FIND).await.unwrap_or_default().into_iter().collect();
+        if let Some(spec) = spec {
+            nodes.extend(spec.validators.iter().copied());
+        }
+        nodes.remove(&self.me());
+        nodes.into_iter().collect()
+    }
+
+    async fn find_spec(&self, run: RunId) -> Result<Signed<RunSpec>, RunError> {
+        let here = lock(&self.inner.known).get(&run).map(|known| known.spec.clone());
+        if let Some(spec) = here.or_else(|| lock(&self.inner.heard).spec(&run)) {
+            return Ok(spec);
+        }
+        let deadline = Instant::now() + FIND;
+        while Instant::now() < deadline {
+            for node in self.who_knows(run, None).await {
+                if let Some(TrainAnswer::Run(spec)) = ask(&self.inner.parts.swarm, node, &TrainRequest::Run(run)).await
+                    && RunId::of(&spec) == run
+                {
+                    return Ok(*spec);
+                }
+            }
+            tokio::time::sleep(PAUSE).await;
+        }
+        Err(RunError::NotFound(run))
+    }
+
+    async fn find_task(&self, spec: &Signed<RunSpec>) -> Result<Arc<Task>, RunError> {
+        let (parts, tokenizer, run) = (&self.inner.parts, spec.payload().tokenizer, RunId::of(spec));
+        let deadline = Instant::now() + FIND;
+        let path = loop {
+            if let Some(path) = parts.blobs.path(&tokenizer) {
+                break path;
+            }
+            let mut donors = self.who_knows(run, Some(spec.payload())).await;
+            donors.push(spec.signer());
+            let fetched = parts.blobs.fetch(&parts.swarm, tokenizer, MAX_TOKENIZER as u64, &donors, |_| ()).await;
+            match fetched {
+                Ok(path) => break path,
+                Err(error) if Instant::now() >= deadline => return Err(RunError::Tokenizer(error)),
+                Err(_) => tokio::time::sleep(PAUSE).await,
+            }
+        };
+        let (spec, threads) = (spec.clone(), parts.threads);
+        aside(move || {
+            let json = std::fs::read(&path).map_err(super::store::at(&path))?;
+            Ok(Arc::new(task_of(spec.payload(), &json, threads)?))
+        })
+        .await
+    }
+
+    /// Leaves a run at the end of the round.
+    ///
+    /// # Errors
+    /// [`RunError::NotJoined`] if this node takes no part in it.
+    pub async fn leave(&self, run: RunId) -> Result<(), RunError> {
+        let handle = self.handle(&run).ok_or(RunError::NotJoined(run))?;
+        handle.leave().await;
+        Ok(())
+    }
+
+    fn handle(&self, run: &RunId) -> Option<RunHandle> {
+        lock(&self.inner.known).get(run)?.joined.as_ref().map(|joined| joined.handle.clone())
+    }
+
+    /// Runs heard of, and those taken part in.
+    #[must_use]
+    pub fn list(&self) -> Vec<RunSummary> {
+        let mut all: BTreeMap<RunId, RunSummary> =
+            lock(&self.inner.heard).all().map(|spec| (RunId::of(spec), RunSummary::of(spec))).collect();
+        for (run, known) in &*lock(&self.inner.known) {
+            let summary = match &known.joined {
+                Some(joined) => joined.handle.watch().borrow().summary.clone(),
+                None => RunSummary {
+                    round: known.shelf.kept().newest.map_or(0, |(round, _)| round),
+                    ..RunSummary::of(&known.spec)
+                },
+            };
+            all.insert(*run, summary);
+        }
+        all.into_values().collect()
+    }
+
+    /// Where a run stands that this node takes part in.
+    #[must_use]
+    pub fn status(&self, run: &RunId) -> Option<RunStatus> {
+        self.handle(run).map(|handle| handle.status())
+    }
+
+    /// Writes all that a replay of a run needs into a directory, as far as it is here: see
+    /// [`consortium_training::run::archive`].
+    ///
+    /// # Errors
+    /// When this node has nothing of the run, another run is in the directory, or the disk refuses.
+    pub async fn export(&self, run: RunId, directory: PathBuf) -> Result<Exported, RunError> {
+        let found = lock(&self.inner.known).get(&run).map(|known| (known.spec.clone(), known.shelf.clone()));
+        let (spec, shelf) = found.ok_or(RunError::NotJoined(run))?;
+        let (source, blobs) = (self.path(run), self.inner.parts.blobs.clone());
+        aside(move || export::write(&spec, &source, shelf.kept(), &blobs, &directory)).await
+    }
+
+    /// All that a run pays out by its log as it is here; what was paid of it, whoever pays knows.
+    ///
+    /// # Errors
+    /// When this node has nothing of the run, or its log cannot be read.
+    pub async fn payouts(&self, run: RunId) -> Result<Vec<Owed>, RunError> {
+        let found = lock(&self.inner.known).get(&run).map(|known| known.spec.clone());
+        let (spec, path) = (found.ok_or(RunError::NotJoined(run))?, self.path(run));
+        aside(move || {
+            let mut all = Vec::new();
+            Store::look(&path, |entry| all.extend(Owed::by(&spec, entry)))?;
+            Ok(all)
+        })
+        .await
+    }
+
+    /// A run is announced.
+    pub fn heard(&self, spec: Signed<RunSpec>) {
+        lock(&self.inner.heard).hear(spec, Instant::now());
+    }
+
+    /// The answer to what a node asks on a stream.
+    pub(super) fn answer(&self, from: NodeId, request: TrainRequest) -> TrainAnswer {
+        if self.inner.askers.take(from, 1, ASKING, Instant::now()).is_err() {
+            return TrainAnswer::No;
+        }
+        match request {
+            TrainRequest::Say(message) => self.take(from, *message),
+            TrainRequest::Run(run) => {
+                let here = lock(&self.inner.known).get(&run).map(|known| known.spec.clone());
+                let spec = here.or_else(|| lock(&self.inner.heard).spec(&run));
+                spec.map_or(TrainAnswer::No, |spec| TrainAnswer::Run(Box::new(spec)))
+            }
+            TrainRequest::State { run, state } => self.file(&run, state).map_or(TrainAnswer::No, TrainAnswer::File),
+        }
+    }
+
+    fn take(&self, from: NodeId, message: TrainMessage) -> TrainAnswer {
+        let known = lock(&self.inner.known);
+        let inbox = known.get(&message.run()).and_then(|known| known.joined.as_ref()).map(|joined| &joined.inbox);
+        match inbox.map(|inbox| inbox.try_send(Heard { from, message })) {
+            Some(Ok(())) => TrainAnswer::Taken,
+            _ => TrainAnswer::No,
+        }
+    }
+
+    fn file(&self, run: &RunId, state: Hash) -> Option<StateFile> {
+        lock(&self.inner.known).get(run)?.shelf.file(state)
+    }
+
+    /// Ends this node's part in all runs, to be taken up again, and waits for that.
+    pub async fn stop(&self) {
+        let handles: Vec<RunHandle> = {
+            let known = lock(&self.inner.known);
+            known.values().filter_map(|known| Some(known.joined.as_ref()?.handle.clone())).collect()
+        };
+        for handle in handles {
+            handle.stop().await;
+        }
+    }
+
+    /// The files of this node.
+    #[must_use]
+    pub fn blobs(&self) -> &Blobs {
+        &self.inner.parts.blobs
+    }
+
+    /// The directory of a run.
+    #[must_use]
+    pub fn directory(&self, run: RunId) -> Option<PathBuf> {
+        let path = self.path(run);
+        Path::is_dir(&path).then_some(path)
+    }
+}

@@ -1,0 +1,166 @@
+//! One thing is computed at a time; what waits is replaced by a later order of its kind.
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+use std::time::Duration;
+
+use consortium_training::TrainError;
+use consortium_training::rounds::Held;
+use tokio::task::JoinHandle;
+use tokio::time::Instant;
+
+use super::bench::{Apply, Bench, BenchParts, Evaluate, Found, Made, Steps, Train, WorkError};
+
+/// Pause before the disk is tried again.
+pub(super) const AGAIN: Duration = Duration::from_secs(5);
+
+/// What is to be computed.
+#[derive(Clone, Debug)]
+pub(super) enum Order {
+    Apply(Apply),
+    Evaluate(Evaluate),
+    Train(Train),
+}
+
+/// What came of it.
+#[derive(Debug)]
+pub(super) enum Done {
+    Applied(Result<Held, WorkError>),
+    Evaluated(Result<Found, WorkError>),
+    Trained(Result<Made, WorkError>),
+}
+
+/// What a disk refused, and is tried again.
+#[derive(Debug)]
+pub(super) struct Refused(pub(super) WorkError);
+
+/// The bench, and what it does.
+pub(super) struct Works {
+    parts: BenchParts,
+    steps: Arc<Steps>,
+    bench: Option<Bench>,
+    running: Option<(Order, JoinHandle<(Bench, Done)>)>,
+    apply: Option<Apply>,
+    evaluate: Option<Evaluate>,
+    train: Option<Train>,
+    not_before: Option<Instant>,
+}
+
+impl Works {
+    pub(super) fn new(parts: BenchParts) -> Self {
+        let (steps, bench) = (Arc::clone(&parts.steps), Some(Bench::new(parts.clone())));
+        Self { parts, steps, bench, running: None, apply: None, evaluate: None, train: None, not_before: None }
+    }
+
+    /// Takes an order.
+    pub(super) fn order(&mut self, order: Order) {
+        if !matches!(order, Order::Train(_)) {
+            // What has to be done at once does not wait for local steps, which are late by then.
+            self.give_up_training();
+        }
+        match order {
+            Order::Apply(apply) => self.apply = Some(apply),
+            Order::Evaluate(evaluate) => self.evaluate = Some(evaluate),
+            Order::Train(train) => self.train = Some(train),
+        }
+        self.begin();
+    }
+
+    /// Has local steps that are being taken end.
+    pub(super) fn give_up_training(&mut self) {
+        self.train = None;
+        self.steps.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Takes no more orders, and waits until nothing is computed: nobody else may use the directory before.
+    pub(super) async fn finish(&mut self) {
+        self.give_up_training();
+        if let Some((_, running)) = self.running.take() {
+            let _done_or_broken_off = running.await;
+        }
+    }
+
+    fn next(&mut self) -> Option<Order> {
+        let apply = self.apply.take().map(Order::Apply);
+        let evaluate = || self.evaluate.take().map(Order::Evaluate);
+        apply.or_else(evaluate).or_else(|| self.train.take().map(Order::Train))
+    }
+
+    fn begin(&mut self) {
+        if self.running.is_some() || self.not_before.is_some_and(|at| Instant::now() < at) {
+            return;
+        }
+        let Some(order) = self.next() else { return };
+        // A bench that was lost has nothing that is not on the disk.
+        let mut bench = self.bench.take().unwrap_or_else(|| Bench::new(self.parts.clone()));
+        let doing = order.clone();
+        if matches!(order, Order::Train(_)) {
+            self.steps.stop.store(false, Ordering::Relaxed);
+            self.steps.done.store(0, Ordering::Relaxed);
+        }
+        let work = tokio::task::spawn_blocking(move || {
+            let done = match &doing {
+                Order::Apply(order) => Done::Applied(bench.apply(order)),
+                Order::Evaluate(order) => Done::Evaluated(bench.evaluate(order)),
+                Order::Train(order) => Done::Trained(bench.train(order)),
+            };
+            (bench, done)
+        });
+        self.running = Some((order, work));
+    }
+
+    /// Waits for the next thing that is done. What the disk refuses is tried again after a while, unless something newer is
+    /// wanted by then.
+    pub(super) async fn done(&mut self) -> Result<Done, Refused> {
+        loop {
+            if let Some(at) = self.not_before {
+                tokio::time::sleep_until(at).await;
+                self.not_before = None;
+                self.begin();
+            }
+            let Some((_, running)) = &mut self.running else { return std::future::pending().await };
+            let joined = running.await;
+            let Some((order, _)) = self.running.take() else { continue };
+            let done = match joined {
+                Ok((bench, done)) => {
+                    self.bench = Some(bench);
+                    done
+                }
+                Err(_) => broken(&order),
+            };
+            let refused = match done {
+                Done::Applied(Err(error)) if error.passes() => error,
+                Done::Evaluated(Err(error)) if error.passes() => error,
+                Done::Trained(Err(error)) if error.passes() => error,
+                done => {
+                    self.begin();
+                    return Ok(done);
+                }
+            };
+            self.again(order);
+            return Err(Refused(refused));
+        }
+    }
+
+    fn again(&mut self, order: Order) {
+        match order {
+            Order::Apply(order) => _ = self.apply.get_or_insert(order),
+            Order::Evaluate(order) => _ = self.evaluate.get_or_insert(order),
+            Order::Train(order) => _ = self.train.get_or_insert(order),
+        }
+        self.not_before = Some(Instant::now() + AGAIN);
+    }
+}
+
+/// What is said of work that broke off.
+fn broken(order: &Order) -> Done {
+    let error = || {
+        let reason = "the computation broke off; the log says more".to_owned();
+        WorkError::Train(TrainError::Setting { name: "bench", reason })
+    };
+    match order {
+        Order::Apply(_) => Done::Applied(Err(error())),
+        Order::Evaluate(_) => Done::Evaluated(Err(error())),
+        Order::Train(_) => Done::Trained(Err(error())),
+    }
+}

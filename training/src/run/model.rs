@@ -1,0 +1,165 @@
+//! A run's parameters as a model that nodes serve, with a card that says where they come from.
+
+use std::path::Path;
+
+use consortium_protocol::wire::train::{Entry, LossPair, RunId, RunSpec};
+use consortium_protocol::{NodeId, Signed};
+use serde::Serialize;
+
+use super::archive::Archive;
+use super::task::{state_of, task_of};
+use crate::corpus::Split;
+use crate::curve::{Panel, panels};
+use crate::error::TrainError;
+use crate::export::export;
+use crate::tensor_file::write_atomically;
+use crate::tokenizer::Tokenizer;
+use crate::trainer::mean_loss;
+
+/// Held-out rows that a finished model is measured on: the first, beyond those of any run, and how many.
+const UNSEEN: (u64, usize) = (1 << 40, 64);
+
+/// A model that was written.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Written {
+    /// The run that it is of.
+    pub run: RunId,
+    /// Rounds whose records it follows.
+    pub round: u64,
+    /// Numbers in it.
+    pub parameters: u64,
+    /// Bytes of weights and tokenizer files.
+    pub bytes: u64,
+    /// Its loss on held-out rows that no validator drew, in nats per token.
+    pub loss: f64,
+    /// Held-out loss by round, as its record has it, each on other rows.
+    pub held_out: Vec<(u64, f64)>,
+}
+
+/// Writes the newest parameters of an archive to `directory` as a model (weights in bfloat16), with `loss.svg` and a
+/// `README.md` that names the run; `log` is how that says where the archive is.
+///
+/// # Errors
+/// [`TrainError::Archive`] if the archive has no parameters or is damaged, [`TrainError::Io`] if nothing can be written.
+pub fn write_model(archive: &Archive, directory: &Path, log: &str) -> Result<Written, TrainError> {
+    let spec = archive.spec()?;
+    let json = archive.tokenizer()?;
+    let task = task_of(spec.payload(), &json, 1)?;
+    let (round, parameters) = archive.newest_parameters(&task)?.ok_or_else(|| TrainError::Archive {
+        path: archive.directory().to_path_buf(),
+        reason: "has no parameters: export it from a node that holds them".into(),
+    })?;
+    let entries = (1..=round).map(|round| archive.entry(round));
+    let entries: Vec<Entry> = entries.filter_map(Result::transpose).collect::<Result<_, _>>()?;
+    let held_out: Vec<(u64, f64)> =
+        entries.iter().filter_map(|entry| Some((entry.record.round, held_out_loss(entry)?))).collect();
+    let bytes = export(&parameters.model()?, &Tokenizer::from_json(&json)?, directory)?;
+    let (first, count) = UNSEEN;
+    let unseen: Vec<u64> = (first..).take(count).collect();
+    let loss = mean_loss(&parameters.model()?, &task.batch(Split::HeldOut, &unseen)?)?;
+    let parameter_count = task.layout().parameters();
+    let written = Written { run: RunId::of(&spec), round, parameters: parameter_count, bytes, loss, held_out };
+    if !written.held_out.is_empty() {
+        write_atomically(&directory.join("loss.svg"), loss_svg(&spec.payload().name, &written.held_out)?.as_bytes())?;
+    }
+    let state = state_of(&parameters).to_string();
+    let card = card(&spec, &written, &peers(&entries), &state, log);
+    write_atomically(&directory.join("README.md"), card.as_bytes())?;
+    Ok(written)
+}
+
+/// The mean loss of the parameters that a round began from on its held-out batches, as its record has it, in nats per token;
+/// none if nothing was measured. All updates of a round are measured on the same batches, so that the loss before any of them
+/// is that of the round; without an update it is what the aggregate before was found to have led to.
+#[must_use]
+pub fn held_out_loss(entry: &Entry) -> Option<f64> {
+    let mean = |pairs: &[LossPair], loss: fn(&LossPair) -> f64| {
+        (!pairs.is_empty()).then(|| pairs.iter().map(loss).sum::<f64>() / pairs.len() as f64)
+    };
+    let measured = entry.record.outcomes.iter().find_map(|outcome| mean(&outcome.held_out, |pair| pair.0.nats()));
+    let judged = || entry.body.cards.iter().find_map(|card| mean(&card.payload().aggregate, |pair| pair.1.nats()));
+    measured.or_else(judged)
+}
+
+/// A picture of held-out loss by round.
+///
+/// # Errors
+/// [`TrainError::Curve`] if there is no point, or the drawing fails.
+pub fn loss_svg(name: &str, held_out: &[(u64, f64)]) -> Result<String, TrainError> {
+    let points = held_out.iter().map(|(round, loss)| (*round as f64, *loss)).collect();
+    let panel = Panel { title: "held-out loss, nats per token".into(), series: vec![("the run".into(), points)] };
+    panels(name, "round", &[panel])
+}
+
+/// Everyone of whom an update was accepted.
+fn peers(entries: &[Entry]) -> Vec<NodeId> {
+    let mut peers: Vec<NodeId> = entries.iter().flat_map(|e| e.record.accepted()).map(|(peer, ..)| peer).collect();
+    peers.sort_unstable();
+    peers.dedup();
+    peers
+}
+
+fn card(spec: &Signed<RunSpec>, written: &Written, peers: &[NodeId], state: &str, log: &str) -> String {
+    let (said, t) = (spec.payload(), &spec.payload().training);
+    let rounds = match (written.held_out.first(), written.held_out.last()) {
+        (Some(first), Some(last)) => {
+            format!(
+                "; as validators measured it {:.3} in round {} and {:.3} in round {}",
+                first.1, first.0, last.1, last.0
+            )
+        }
+        _ => String::new(),
+    };
+    let loss = format!("{:.4} on held-out rows that no validator drew{rounds}", written.loss);
+    format!(
+        "\
+---
+license: apache-2.0
+language: en
+pipeline_tag: text-generation
+library_name: transformers
+---
+# {name}
+
+A model of {parameters} parameters, trained together by {count} peers that did not have to trust each other. Every update that
+is in it was measured by validators before it was let in; what they measured is signed, and anyone can compute all of it
+again.
+
+| | |
+|---|---|
+| Run | `{run}` |
+| Announced by | `{author}` |
+| Rounds | {round} of the log, {steps} local steps of {batch} rows of {sequence} tokens in each with training |
+| Peers | {count} |
+| Validators | {validators} at the beginning, {quorum} of whom make a record certain |
+| Method | SparseLoCo: AdamW within (rate up to {rate}, weight decay {decay}), outer rate {outer}, error feedback {feedback} |
+| Data | `{data}`: stories and chats from the seeded grammar in `training/src/corpus`; no text from elsewhere |
+| Tokenizer | byte-level BPE, trained on the same corpus |
+| Loss (nats per token) | {loss} |
+| State of the parameters | `{state}` in single precision; the files here are rounded to bfloat16 |
+| Licence | Apache-2.0 |
+
+The run's log is in {log}. To check all signatures, scores and pay, and to compute parameters and losses again:
+
+```
+consortium-node train replay {log} --losses
+```
+",
+        name = said.name,
+        parameters = written.parameters,
+        count = peers.len(),
+        run = written.run,
+        author = spec.signer(),
+        round = written.round,
+        steps = t.local_steps,
+        batch = t.batch,
+        sequence = t.sequence,
+        validators = said.validators.len(),
+        quorum = said.quorum,
+        rate = t.inner_rate.get(),
+        decay = t.weight_decay.get(),
+        outer = t.outer_rate.get(),
+        feedback = t.feedback.get(),
+        data = said.data.name,
+    )
+}
