@@ -35,7 +35,7 @@ const LOOK: Duration = Duration::from_millis(500);
 /// Room for the files of a node, in bytes.
 const ROOM: u64 = 64 << 30;
 /// How long a message takes within the process, at most, on a machine that is busy.
-const LATENCY_MS: u64 = 50;
+const LATENCY_MS: u64 = 250;
 
 /// Arguments of `train local`.
 #[derive(Args, Debug)]
@@ -278,9 +278,9 @@ async fn follow(cast: &Cast, svg: Option<&Path>, as_json: bool) -> Result<()> {
 
 fn in_words(written: &Written, replayed: &Replayed, out: &Path) -> String {
     let out = out.display();
-    let loss = match (written.held_out.first(), written.held_out.last()) {
-        (Some(first), Some(last)) => format!("held-out loss from {:.4} to {:.4} nats per token", first.1, last.1),
-        _ => "nothing was measured".to_owned(),
+    let loss = match written.held_out.first() {
+        Some(first) => format!("held-out loss from {:.4} to {:.4} nats per token", first.1, written.loss),
+        None => format!("held-out loss {:.4} nats per token; no update was let in", written.loss),
     };
     let state = replayed.state.map(|state| state.to_string()).unwrap_or_default();
     format!(
