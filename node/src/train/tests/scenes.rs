@@ -11,6 +11,7 @@ use super::kit::{Node, World, id};
 use super::liar::{Liar, Lie};
 use crate::blobs::Blobs;
 use crate::train::Store;
+use crate::train::view::RunStatus;
 
 async fn all_end(nodes: &[&Node]) {
     for node in nodes {
@@ -40,6 +41,8 @@ async fn four_nodes_train_a_model_and_all_hold_the_same_bits() {
     assert!(status.tokens_per_second > 0.0 && status.rounds.len() == log.len());
     let losses: Vec<f64> = status.rounds.iter().filter_map(|line| line.held_out_loss).collect();
     assert!(losses.last() < losses.first(), "{losses:?}");
+    let told = serde_json::to_string(&status).unwrap();
+    assert_eq!(serde_json::from_str::<RunStatus>(&told).unwrap(), status, "what a program reads is what was said");
     // What the author was told to pay is what the log says.
     let mut told = Msat::ZERO;
     while let Ok(owed) = world.owed.try_recv() {
