@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use consortium_protocol::wire::train::{
-    Batches, Finite, HyperParameters, MAX_VALIDATORS, ModelSpec, PaySchedule, Phases, RunSpec,
+    Batches, Finite, HyperParameters, MAX_VALIDATORS, ModelSpec, PaySchedule, PayWay, Phases, RunSpec,
 };
 use consortium_protocol::{Hash, Msat, NodeId, Payload};
 use serde::{Deserialize, Serialize};
@@ -222,6 +222,7 @@ impl RunPlan {
             unit: sat(unit),
             // A thousand sat at least: above what the chain calls dust.
             least_units: u32::try_from(1000_u64.div_ceil(unit.max(1))).unwrap_or(1).max(1),
+            way: PayWay::Accounts,
         }
     }
 

@@ -5,7 +5,7 @@ use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
 use consortium_protocol::wire::train::{
-    Batches, Entry, Finite, HyperParameters, ModelSpec, PaySchedule, Phases, RunId, RunSpec, StateFile,
+    Batches, Entry, Finite, HyperParameters, ModelSpec, PaySchedule, PayWay, Phases, RunId, RunSpec, StateFile,
 };
 use consortium_protocol::{Hash, Msat, NodeId, RootKey, Signed};
 use consortium_training::collective::{Parameters, Task};
@@ -102,6 +102,7 @@ fn draft(validators: u8, rounds: u64) -> RunSpec {
             fee: Msat(2000),
             unit: Msat(10_000),
             least_units: 3,
+            way: PayWay::Accounts,
         },
         rounds,
         starts_at_ms: wall_ms(),
