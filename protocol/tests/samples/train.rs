@@ -77,6 +77,13 @@ pub(crate) fn spec() -> RunSpec {
     }
 }
 
+/// As [`spec`], paid by escrows.
+pub(crate) fn spec_by_escrow() -> RunSpec {
+    let spec = spec();
+    let pay = PaySchedule { unit: Msat(1_000_000), least_units: 1, way: PayWay::Escrow, ..spec.pay };
+    RunSpec { pay, ..spec }
+}
+
 pub(crate) fn commit() -> Commit {
     let commitment = commitment(run(), 7, key(1).node_id(), Hash::of(b"update"));
     Commit { run: run(), round: 7, commitment, base: Hash::of(b"base") }

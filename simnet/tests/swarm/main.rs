@@ -16,3 +16,4 @@ mod secrets;
 mod support;
 mod survives;
 mod tabs;
+mod training;
