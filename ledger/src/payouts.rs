@@ -122,6 +122,10 @@ mod tests {
         assert_eq!((author.length().unwrap(), peer.length().unwrap()), (2, 2));
         assert_eq!(author.tab(&node(2)).unwrap().due(), Msat(50_000));
         assert_eq!(peer.tab(&node(1)).unwrap().owed(), Msat(50_000));
+        // The author may not have heard of the record yet.
+        let owed = |now_ms| peer.tab_owed(&node(1), now_ms).unwrap();
+        assert_eq!((owed(9).least, owed(9).now, owed(9).most), (Msat::ZERO, Msat(50_000), Msat(50_000)));
+        assert_eq!(owed(6 + crate::tabs::SLACK_MS).least, Msat(50_000));
         assert_eq!((income(&peer, Source::Training), income(&peer, Source::Rewards)), (50_000, 0));
         assert_eq!(author.earnings(0, 1000).unwrap().spent_msat, 50_000);
         let account = author.account(&Owner::Peer(node(2))).unwrap();

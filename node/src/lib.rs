@@ -12,6 +12,7 @@
 //! - [`gateway`] and [`dispatch`]: take jobs from HTTP and see them through, on this node or by the master over the
 //!   swarm, across the loss of either workers or master;
 //! - [`blobs`]: files between nodes, by the hash of their content;
+//! - [`train`]: runs of training: drives their machines, computes, keeps their logs;
 //! - [`audit`]: commits stages to their work, draws and does audits, and keeps what is known of the others;
 //! - [`prices`] and [`billing`]: what work costs, and who pays for it; [`mandating`]: what a payer signs beforehand; [`till`]: where customers of the API pay over
 //!   Lightning;

@@ -12,6 +12,7 @@ use consortium_protocol::identity::NodeId;
 use consortium_protocol::wire::BLOB;
 use consortium_protocol::wire::blob::{BlobAnswer, BlobRequest, parts};
 use tokio::task::JoinSet;
+use tokio::time::Instant;
 use tracing::debug;
 
 use super::part::{self, MAX_ENCODED};
@@ -21,6 +22,8 @@ use crate::swarm::{ByteStream, SwarmHandle};
 
 /// Time for a donor to say whether it has the file.
 const ASK: Duration = Duration::from_secs(15);
+/// Time for others to say so, once one has: a donor that is gone does not hold up the rest.
+const MORE: Duration = Duration::from_secs(2);
 /// Time for a donor to give a part: 17 KB in a second at least.
 const GIVE: Duration = Duration::from_secs(60);
 /// Donors that give at a time.
@@ -126,7 +129,7 @@ impl Blobs {
     }
 }
 
-/// Asks who has a file.
+/// Asks who has a file, and waits a little longer for others when one has said so.
 async fn who_has(swarm: &SwarmHandle, hash: Hash, donors: &[NodeId]) -> Vec<Donor> {
     let mut asking = JoinSet::new();
     for node in donors.iter().copied().filter(|node| *node != swarm.me()).collect::<BTreeSet<_>>() {
@@ -143,7 +146,15 @@ async fn who_has(swarm: &SwarmHandle, hash: Hash, donors: &[NodeId]) -> Vec<Dono
             asked.await.ok().flatten()
         });
     }
-    asking.join_all().await.into_iter().flatten().collect()
+    let (mut found, mut until) = (Vec::new(), Instant::now() + 2 * ASK);
+    // None breaks off; those that are not waited for end with the set.
+    while let Ok(Some(answer)) = tokio::time::timeout_at(until, asking.join_next()).await {
+        if let Ok(Some(donor)) = answer {
+            until = if found.is_empty() { Instant::now() + MORE } else { until };
+            found.push(donor);
+        }
+    }
+    found
 }
 
 /// Finds out how long the file is: only its last part, which it gives too, proves that. Keeps the donors that have told the

@@ -72,7 +72,6 @@ impl<W: Wire> Errands<W> {
         });
         match fetched.await {
             Ok(Ok(path)) => self.check(path, wanted).await,
-            Ok(Err(BlobError::TooLong { .. })) => Err(FetchFailure::Malformed),
             Ok(Err(error)) => {
                 self.failed(&error);
                 Err(FetchFailure::Missing)

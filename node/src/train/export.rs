@@ -15,7 +15,7 @@ use super::view::Exported;
 use crate::blobs::Blobs;
 
 /// Writes the run that is in `source` into the archive `target`. Blocks.
-pub(super) fn write(
+pub(crate) fn write(
     spec: &Signed<RunSpec>,
     source: &Path,
     kept: Kept,

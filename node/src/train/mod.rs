@@ -45,7 +45,7 @@ mod bench;
 mod deeds;
 mod driver;
 mod errands;
-mod export;
+pub(crate) mod export;
 mod history;
 pub mod hub;
 mod log;

@@ -22,7 +22,7 @@ use super::net::{self, ask};
 use super::roster::Roster;
 use super::shelf::Shelf;
 use super::store::{Kept, Store};
-use super::view::{Exported, RunStatus, RunSummary};
+use super::view::{Exported, Phase, RunStatus, RunSummary};
 use super::wire::Heard;
 use super::{Owed, Payouts, RunError, export};
 use crate::blobs::Blobs;
@@ -40,7 +40,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Runs taken part in at a time.
 const MOST_JOINED: usize = 32;
 /// What one node may ask or say about runs on streams.
-const ASKING: Pace = Pace { burst: 512, per_second: 128.0 };
+const ASKING: Pace = Pace { burst: 1024, per_second: 256.0 };
 /// Askers whose pace is remembered.
 const ASKERS: usize = 512;
 
@@ -129,7 +129,7 @@ impl Trainings {
         Ok(Self { inner: Arc::new(inner) })
     }
 
-    /// Takes up the runs that this node had joined, and announces its own again and again; until the node stops.
+    /// Takes up the runs that this node had joined, and announces them again and again; until the node stops.
     pub async fn resume(self) {
         let runs: Vec<RunId> = lock(&self.inner.known).keys().copied().collect();
         for run in runs {
@@ -161,14 +161,12 @@ impl Trainings {
         }
     }
 
-    /// Announces this node's own runs, and those it takes part in, as long as they go on.
+    /// Announces the runs it takes part in, as long as they go on: their author may have left.
     async fn announce_all(&self) {
-        let me = self.me();
         let specs: Vec<Signed<RunSpec>> = {
             let known = lock(&self.inner.known);
-            let goes_on = |known: &&Known| match &known.joined {
-                Some(joined) => joined.handle.status().phase != super::view::Phase::Ended,
-                None => known.spec.signer() == me,
+            let goes_on = |known: &&Known| {
+                known.joined.as_ref().is_some_and(|joined| joined.handle.watch().borrow().phase != Phase::Ended)
             };
             known.values().filter(goes_on).map(|known| known.spec.clone()).collect()
         };
@@ -475,11 +473,13 @@ impl Trainings {
         lock(&self.inner.heard).hear(spec, Instant::now());
     }
 
+    /// Whether a node may ask once more; to be found out before its question is read.
+    pub(super) fn may_ask(&self, from: NodeId) -> bool {
+        self.inner.askers.take(from, 1, ASKING, Instant::now()).is_ok()
+    }
+
     /// The answer to what a node asks on a stream.
     pub(super) fn answer(&self, from: NodeId, request: TrainRequest) -> TrainAnswer {
-        if self.inner.askers.take(from, 1, ASKING, Instant::now()).is_err() {
-            return TrainAnswer::No;
-        }
         match request {
             TrainRequest::Say(message) => self.take(from, *message),
             TrainRequest::Run(run) => {

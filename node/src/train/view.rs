@@ -1,6 +1,6 @@
 //! Runs as they are shown to people and programs.
 
-use consortium_protocol::wire::train::{Entry, Fate, LossPair, RunId, RunSpec};
+use consortium_protocol::wire::train::{Entry, Fate, Finite, LossPair, RunId, RunSpec};
 use consortium_protocol::{NodeId, Signed};
 use consortium_training::rounds::Wish;
 use serde::{Deserialize, Serialize};
@@ -98,7 +98,8 @@ pub struct RunStatus {
     pub in_sync: bool,
     /// Local steps that this node has taken in the round, and how many it takes.
     pub progress: (u64, u64),
-    /// The newest rounds, the oldest first.
+    /// The newest rounds, the oldest first. In JSON they are the `history`: `rounds` is how many there are to be.
+    #[serde(rename = "history")]
     pub rounds: Vec<RoundLine>,
     /// Tokens that this node's local steps took each second in the last round that it trained in; 0 before.
     pub tokens_per_second: f64,
@@ -178,7 +179,7 @@ impl RoundLine {
             let rating = record.member(outcome.peer).map_or(0.0, |m| m.mu.get() - 3.0 * m.sigma.get());
             PeerLine {
                 node: outcome.peer,
-                score: outcome.score.map(|score| score.get()),
+                score: outcome.score.map(Finite::get),
                 rating,
                 fate: fate(&outcome.fate),
                 pay_msat: outcome.pay.0,

@@ -5,3 +5,4 @@ mod checking;
 mod life;
 mod money;
 mod support;
+mod training;

@@ -159,7 +159,12 @@ impl Machine {
     }
 
     fn resync(&mut self, now: Millis, out: &mut Vec<Output>) {
-        let round = self.chain.last().round;
+        let (round, base) = (self.chain.last().round, self.chain.last().base);
+        // What is on its way is what the last record began from, and goes on from there. Otherwise who fetches for longer than
+        // a round takes would never have what it fetches.
+        if self.applying.is_some_and(|(fetching, state)| fetching + 1 == round && state == Some(base)) {
+            return;
+        }
         let Some(state) = self.agreed_state(Some(now)) else { return };
         if self.applying == Some((round, Some(state))) {
             return;

@@ -8,11 +8,16 @@ use serde::Serialize;
 
 use super::archive::Archive;
 use super::task::{state_of, task_of};
+use crate::corpus::Split;
 use crate::curve::{Panel, panels};
 use crate::error::TrainError;
 use crate::export::export;
 use crate::tensor_file::write_atomically;
 use crate::tokenizer::Tokenizer;
+use crate::trainer::mean_loss;
+
+/// Held-out rows that a finished model is measured on: the first, beyond those of any run, and how many.
+const UNSEEN: (u64, usize) = (1 << 40, 64);
 
 /// A model that was written.
 #[derive(Clone, Debug, PartialEq, Serialize)]
@@ -25,7 +30,9 @@ pub struct Written {
     pub parameters: u64,
     /// Bytes of weights and tokenizer files.
     pub bytes: u64,
-    /// Held-out loss by round, in nats per token.
+    /// Its loss on held-out rows that no validator drew, in nats per token.
+    pub loss: f64,
+    /// Held-out loss by round, as its record has it, each on other rows.
     pub held_out: Vec<(u64, f64)>,
 }
 
@@ -47,7 +54,11 @@ pub fn write_model(archive: &Archive, directory: &Path, log: &str) -> Result<Wri
     let held_out: Vec<(u64, f64)> =
         entries.iter().filter_map(|entry| Some((entry.record.round, held_out_loss(entry)?))).collect();
     let bytes = export(&parameters.model()?, &Tokenizer::from_json(&json)?, directory)?;
-    let written = Written { run: RunId::of(&spec), round, parameters: task.layout().parameters(), bytes, held_out };
+    let (first, count) = UNSEEN;
+    let unseen: Vec<u64> = (first..).take(count).collect();
+    let loss = mean_loss(&parameters.model()?, &task.batch(Split::HeldOut, &unseen)?)?;
+    let parameter_count = task.layout().parameters();
+    let written = Written { run: RunId::of(&spec), round, parameters: parameter_count, bytes, loss, held_out };
     if !written.held_out.is_empty() {
         write_atomically(&directory.join("loss.svg"), loss_svg(&spec.payload().name, &written.held_out)?.as_bytes())?;
     }
@@ -90,12 +101,16 @@ fn peers(entries: &[Entry]) -> Vec<NodeId> {
 
 fn card(spec: &Signed<RunSpec>, written: &Written, peers: &[NodeId], state: &str, log: &str) -> String {
     let (said, t) = (spec.payload(), &spec.payload().training);
-    let loss = match (written.held_out.first(), written.held_out.last()) {
+    let rounds = match (written.held_out.first(), written.held_out.last()) {
         (Some(first), Some(last)) => {
-            format!("held-out, {:.3} in round {} and {:.3} in round {}", first.1, first.0, last.1, last.0)
+            format!(
+                "; as validators measured it {:.3} in round {} and {:.3} in round {}",
+                first.1, first.0, last.1, last.0
+            )
         }
-        _ => "not measured".to_owned(),
+        _ => String::new(),
     };
+    let loss = format!("{:.4} on held-out rows that no validator drew{rounds}", written.loss);
     format!(
         "\
 ---

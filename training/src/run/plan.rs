@@ -140,8 +140,11 @@ impl RunPlan {
     /// [`TrainError::Setting`] or [`TrainError::Run`] for a wish that makes no run.
     pub fn prepare(&self, parts: usize) -> Result<Prepared, TrainError> {
         let config = self.model.config();
+        let mut spec = self.draft(serde_json::to_string(&config)?)?;
+        // What is wrong is said before anything that takes time.
+        check(&spec)?;
         let tokenizer = Tokenizer::train(self.seed, self.model.documents(), config.vocab_size)?.to_json()?.into_bytes();
-        let mut spec = self.draft(serde_json::to_string(&config)?, Hash::of(&tokenizer))?;
+        spec.tokenizer = Hash::of(&tokenizer);
         let task = task_of(&spec, &tokenizer, parts)?;
         let initial = Parameters::fresh(&task, self.seed)?;
         spec.model.initial = state_of(&initial);
@@ -155,7 +158,7 @@ impl RunPlan {
         let times = self.times(&spec, row_seconds, update)?;
         spec.max_update_bytes = most;
         spec.phases = self.phases(&times);
-        spec.check().map_err(|invalid| TrainError::Run { what: "specification", reason: invalid.to_string() })?;
+        check(&spec)?;
         let cost = spec.pay.budget.checked_mul(spec.rounds);
         let expected = Expected {
             parameters: task.layout().parameters(),
@@ -168,8 +171,8 @@ impl RunPlan {
         Ok(Prepared { spec, initial, tokenizer, task, expected })
     }
 
-    /// The specification less what is computed: initial parameters, longest update, phases.
-    fn draft(&self, config: String, tokenizer: Hash) -> Result<RunSpec, TrainError> {
+    /// The specification less what is computed: tokenizer, initial parameters, longest update, phases.
+    fn draft(&self, config: String) -> Result<RunSpec, TrainError> {
         let validators = sorted(&self.validators);
         let usual = quorum_of(validators.len());
         let quorum = self.quorum.unwrap_or(usual);
@@ -184,7 +187,7 @@ impl RunPlan {
         Ok(RunSpec {
             name: self.name.clone(),
             model: ModelSpec { name: format!("consortium-{}", self.model), config, initial: Hash::from_bytes([0; 32]) },
-            tokenizer,
+            tokenizer: Hash::from_bytes([0; 32]),
             data: data::stories(self.seed, ROWS),
             training: HyperParameters {
                 local_steps: self.local_steps,
@@ -320,6 +323,11 @@ fn row_seconds(task: &Task, initial: &Parameters) -> Result<f64, TrainError> {
         took = begun.elapsed().as_secs_f64();
     }
     Ok((took / recipe.batch as f64).max(1e-6))
+}
+
+fn check(spec: &RunSpec) -> Result<(), TrainError> {
+    let refuse = |invalid| TrainError::Run { what: "specification", reason: format!("is not valid: {invalid}") };
+    spec.check().map_err(refuse)
 }
 
 fn setting(name: &'static str, reason: impl Into<String>) -> TrainError {

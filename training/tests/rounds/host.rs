@@ -71,6 +71,8 @@ pub(crate) struct Host {
     /// Parameters that came out otherwise than those of the others, once, after this round.
     pub(crate) slips_at: Option<u64>,
     pub(crate) resyncs: u32,
+    /// How long parameters are fetched for, in milliseconds.
+    pub(crate) fetches_for: (u64, u64),
     echoed: u64,
     heard: Vec<TrainMessage>,
     talked: BTreeMap<(u64, u64, Hash), u32>,
@@ -97,6 +99,7 @@ impl Host {
             held,
             slips_at: None,
             resyncs: 0,
+            fetches_for: (50, 200),
             echoed: 0,
             heard: Vec::new(),
             talked: BTreeMap::new(),
@@ -214,7 +217,8 @@ impl Host {
             }
             Output::Resync { round, state, .. } => {
                 self.resyncs += 1;
-                effects.push(work(50, 200, Input::Applied(Held { round, state })));
+                let (from, to) = self.fetches_for;
+                effects.push(work(from, to, Input::Applied(Held { round, state })));
             }
             Output::Owe { peer, round, amount, .. } => effects.push(Effect::Owed(peer, round, amount.0)),
         }

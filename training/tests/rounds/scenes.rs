@@ -119,6 +119,21 @@ fn a_peer_that_crashes_comes_back_and_one_that_comes_later_catches_up() {
 }
 
 #[test]
+fn one_that_fetches_for_longer_than_a_round_catches_up() {
+    let mut world = World::honest(10, 3, 2, &[HONEST; 3], 12);
+    world.crash_at(0, 5);
+    world.hosts[5].held = None;
+    // A round takes 1.1 seconds here at the most: all are in time.
+    world.hosts[5].fetches_for = (1_150, 1_250);
+    world.start_at(5_000, 5);
+    play(&mut world, 60_000);
+    let log = world.log(3);
+    let lengths = log.windows(2).map(|pair| pair[1].record.at_ms - pair[0].record.at_ms);
+    assert!(lengths.max().unwrap() < 1_150, "what takes longer than a round");
+    assert!(refusals(&world, 2).contains(&None), "it trained: {:?}", refusals(&world, 2));
+}
+
+#[test]
 fn parameters_that_differ_in_a_bit_are_fetched_again() {
     let mut world = World::honest(4, 3, 2, &[HONEST; 3], 5);
     world.hosts[4].slips_at = Some(3);

@@ -12,6 +12,7 @@ use consortium_protocol::wire::train::{RunId, RunSpec, StateFile};
 use consortium_protocol::{NodeId, RootKey, Signed};
 use consortium_training::collective::Task;
 use consortium_training::rounds::Wish;
+use consortium_training::run::archive::Archive;
 use consortium_training::run::replay::{Depth, Replayed, replay};
 use consortium_training::run::{Expected, Prepared, Written, examination_of, state_of, write_model};
 use indicatif::ProgressBar;
@@ -26,16 +27,14 @@ use crate::cli::terminal::{print, remark};
 use crate::clock::wall_ms;
 use crate::train::hub::Hub;
 use crate::train::view::{Phase, RunStatus};
-use crate::train::{Kept, Parts, Roster, RunHandle, Shelf, Store, spawn};
-
-mod pack;
+use crate::train::{Kept, Parts, Roster, RunHandle, Shelf, Store, export, spawn};
 
 /// Time between two looks at the run.
 const LOOK: Duration = Duration::from_millis(500);
 /// Room for the files of a node, in bytes.
 const ROOM: u64 = 64 << 30;
 /// How long a message takes within the process, at most, on a machine that is busy.
-const LATENCY_MS: u64 = 50;
+const LATENCY_MS: u64 = 250;
 
 /// Arguments of `train local`.
 #[derive(Args, Debug)]
@@ -76,7 +75,6 @@ struct Node {
 /// All nodes of the run, and where they meet.
 struct Cast {
     spec: Signed<RunSpec>,
-    tokenizer: Vec<u8>,
     nodes: Vec<Node>,
     stop: CancellationToken,
 }
@@ -156,6 +154,7 @@ impl Cast {
             let directory = root.join("run");
             Store::create(&directory, &spec)?;
             let blobs = Blobs::open(root.join("blobs"), ROOM)?;
+            blobs.put(tokenizer.clone()).await?;
             let file = blobs.put(content.clone()).await?;
             let file = StateFile { state: state_of(&initial), file, bytes: content.len() as u64 };
             let kept = Kept { newest: Some((0, file)), before: None, initial: Some(file) };
@@ -178,7 +177,7 @@ impl Cast {
             })?;
             nodes.push(Node { directory, blobs, handle });
         }
-        Ok(Self { spec, tokenizer, nodes, stop })
+        Ok(Self { spec, nodes, stop })
     }
 
     /// How the run goes, as its first validator sees it.
@@ -211,9 +210,11 @@ impl Cast {
     /// Writes log and model, and replays what was written.
     async fn finish(self, out: &Path) -> Result<(Written, Replayed)> {
         let judge = &self.nodes[0];
-        let archive = pack::pack(&judge.directory, &judge.blobs, &self.spec, &self.tokenizer, &out.join("run"))?;
-        let out = out.to_owned();
+        let (spec, kept, out) = (self.spec.clone(), judge.handle.shelf().kept(), out.to_owned());
+        let (directory, blobs) = (judge.directory.clone(), judge.blobs.clone());
         let work = tokio::task::spawn_blocking(move || -> Result<(Written, Replayed)> {
+            export::write(&spec, &directory, kept, &blobs, &out.join("run"))?;
+            let archive = Archive::open(&out.join("run"))?;
             let replayed = replay(&archive, Depth::Model, &mut |_| {}).context("the run does not replay")?;
             let written = write_model(&archive, &out, "run")?;
             let nodes = out.join("nodes");
@@ -268,9 +269,9 @@ async fn follow(cast: &Cast, svg: Option<&Path>, as_json: bool) -> Result<()> {
 
 fn in_words(written: &Written, replayed: &Replayed, out: &Path) -> String {
     let out = out.display();
-    let loss = match (written.held_out.first(), written.held_out.last()) {
-        (Some(first), Some(last)) => format!("held-out loss from {:.4} to {:.4} nats per token", first.1, last.1),
-        _ => "nothing was measured".to_owned(),
+    let loss = match written.held_out.first() {
+        Some(first) => format!("held-out loss from {:.4} to {:.4} nats per token", first.1, written.loss),
+        None => format!("held-out loss {:.4} nats per token; no update was let in", written.loss),
     };
     let state = replayed.state.map(|state| state.to_string()).unwrap_or_default();
     format!(

@@ -49,7 +49,7 @@ pub(super) struct PlanArgs {
     /// How fast peers train; measured here if it is not said. From this follow the deadlines of a round.
     #[arg(long, value_name = "TOKENS")]
     tokens_per_second: Option<f64>,
-    /// How long a message between nodes takes, at most, as a rule [default: 1000; `local`: 50].
+    /// How long a message between nodes takes, at most, as a rule [default: 1000; `local`: 250].
     #[arg(long, value_name = "MS")]
     latency_ms: Option<u64>,
 }
@@ -99,7 +99,7 @@ pub(super) struct SwarmArgs {
 impl PlanArgs {
     #[cfg(test)]
     pub(super) fn of(model: &str, rounds: u64) -> Self {
-        Self { model: Some(model.parse().unwrap()), rounds: Some(rounds), ..Self::default() }
+        Self { model: Some(model.parse().unwrap()), rounds: Some(rounds), latency_ms: Some(1000), ..Self::default() }
     }
 
     /// What was said, here and in the file.

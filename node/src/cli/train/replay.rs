@@ -124,7 +124,9 @@ fn words(done: &Replayed) -> String {
     }
     match &done.state {
         Some(state) => {
-            text.push_str(&format!("parameters  every round gives the state that its record names; the last {state}\n"))
+            text.push_str(&format!(
+                "parameters  every round gives the state that its record names; the last {state}\n"
+            ));
         }
         None => text.push_str("parameters  not replayed: the archive has none, or only the log was asked for\n"),
     }

@@ -204,19 +204,20 @@ struct Reader {
 impl Reader {
     async fn work(mut self, mut news: Option<watch::Receiver<RunStatus>>, stop: CancellationToken) {
         loop {
+            let told = news.as_ref().map_or(0, |news| news.borrow().summary.round);
             let read = self.read().await;
             if let Err(error) = &read {
                 warn!(run = %RunId::of(&self.spec), %error, "payouts of a run wait");
             }
             self.make().await;
-            if read.is_ok() && news.is_none() && self.open.is_empty() {
+            if news.is_none() && self.open.is_empty() && !matches!(read, Err(PayError::Ledger(_))) {
                 return;
             }
-            let pause = if read.is_err() { Some(AGAIN) } else { self.look() };
-            let round = self.round;
+            let (round, stuck) = (self.round, read.is_err() || self.round < told);
+            let pause = if stuck { Some(AGAIN) } else { self.look() };
             tokio::select! {
                 () = stop.cancelled() => return,
-                goes_on = later(&mut news, round) => if !goes_on { news = None },
+                goes_on = later(&mut news, round), if !stuck => if !goes_on { news = None },
                 () = tokio::time::sleep(pause.unwrap_or_default()), if pause.is_some() => {}
             }
         }

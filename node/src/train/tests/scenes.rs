@@ -10,6 +10,7 @@ use super::kit::{Node, World, id};
 use super::liar::{Liar, Lie};
 use crate::blobs::Blobs;
 use crate::train::Store;
+use crate::train::view::RunStatus;
 
 async fn all_end(nodes: &[&Node]) {
     for node in nodes {
@@ -39,6 +40,9 @@ async fn four_nodes_train_a_model_and_all_hold_the_same_bits() {
     assert!(status.tokens_per_second > 0.0 && status.rounds.len() == log.len());
     let losses: Vec<f64> = status.rounds.iter().filter_map(|line| line.held_out_loss).collect();
     assert!(losses.last() < losses.first(), "{losses:?}");
+    let told = serde_json::to_string(&status).unwrap();
+    let read: RunStatus = serde_json::from_str(&told).unwrap();
+    assert_eq!((read.summary, read.rounds.len()), (status.summary.clone(), log.len()));
     super::pay::all_is_booked(&world, &nodes, &replayed).await;
 }
 
@@ -136,7 +140,8 @@ async fn lied(lies: &[Lie]) -> Vec<Refusal> {
 #[tokio::test(flavor = "multi_thread")]
 async fn what_is_no_update_of_the_model_is_refused_and_the_run_goes_on() {
     let refused = lied(&[Lie::Garbage, Lie::OtherModel, Lie::Cut, Lie::LongerThanSaid]).await;
-    assert!(refused.iter().filter(|why| **why == Refusal::Malformed).count() >= 4, "{refused:?}");
+    assert!(refused.iter().filter(|why| **why == Refusal::Malformed).count() >= 3, "{refused:?}");
+    assert!(refused.contains(&Refusal::Withheld), "what is longer than said is as good as none: {refused:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]

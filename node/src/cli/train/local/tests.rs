@@ -1,4 +1,3 @@
-use consortium_training::run::archive::Archive;
 use consortium_training::run::replay::Replayed;
 
 use super::*;

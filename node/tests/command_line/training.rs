@@ -1,0 +1,117 @@
+//! Training together, as it is typed: two nodes of which one announces and judges, and the other trains.
+
+use std::path::Path;
+use std::time::{Duration, Instant};
+
+use serde_json::Value;
+
+use crate::support::{Running, complaint, failure, run};
+
+/// Time for anything to happen: generous, for machines that do much else.
+const PATIENCE: Duration = Duration::from_secs(300);
+
+fn said(data_dir: &Path, arguments: &[&str]) -> String {
+    let output = run(data_dir, arguments);
+    let trouble = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.success(), "{arguments:?}: {trouble}");
+    String::from_utf8(output.stdout).unwrap()
+}
+
+fn json(data_dir: &Path, arguments: &[&str]) -> Value {
+    serde_json::from_str(&said(data_dir, arguments)).unwrap()
+}
+
+fn address(data_dir: &Path) -> String {
+    let status = json(data_dir, &["status", "--json"]);
+    let (listen, peer) = (status["listen"][0].as_str().unwrap(), status["peer_id"].as_str().unwrap());
+    if listen.contains("/p2p/") { listen.to_owned() } else { format!("{listen}/p2p/{peer}") }
+}
+
+fn until(what: &str, mut holds: impl FnMut() -> bool) {
+    let deadline = Instant::now() + PATIENCE;
+    while !holds() {
+        assert!(Instant::now() < deadline, "it never came to {what}");
+        std::thread::sleep(Duration::from_millis(300));
+    }
+}
+
+const SMALL: [&str; 10] =
+    ["--model", "nano", "--rounds", "2", "--least-peers", "1", "--latency-ms", "1000", "--budget", "100"];
+
+#[test]
+fn a_run_is_announced_joined_followed_exported_and_replayed() {
+    let (a, b, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+    let (a, b) = (a.path(), b.path());
+    let _author = Running::start(a, &[]);
+    let _peer = Running::start(b, &["--bootstrap", &address(a)]);
+
+    let dry = said(a, &[&["train", "announce", "--dry-run"][..], &SMALL].concat());
+    for words in ["not announced", "2 of 4 steps of 4 rows of 48 tokens", "at most 100 sat a round and 200 sat in all"]
+    {
+        assert!(dry.contains(words), "{words}: {dry}");
+    }
+    assert!(said(a, &["train", "list"]).contains("no run is known"), "a dry run tells nobody");
+    let announced = json(a, &[&["train", "announce", "--json"][..], &SMALL].concat());
+    let id = announced["run"].as_str().unwrap().to_owned();
+    assert!(said(a, &["train", "list"]).contains(&id[..8]));
+
+    said(b, &["train", "join", &id]);
+    assert!(said(b, &["train", "status"]).contains("this node trains"));
+    let digits = &id[..6];
+    until("the end of the run", || json(b, &["train", "status", digits, "--json"])["status"]["phase"] == "ended");
+    let followed = said(b, &["train", "status", digits, "--follow", "--json", "--watts", "50"]);
+    let lines: Vec<Value> = followed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let rounds = lines.iter().filter(|line| line["round"].is_object()).count();
+    assert!(rounds >= 3 && lines.last().unwrap()["ended"] == id.as_str(), "{followed}");
+    let told = json(b, &["train", "status", digits, "--json", "--watts", "50", "--price-kwh", "300"]);
+    assert_eq!(told["worth"]["break_even"]["milliwatts"], 50_000, "{told}");
+
+    let (run_dir, svg) = (out.path().join("run"), out.path().join("run.svg"));
+    let (to, picture) = (run_dir.to_str().unwrap(), svg.to_str().unwrap());
+    let exported = said(a, &["train", "export", digits, to, "--model"]);
+    assert!(exported.contains("train replay") && exported.contains("start --model"), "{exported}");
+    assert!(run_dir.join("model/model.safetensors").is_file() && run_dir.join("model/README.md").is_file());
+    // Nobody has to run for this.
+    let nowhere = out.path().join("nowhere");
+    let checked = said(&nowhere, &["train", "replay", to, "--losses", "--json", "--svg", picture]);
+    let whole: Value = serde_json::from_str(checked.lines().last().unwrap()).unwrap();
+    assert!(whole["holds"] == true && whole["run"] == id.as_str() && whole["ended"] == true, "{whole}");
+    assert!(whole["losses"]["losses"].as_u64().unwrap() > 0 && svg.is_file(), "{whole}");
+
+    for blob in std::fs::read_dir(run_dir.join("blobs")).unwrap() {
+        std::fs::write(blob.unwrap().path(), b"spoilt").unwrap();
+    }
+    let (code, words) = failure(&nowhere, &["train", "replay", to]);
+    assert!(code == 1 && words.contains("is damaged"), "{words}");
+
+    let text = complaint(b, &["train", "status", &"0".repeat(64)]);
+    assert!(text.contains("knows no run"), "{text}");
+    let text = complaint(b, &["train", "leave", &"0".repeat(64)]);
+    assert!(text.contains("takes no part in run 000000"), "{text}");
+    let text = complaint(b, &["train", "export", "ffffffffff", to]);
+    assert!(text.contains("no run that begins with"), "{text}");
+}
+
+#[test]
+fn what_cannot_be_done_is_said_with_what_to_do() {
+    let dir = tempfile::tempdir().unwrap();
+    for arguments in [&["train", "list"][..], &["train", "join", "abc"], &["train", "announce"], &["train", "status"]] {
+        let text = complaint(dir.path(), arguments);
+        assert!(text.contains("no node runs on") && text.contains("consortium-node start"), "{text}");
+    }
+    let text = complaint(dir.path(), &["train", "replay", "/no/such/run"]);
+    assert!(text.contains("/no/such/run/spec.cbor") && text.contains("holds no run"), "{text}");
+    let node = Running::start(dir.path(), &[]);
+    for (arguments, words) in [
+        (&["train", "announce", "--rounds", "0"][..], "rounds"),
+        (&["train", "announce", "--model", "nano", "--sequence", "1000"], "longer than the model's context"),
+        (&["train", "announce", "--model", "nano", "--quorum", "3"], "quorum"),
+        (&["train", "announce", "--plan", "/no/such/plan.toml"], "/no/such/plan.toml"),
+        (&["train", "status"], "takes part in no run"),
+        (&["train", "join", "not-hex"], "is no id of a run"),
+    ] {
+        let text = complaint(dir.path(), arguments);
+        assert!(text.contains(words), "{arguments:?}: {text}");
+    }
+    drop(node);
+}
