@@ -34,7 +34,7 @@ pub enum Owner {
 pub enum Book {
     /// What the node's own work brought in.
     Earned,
-    /// What the node paid for work on its own behalf, rewards among it (negative).
+    /// What the node paid for work on its own behalf, rewards and training among it (negative).
     Spent,
     /// What it took as a master.
     Driving,
@@ -52,6 +52,8 @@ pub enum Book {
     Routing,
     /// What escrows brought in for work that was judged.
     Rewards,
+    /// What training brought in.
+    Training,
     /// What channels towards peers cost: above zero what peers bore of those opened here, below what this node bore of
     /// theirs.
     Channels,
@@ -83,7 +85,7 @@ impl Part {
 }
 
 impl Book {
-    const ALL: [(Self, &'static str); 11] = [
+    const ALL: [(Self, &'static str); 12] = [
         (Self::Earned, "earned"),
         (Self::Spent, "spent"),
         (Self::Driving, "driving"),
@@ -94,6 +96,7 @@ impl Book {
         (Self::Wallet, "wallet"),
         (Self::Routing, "routing"),
         (Self::Rewards, "rewards"),
+        (Self::Training, "training"),
         (Self::Channels, "channels"),
     ];
 }

@@ -30,6 +30,8 @@ pub enum Source {
     Routing,
     /// Rewards and tranches of escrows, for work that was judged.
     Rewards,
+    /// Updates of training runs.
+    Training,
     /// Bonds that were forfeited, less own ones.
     Forfeits,
     /// Credit given away to try the node out (negative).
@@ -38,8 +40,16 @@ pub enum Source {
 
 impl Source {
     /// All, in the order in which they are told.
-    pub const ALL: [Self; 7] =
-        [Self::Inference, Self::Driving, Self::Rewards, Self::Fees, Self::Routing, Self::Forfeits, Self::Trial];
+    pub const ALL: [Self; 8] = [
+        Self::Inference,
+        Self::Training,
+        Self::Driving,
+        Self::Rewards,
+        Self::Fees,
+        Self::Routing,
+        Self::Forfeits,
+        Self::Trial,
+    ];
 
     const fn book(self) -> Book {
         match self {
@@ -48,6 +58,7 @@ impl Source {
             Self::Fees => Book::Fees,
             Self::Routing => Book::Routing,
             Self::Rewards => Book::Rewards,
+            Self::Training => Book::Training,
             Self::Forfeits => Book::Forfeits,
             Self::Trial => Book::Trial,
         }
@@ -85,7 +96,7 @@ pub struct Earnings {
     pub layer_tokens: u64,
     /// Of all that was ever earned by work, what waits for an audit or is delayed now, in msat.
     pub waiting_msat: i64,
-    /// What the node paid for jobs of its own, and as rewards, in this time, in msat; not part of the sums.
+    /// What the node paid for jobs and training runs of its own, and as rewards, in this time, in msat; not part of the sums.
     pub spent_msat: i64,
 }
 

@@ -54,6 +54,8 @@ pub enum Kind {
     Forfeited,
     /// What an escrow paid for work that was judged; reference: the hash of the Lightning payment.
     Reward,
+    /// What a training run pays out; reference: see [`crate::payouts`].
+    Training,
     /// The most that a job can cost was put aside; reference: see [`crate::reservations`].
     Reserved,
     /// Some or all of it was given back; reference: see [`crate::reservations`].
@@ -63,7 +65,7 @@ pub enum Kind {
 }
 
 impl Kind {
-    const ALL: [(Self, &'static str); 15] = [
+    const ALL: [(Self, &'static str); 16] = [
         (Self::Trial, "trial"),
         (Self::Deposit, "deposit"),
         (Self::Withdrawal, "withdrawal"),
@@ -76,6 +78,7 @@ impl Kind {
         (Self::Unbonded, "unbonded"),
         (Self::Forfeited, "forfeited"),
         (Self::Reward, "reward"),
+        (Self::Training, "training"),
         (Self::Reserved, "reserved"),
         (Self::Released, "released"),
         (Self::Channel, "channel"),
@@ -91,7 +94,7 @@ impl Kind {
     pub(crate) fn turnover(self, msat: i64) -> (i128, i128) {
         let msat = i128::from(msat);
         match self {
-            Self::Work | Self::Reward => (msat.max(0), (-msat).max(0)),
+            Self::Work | Self::Reward | Self::Training => (msat.max(0), (-msat).max(0)),
             Self::Returned => (msat.min(0), (-msat).min(0)),
             _ => (0, 0),
         }

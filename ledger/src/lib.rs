@@ -17,6 +17,7 @@
 //! metering    pay for work: charged, held for an audit, delayed, returned
 //! reservations what a job may cost, put aside before it starts
 //! payments    whose account a Lightning payment is for; what moved, booked once
+//! payouts     what training runs pay, booked once by who pays and by who is paid
 //! l402/       credentials bought over Lightning: macaroons, and the accounts they spend
 //! tabs        what two nodes owe each other now: what is settled over Lightning
 //! reconcile   whether everything adds up
@@ -72,6 +73,7 @@ pub mod ledger;
 pub mod lightning;
 pub mod metering;
 pub mod payments;
+pub mod payouts;
 pub mod price;
 pub mod reconcile;
 pub mod reputation;

@@ -17,7 +17,8 @@ use crate::journal::{self, Kind, Posted};
 use crate::ledger::{Ledger, LedgerError, signed, text_at, time};
 
 /// Two clocks, and two looks at what is due, may lie as far apart, in milliseconds: a tail that one side has released
-/// and the other is about to release is nothing to argue about.
+/// and the other is about to release is nothing to argue about, and neither is a payout of a run that one side has heard of
+/// first.
 pub const SLACK_MS: u64 = 300_000;
 
 /// Where this node stands with a peer. Amounts are msat.
@@ -89,6 +90,17 @@ fn tab(tx: &Transaction<'_>, peer: &Owner) -> Result<Tab, LedgerError> {
     let own_waits = waiting(tx, peer, &EARNED)?;
     let free = balance.free.checked_add(own_waits).ok_or(LedgerError::Overflow)?;
     Ok(Tab { free, peer_waits: balance.held.saturating_add(balance.tail), own_waits })
+}
+
+/// What a peer owes for training, in msat, by payouts that it may not have booked yet: it hears of each record by itself.
+fn just_trained(tx: &Transaction<'_>, peer: &Owner, now_ms: u64) -> Result<i64, LedgerError> {
+    let values = params![peer.to_string(), Kind::Training.as_str(), time(now_ms.saturating_sub(SLACK_MS))];
+    Ok(tx
+        .prepare_cached(
+            "SELECT coalesce(sum(-msat), 0) FROM posting JOIN entry USING (seq)
+             WHERE owner = ?1 AND part = 'free' AND msat < 0 AND kind = ?2 AND at_ms >= ?3",
+        )?
+        .query_row(values, |row| row.get(0))?)
 }
 
 fn msat(amount: i64) -> Msat {
@@ -167,7 +179,8 @@ impl Ledger {
                 )?
                 .query_row(params![peer.to_string(), time(now_ms.saturating_add(SLACK_MS))], |row| row.get(0))?;
             let now = tab.free.checked_neg().ok_or(LedgerError::Overflow)?;
-            let least = now.saturating_sub(released).saturating_sub(soon);
+            let trained = just_trained(tx, &peer, now_ms)?;
+            let least = now.saturating_sub(released).saturating_sub(soon).saturating_sub(trained);
             Ok(Owed { least: msat(least), now: msat(now), most: msat(now.saturating_add(tab.own_waits)) })
         })
     }

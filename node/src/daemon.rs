@@ -18,7 +18,7 @@ use consortium_protocol::wire;
 use consortium_protocol::wire::fact::Fact;
 use consortium_protocol::wire::heartbeat::LayerRange;
 use tokio::net::TcpListener;
-use tokio::sync::{mpsc, watch};
+use tokio::sync::watch;
 use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
@@ -53,7 +53,7 @@ use crate::storage::Storage;
 use crate::swarm::{self, SwarmConfig, SwarmHandle, TransportKind};
 use crate::tabs::mandates::Mandates;
 use crate::tabs::{TabParts, Tabs};
-use crate::train::{Owed, TrainingParts, Trainings};
+use crate::train::{Payouts, TrainingParts, Trainings};
 #[cfg(feature = "lightning")]
 use crate::{bookkeeper, wallet};
 
@@ -65,8 +65,6 @@ const REMEMBER: Duration = Duration::from_secs(30);
 const BATCHES: Duration = Duration::from_secs(5);
 /// What files for others may take in all: updates and parameters of training, submissions.
 const BLOB_QUOTA: u64 = 64 << 30;
-/// Payments of runs that wait to be made.
-const OWED_QUEUE: usize = 1024;
 /// Time that tasks have to end after a shutdown was asked for.
 const SHUTDOWN: Duration = Duration::from_secs(8);
 
@@ -205,17 +203,6 @@ pub async fn run_tampered(
         tamper,
     };
     let blobs = Blobs::open(config.data_dir.join("blobs"), BLOB_QUOTA).context("cannot keep files for others")?;
-    let (owed, owing) = mpsc::channel(OWED_QUEUE);
-    let trainings = Trainings::open(TrainingParts {
-        key: Arc::clone(&key),
-        data_dir: config.data_dir.clone(),
-        blobs: blobs.clone(),
-        swarm: swarm.clone(),
-        threads: std::thread::available_parallelism().map_or(1, usize::from),
-        owed,
-        stop: stop.clone(),
-    })
-    .context("cannot keep runs of training")?;
     let alarms = watch::Sender::new(Vec::new());
     #[cfg(feature = "lightning")]
     let watched = wallet.as_ref().map(|wallet| tokio::spawn(wallet::watch_over(wallet.clone(), stop.clone())));
@@ -226,6 +213,22 @@ pub async fn run_tampered(
     if let Some(wallet) = &wallet {
         bookkeeper::spawn(standings.ledger().clone(), wallet.clone(), alarms.clone(), stop.clone());
     }
+    let pay = Payouts::new(
+        standings.ledger().clone(),
+        #[cfg(feature = "lightning")]
+        escrows.clone(),
+        stop.clone(),
+    );
+    let trainings = Trainings::open(TrainingParts {
+        key: Arc::clone(&key),
+        data_dir: config.data_dir.clone(),
+        blobs: blobs.clone(),
+        swarm: swarm.clone(),
+        threads: std::thread::available_parallelism().map_or(1, usize::from),
+        pay,
+        stop: stop.clone(),
+    })
+    .context("cannot keep runs of training")?;
     let api_file = ApiFile { api_base, pid: std::process::id(), peer_id: me.to_string() };
     let observer = Observer {
         cluster: config.cluster.to_string(),
@@ -243,7 +246,6 @@ pub async fn run_tampered(
     tokio::spawn(blobs.serve(files, stop.clone()));
     tokio::spawn(trainings.clone().serve(runs, stop.clone()));
     tokio::spawn(trainings.clone().resume());
-    tokio::spawn(note_owed(owing));
     tokio::spawn(inbox.serve(me, tokens));
     tokio::spawn(audit::opening::serve(swarm.clone(), spool, openings));
     tokio::spawn(audit::evidence::serve(proofs, evidence));
@@ -350,13 +352,6 @@ pub async fn run_tampered(
         bail!("the wallet broke off: the log says more; start the node again");
     }
     Ok(())
-}
-
-/// Notes what this node owes as the author of training runs. It is in their logs, too.
-async fn note_owed(mut owing: mpsc::Receiver<Owed>) {
-    while let Some(Owed { run, peer, round, amount, units, .. }) = owing.recv().await {
-        info!(%run, %peer, round, %amount, units, "owed for training");
-    }
 }
 
 /// Beyond loopback everyone on the network could use the node: there must be a key to ask for, or everyone must pay.

@@ -24,6 +24,7 @@ pub fn describe(kind: Kind) -> &'static str {
         Kind::Unbonded => "bond given back",
         Kind::Forfeited => "bond forfeited",
         Kind::Reward => "reward",
+        Kind::Training => "training",
         Kind::Reserved => "reserved for a request",
         Kind::Released => "not used, given back",
         Kind::Channel => "cost of a channel",

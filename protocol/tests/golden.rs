@@ -118,6 +118,7 @@ fn all() -> Golden {
     golden.message("audit", "order", &samples::audit_order());
     golden.message("audit", "opening", &samples::opening());
     golden.signed("train-run", samples::train::spec());
+    golden.signed("train-run-by-escrow", samples::train::spec_by_escrow());
     for (name, value) in samples::train::messages() {
         golden.message("train", name, &value);
     }

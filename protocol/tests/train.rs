@@ -8,7 +8,7 @@ use consortium_protocol::envelope::{ENVELOPE_BYTES, Payload, Signed};
 use consortium_protocol::wire::Message;
 use consortium_protocol::wire::train::{
     Candidacy, Entry, Finding, Finite, Loss, LossPair, MAX_ACCOUNTS, MAX_CANDIDATES, MAX_PEERS, MAX_VALIDATORS,
-    Measure, Proposal, Record, RunSpec, ScoreCard, TrainMessage, Validator,
+    Measure, PayWay, Proposal, Record, RunSpec, ScoreCard, TrainMessage, Validator,
 };
 use consortium_protocol::{Hash, Invalid, Msat, NodeId, RootKey};
 use samples::{key, train};
@@ -146,6 +146,7 @@ fn a_run_that_makes_no_sense_is_refused() {
         ("batches", |s| s.batches.assigned = 5),
         ("pay", |s| s.pay.budget = Msat(u64::MAX)),
         ("unit", |s| s.pay.unit = Msat::ZERO),
+        ("unit", |s| (s.pay.unit, s.pay.way) = (Msat(354_999), PayWay::Escrow)),
         ("data", |s| s.data.training_rows = u64::MAX),
         ("rounds", |s| s.rounds = 0),
     ];

@@ -55,6 +55,14 @@ const MIGRATIONS: &[&str] = &[
     ) STRICT, WITHOUT ROWID;
 ",
     "CREATE INDEX event_opened ON event (seq) WHERE name = 'opened';",
+    // Those of before are about nothing that is looked for by its subject.
+    "
+    CREATE TABLE subject (
+        subject BLOB    NOT NULL CHECK (length(subject) = 32),
+        escrow  BLOB    NOT NULL CHECK (length(escrow) = 16),
+        PRIMARY KEY (subject, escrow)
+    ) STRICT, WITHOUT ROWID;
+",
 ];
 
 /// Why the log failed.
@@ -180,6 +188,17 @@ impl Log {
         Ok(wanted.query_row([terms.as_bytes()], |row| row.get(0).map(EscrowId)).optional()?)
     }
 
+    /// The names of the escrows in which this is judged.
+    ///
+    /// # Errors
+    /// When the disk fails.
+    pub fn about(&self, subject: &Hash) -> Result<Vec<EscrowId>, LogError> {
+        let connection = self.lock();
+        let mut wanted = connection.prepare_cached("SELECT escrow FROM subject WHERE subject = ?1 ORDER BY escrow")?;
+        let names = wanted.query_map([subject.as_bytes()], |row| row.get(0).map(EscrowId))?;
+        Ok(names.collect::<Result<_, _>>()?)
+    }
+
     /// The escrow and the tranche with this hash.
     ///
     /// # Errors
@@ -277,6 +296,8 @@ fn note_terms(transaction: &Transaction<'_>, escrow: EscrowId, terms: &Signed<Es
     let digest = terms.digest();
     let sql = "INSERT OR IGNORE INTO digest VALUES (?1, ?2)";
     transaction.execute(sql, params![digest.as_bytes(), escrow.0])?;
+    let sql = "INSERT OR IGNORE INTO subject VALUES (?1, ?2)";
+    transaction.execute(sql, params![terms.payload().subject.as_bytes(), escrow.0])?;
     let known = "SELECT 1 FROM digest WHERE terms = ?1 AND escrow = ?2";
     let mut fits = transaction.prepare(known)?.exists(params![digest.as_bytes(), escrow.0])?;
     for (tranche, lock) in (0..=u8::MAX).zip(&terms.payload().locks) {

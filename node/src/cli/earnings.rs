@@ -116,6 +116,7 @@ fn words(source: Source, layer_tokens: u64) -> String {
         Source::Driving => "master fees".to_owned(),
         Source::Fees => "gateway fees".to_owned(),
         Source::Routing => "Lightning routing, less its cost".to_owned(),
+        Source::Training => "training".to_owned(),
         Source::Rewards => "rewards".to_owned(),
         Source::Forfeits => "forfeited bonds".to_owned(),
         Source::Trial => "trial credit given away".to_owned(),

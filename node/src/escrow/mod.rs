@@ -20,6 +20,7 @@ use std::time::Duration;
 
 use anyhow::Context as _;
 use consortium_ledger::Ledger;
+use consortium_ledger::escrow::Escrow;
 use consortium_ledger::escrow::driver::{EscrowError, EscrowSettings, Escrows, Offer, Post, Received};
 use consortium_ledger::escrow::limits::{self, Consent, TermsError};
 use consortium_ledger::lightning::Wallet;
@@ -268,6 +269,19 @@ impl EscrowDesk {
     pub fn decline(&self, id: EscrowId) -> Result<(), DeskError> {
         let declined = lock(&self.inner.offers).decline(id, wall_ms());
         if declined { Ok(()) } else { Err(DeskError::NoOffer(id)) }
+    }
+
+    /// Declines all offers that wait to have something judged for which no escrow is needed any more.
+    pub fn decline_about(&self, subject: Hash) {
+        lock(&self.inner.offers).decline_about(&subject, wall_ms());
+    }
+
+    /// Escrows of this node in which something is judged, also those that are over.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub async fn about(&self, subject: Hash) -> Result<Vec<Escrow>, DeskError> {
+        Ok(self.inner.escrows.about(subject).await?)
     }
 
     /// Judges an escrow of this node, and has the verdict carried out. `earned` are the units that the payee gets; it may

@@ -192,6 +192,15 @@ impl Offers {
         true
     }
 
+    /// Declines all offers that wait to have this judged.
+    pub(super) fn decline_about(&mut self, subject: &Hash, now_ms: u64) {
+        let about = self.waiting.iter().filter(|(_, waiting)| waiting.terms.payload().subject == *subject);
+        let names: Vec<EscrowId> = about.map(|(id, _)| *id).collect();
+        for id in names {
+            self.decline(id, now_ms);
+        }
+    }
+
     /// Whether terms of this digest were declined.
     pub(super) fn is_declined(&self, terms: &Hash) -> bool {
         self.declined.contains_key(terms)

@@ -6,9 +6,8 @@ use std::time::Duration;
 use consortium_protocol::wire::train::TrainMessage;
 use consortium_protocol::{Hash, NodeId};
 use consortium_training::rounds::{Output, Stored};
-use tracing::{info, warn};
+use tracing::info;
 
-use super::Owed;
 use super::bench::{Apply, Evaluate, Train};
 use super::driver::{ASK_AGAIN, Driver, Event, receivers};
 use super::errands::Wanted;
@@ -47,7 +46,8 @@ impl<W: Wire> Driver<W> {
             Output::Aggregate { round, base, updates } => self.aggregate(round, base, updates),
             Output::Revert { round, to } => self.works.order(Order::Apply(Apply::Revert { round, to })),
             Output::Resync { round, state, donors } => self.resync(round, state, donors),
-            Output::Owe { peer, round, amount, units } => self.owe(peer, round, amount, units),
+            // It is paid from the log, which has it, too: `pay`.
+            Output::Owe { .. } => {}
             Output::Ended => info!(run = %self.run, "the training run has ended"),
         }
         true
@@ -150,17 +150,5 @@ impl<W: Wire> Driver<W> {
             earlier.abort();
         }
         self.applying = Some(self.under_way.spawn(errand));
-    }
-
-    fn owe(&self, peer: NodeId, round: u64, amount: consortium_protocol::Msat, units: u32) {
-        let author = self.spec.signer();
-        if author != self.me {
-            return;
-        }
-        let owed = Owed { run: self.run, author, peer, round, amount, units };
-        if self.owed.try_send(owed).is_err() {
-            // The log says it, too: whoever pays can find it there.
-            warn!(run = %self.run, %peer, round, %amount, "a payment of a run waits in its log alone");
-        }
     }
 }

@@ -15,6 +15,7 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
+use super::RunError;
 use super::bench::{Apply, BenchParts, Evaluate, Steps, WorkError};
 use super::errands::Errands;
 use super::history::History;
@@ -25,7 +26,6 @@ use super::store::{Store, StoreError};
 use super::view::{RunStatus, RunSummary};
 use super::wire::{Heard, Wire};
 use super::work::{Done, Order, Refused, Works};
-use super::{Owed, RunError};
 use crate::blobs::Blobs;
 use crate::clock::wall_ms;
 
@@ -59,8 +59,6 @@ pub struct Parts<W> {
     pub wire: W,
     /// What they say.
     pub inbox: mpsc::Receiver<Heard>,
-    /// Takes what this node, the author of the run, is to pay.
-    pub owed: mpsc::Sender<Owed>,
     /// Ends it.
     pub stop: CancellationToken,
 }
@@ -150,7 +148,6 @@ pub(super) struct Driver<W> {
     pub(super) shelf: Shelf,
     pub(super) history: Arc<Mutex<History>>,
     pub(super) progress: Progress,
-    pub(super) owed: mpsc::Sender<Owed>,
     /// Updates of this round that are here.
     pub(super) fetched: BTreeSet<Hash>,
     /// Files that do not hold the parameters that they were said to.
@@ -186,7 +183,7 @@ pub fn spawn<W: Wire>(parts: Parts<W>) -> Result<RunHandle, RunError> {
 }
 
 fn prepare<W: Wire>(parts: Parts<W>) -> Result<(Driver<W>, RunHandle), RunError> {
-    let Parts { key, wish, spec, task, examination, directory, blobs, shelf, roster, wire, inbox, owed, stop } = parts;
+    let Parts { key, wish, spec, task, examination, directory, blobs, shelf, roster, wire, inbox, stop } = parts;
     let (run, (_, resend)) = (RunId::of(&spec), paces(spec.payload()));
     let mut history = History::default();
     let (store, stored) = Store::open(&directory, |entry| history.add(entry))?;
@@ -232,7 +229,6 @@ fn prepare<W: Wire>(parts: Parts<W>) -> Result<(Driver<W>, RunHandle), RunError>
         shelf,
         history,
         progress: Progress::default(),
-        owed,
         fetched: BTreeSet::new(),
         bad: Vec::new(),
         loading: None,

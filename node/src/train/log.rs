@@ -66,6 +66,41 @@ pub(super) fn look(path: &Path, mut see: impl FnMut(&Entry)) -> Result<(), Store
     Ok(())
 }
 
+/// Reads a log while it grows.
+#[derive(Debug)]
+pub(super) struct Tail {
+    path: PathBuf,
+    /// Where the next entry begins.
+    start: u64,
+}
+
+impl Tail {
+    /// From the beginning of the log in the directory of a run.
+    pub(super) fn of(directory: &Path) -> Self {
+        Self { path: directory.join("log"), start: 0 }
+    }
+
+    /// Shows every entry that has come since to `take`, in order. One that is not taken, and those after it, are shown again
+    /// the next time.
+    ///
+    /// # Errors
+    /// When the log cannot be read, or an entry is not taken.
+    pub(super) fn read<E: From<StoreError>>(&mut self, mut take: impl FnMut(&Entry) -> Result<(), E>) -> Result<(), E> {
+        let mut file = match File::open(&self.path) {
+            Ok(file) => file,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+            Err(error) => return Err(at(&self.path)(error).into()),
+        };
+        file.seek(SeekFrom::Start(self.start)).map_err(at(&self.path))?;
+        let mut reader = BufReader::new(file);
+        while let Some(bytes) = next(&mut reader).map_err(at(&self.path))? {
+            take(&Entry::decode(&bytes).map_err(|error| StoreError::damaged(&self.path, &error))?)?;
+            self.start += (HEAD + bytes.len()) as u64;
+        }
+        Ok(())
+    }
+}
+
 impl Log {
     /// Opens the log at `path`, an empty one if there is none; shows every entry to `see`.
     ///

@@ -42,10 +42,8 @@
 //! that stops waits for it. A run's log is read whole at the start.
 //!
 //! # Who pays
-//! What a record pays out is owed by the author of the run alone: it is handed to a bounded channel ([`Owed`]) by the node
-//! that has the author's key, each once for each record that it takes into its log. What finds no room there, or was on its
-//! way when the node ended, is in the log: [`Trainings::payouts`] has all of it. An author takes part in its run from the
-//! announcement on, if only by watching: otherwise it would not hear what it owes.
+//! What certain records pay out is read from the log, apart from the rounds: `pay`, and [`Trainings::payouts`]. An author takes
+//! part in its run from the announcement on, if only by watching: otherwise it would not hear what it owes.
 
 mod announcements;
 mod bench;
@@ -58,6 +56,7 @@ pub mod hub;
 mod log;
 mod net;
 mod owed;
+mod pay;
 mod post;
 mod progress;
 mod roster;
@@ -79,6 +78,7 @@ use crate::blobs::BlobError;
 
 pub use driver::{Parts, RunHandle, spawn};
 pub use owed::Owed;
+pub use pay::Payouts;
 pub use roster::Roster;
 pub use shelf::Shelf;
 pub use store::{Kept, Store, StoreError};
@@ -116,6 +116,12 @@ pub enum RunError {
     /// This node takes no part in it.
     #[error("this node takes no part in run {0}")]
     NotJoined(RunId),
+    /// The run pays by escrows, which takes a wallet.
+    #[error(
+        "run {0} pays over Lightning alone, by escrows, and this node has no wallet: give it one (see \
+         `consortium-node start --help`), take part by --watch, or take another run"
+    )]
+    NoWallet(RunId),
     /// It takes part in too many.
     #[error("this node takes part in {0} runs already; leave one first")]
     TooMany(usize),

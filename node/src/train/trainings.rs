@@ -24,7 +24,7 @@ use super::shelf::Shelf;
 use super::store::{Kept, Store};
 use super::view::{Exported, Phase, RunStatus, RunSummary};
 use super::wire::Heard;
-use super::{Owed, RunError, export};
+use super::{Owed, Payouts, RunError, export};
 use crate::blobs::Blobs;
 use crate::buckets::{Buckets, Pace};
 use crate::swarm::SwarmHandle;
@@ -56,8 +56,8 @@ pub struct TrainingParts {
     pub swarm: SwarmHandle,
     /// On how many threads it trains.
     pub threads: usize,
-    /// Takes what this node, as the author of a run, is to pay.
-    pub owed: mpsc::Sender<Owed>,
+    /// Books and makes what runs pay.
+    pub pay: Payouts,
     /// Ends all.
     pub stop: CancellationToken,
 }
@@ -137,9 +137,10 @@ impl Trainings {
                 Ok(Some(wish)) => {
                     if let Err(error) = self.join(run, wish).await {
                         warn!(%run, %error, "a training run is not taken up");
+                        self.pay_what_is_left(run);
                     }
                 }
-                Ok(None) => {}
+                Ok(None) => self.pay_what_is_left(run),
                 Err(error) => warn!(%run, %error, "a training run is not taken up"),
             }
         }
@@ -149,6 +150,14 @@ impl Trainings {
                 () = self.inner.parts.stop.cancelled() => return,
                 () = tokio::time::sleep(ANNOUNCE) => {}
             }
+        }
+    }
+
+    /// Books and makes what a run pays by its log, in which this node takes no part any more.
+    fn pay_what_is_left(&self, run: RunId) {
+        let spec = lock(&self.inner.known).get(&run).map(|known| known.spec.clone());
+        if let Some(spec) = spec {
+            self.inner.parts.pay.follow(spec, &self.path(run), None);
         }
     }
 
@@ -197,6 +206,7 @@ impl Trainings {
         if spec.signer() != self.me() {
             return Err(RunError::Author);
         }
+        self.inner.parts.pay.check(&spec, Wish::Watch)?;
         let (run, said) = (RunId::of(&spec), spec.clone());
         // What is kept and given to others is what was checked.
         let (tokenizer, initial, state) = aside(move || {
@@ -267,6 +277,7 @@ impl Trainings {
             }
         }
         let spec = self.find_spec(run).await?;
+        self.inner.parts.pay.check(&spec, wish)?;
         let task = self.find_task(&spec).await?;
         let (directory, stored) = (self.path(run), spec.clone());
         let kept = aside(move || {
@@ -280,7 +291,7 @@ impl Trainings {
     }
 
     async fn start(&self, spec: Signed<RunSpec>, task: Arc<Task>, shelf: Shelf, wish: Wish) -> Result<(), RunError> {
-        let (run, parts) = (RunId::of(&spec), &self.inner.parts);
+        let (run, parts, said) = (RunId::of(&spec), &self.inner.parts, spec.clone());
         let (stop, roster) = (parts.stop.child_token(), Roster::default());
         let entered = net::enter(&parts.swarm, run, parts.blobs.clone(), roster.clone(), &stop).await;
         let (wire, inbox, heard) = entered.map_err(|_| RunError::Stopped)?;
@@ -296,7 +307,6 @@ impl Trainings {
             roster,
             wire,
             inbox: heard,
-            owed: parts.owed.clone(),
             stop: stop.child_token(),
         };
         // The log is read and checked, which may take a while.
@@ -308,6 +318,7 @@ impl Trainings {
                 return Err(error);
             }
         };
+        parts.pay.follow(said, &self.path(run), Some(handle.watch()));
         tokio::spawn(self.clone().see_out(run, handle.clone(), stop.clone()));
         if let Some(known) = lock(&self.inner.known).get_mut(&run) {
             known.joined = Some(Joined { wish, handle, inbox, stop });

@@ -3,8 +3,9 @@
 use consortium_protocol::wire::train::{
     Batches, Beacon, Body, Candidacy, Candidate, Certified, Commit, DataSpec, Entry, EvalNonce, Fate, Finding, Finite,
     HyperParameters, Join, Locked, Locks, Loss, LossPair, Measure, Member, ModelSpec, NewView, Nonce, Outcome,
-    PaySchedule, Phases, Proposal, Purpose, Record, Refusal, Reveal, RunId, RunSpec, ScoreCard, Seal, StateFile,
-    StateHash, TrainAnswer, TrainGossip, TrainMessage, TrainRequest, Validator, Vote, commitment, nonce_lock,
+    PaySchedule, PayWay, Phases, Proposal, Purpose, Record, Refusal, Reveal, RunId, RunSpec, ScoreCard, Seal,
+    StateFile, StateHash, TrainAnswer, TrainGossip, TrainMessage, TrainRequest, Validator, Vote, commitment,
+    nonce_lock,
 };
 use consortium_protocol::{Hash, Msat, NodeId, Signed};
 
@@ -69,10 +70,18 @@ pub(crate) fn spec() -> RunSpec {
             fee: Msat(500),
             unit: Msat(100_000),
             least_units: 10,
+            way: PayWay::Accounts,
         },
         rounds: 1000,
         starts_at_ms: 1_800_000_000_000,
     }
+}
+
+/// As [`spec`], paid by escrows.
+pub(crate) fn spec_by_escrow() -> RunSpec {
+    let spec = spec();
+    let pay = PaySchedule { unit: Msat(1_000_000), least_units: 1, way: PayWay::Escrow, ..spec.pay };
+    RunSpec { pay, ..spec }
 }
 
 pub(crate) fn commit() -> Commit {

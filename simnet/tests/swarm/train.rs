@@ -1,24 +1,26 @@
-//! A run of training over a swarm of processes, by the commands that people use.
+//! Runs of training over a swarm of processes, by the commands that people use.
 
+use std::path::Path;
 use std::process::{Command, Output, Stdio};
 
+use consortium_node::ledger::Ledger;
+use consortium_node::ledger::accounts::{Book, Owner};
 use serde_json::Value;
 
 use crate::support::{Place, eventually, node_binary, text};
 
-/// `consortium-node train ...` at one node of the swarm.
-fn train(place: &Place, node: usize, arguments: &[&str]) -> Output {
-    let data_dir = place.field("t", "data_dir").swap_remove(node - 1);
+/// Runs a `consortium-node` command at a node.
+fn node(node: &Value, arguments: &[&str]) -> Output {
     let mut command = Command::new(node_binary());
-    command.env_remove("CONSORTIUM_API_BASE").args(["--data-dir", &data_dir, "train"]).args(arguments);
-    command.stdin(Stdio::null()).output().unwrap()
+    command.env_remove("CONSORTIUM_API_BASE").arg("--data-dir").arg(node["data_dir"].as_str().unwrap());
+    command.args(arguments).stdin(Stdio::null()).output().unwrap()
 }
 
-/// What it prints, if it ends well.
-fn told(place: &Place, node: usize, arguments: &[&str]) -> Value {
-    let output = train(place, node, &[arguments, &["--json"]].concat());
-    assert!(output.status.success(), "node {node}, {arguments:?}: {}", text(&output));
-    serde_json::from_slice(&output.stdout).unwrap()
+/// What a command prints as JSON, if it ends well.
+fn told(at: &Value, arguments: &[&str]) -> Value {
+    let output = node(at, &[arguments, &["--json"]].concat());
+    assert!(output.status.success(), "{arguments:?}: {}", text(&output));
+    serde_json::from_slice(&output.stdout).unwrap_or_else(|error| panic!("{error}: {}", text(&output)))
 }
 
 #[test]
@@ -26,20 +28,21 @@ fn a_swarm_trains_a_model_through_kills_and_anyone_can_replay_it() {
     let place = Place::new();
     let up = ["up", "4", "--no-lightning", "--detach"];
     assert!(place.simnet("t", &up).stdout(Stdio::null()).status().unwrap().success());
-    let plan = ["announce", "--model", "nano", "--rounds", "8", "--latency-ms", "250", "--budget", "100"];
-    let run = told(&place, 1, &plan)["run"].as_str().unwrap().to_owned();
+    let nodes = place.nodes("t");
+    let plan = ["train", "announce", "--model", "nano", "--rounds", "8", "--latency-ms", "250", "--budget", "100"];
+    let run = told(&nodes[0], &plan)["run"].as_str().unwrap().to_owned();
     // By the first digits where the run was heard of, by its whole id anywhere.
     eventually("the others hear of the run", || {
-        told(&place, 2, &["list"]).as_array().is_some_and(|all| !all.is_empty())
+        told(&nodes[1], &["train", "list"]).as_array().is_some_and(|all| !all.is_empty())
     });
-    told(&place, 2, &["join", &run[..8]]);
-    told(&place, 3, &["join", &run]);
-    let status = |node| told(&place, node, &["status", &run]);
+    told(&nodes[1], &["train", "join", &run[..8]]);
+    told(&nodes[2], &["train", "join", &run]);
+    let status = |node| told(&nodes[node - 1], &["train", "status", &run])["status"].take();
     let round = |node| status(node)["round"].as_u64().unwrap();
     eventually("two rounds", || round(2) >= 2);
 
     // One comes later, another is killed, comes back, and goes on by itself.
-    told(&place, 4, &["join", &run]);
+    told(&nodes[3], &["train", "join", &run]);
     place.succeed("t", &["kill", "3"]);
     let killed = round(2);
     eventually("the run goes on without it", || round(2) > killed);
@@ -60,13 +63,67 @@ fn a_swarm_trains_a_model_through_kills_and_anyone_can_replay_it() {
 
     // Whoever has the files can compute all of it again, and serve the model.
     let directory = place.path("run").to_string_lossy().into_owned();
-    told(&place, 2, &["export", &run, &directory, "--model"]);
-    let replayed = train(&place, 2, &["replay", &directory, "--losses"]);
+    told(&nodes[1], &["train", "export", &run, &directory, "--model"]);
+    let replayed = node(&nodes[1], &["train", "replay", &directory, "--losses"]);
     assert!(replayed.status.success(), "{}", text(&replayed));
     for file in ["config.json", "tokenizer.json", "model.safetensors"] {
         assert!(place.path("run").join("model").join(file).is_file(), "{file}");
     }
     let card = std::fs::read_to_string(place.path("run").join("model/README.md")).unwrap();
     assert!(card.contains(&run), "{card}");
+    place.succeed("t", &["down"]);
+}
+
+fn books(node: &Value) -> Ledger {
+    let file = Path::new(node["data_dir"].as_str().unwrap()).join("ledger.db");
+    Ledger::open(&file, node["peer_id"].as_str().unwrap().parse().unwrap()).unwrap()
+}
+
+fn book(node: &Value, book: Book) -> i64 {
+    books(node).account(&Owner::Own(book)).unwrap().balance.free
+}
+
+/// Has the first node announce a run that the third judges, and the second train in it to its end; what it is to be paid.
+fn paid_by_a_run(nodes: &[Value], more: &[&str]) -> i64 {
+    let judge = nodes[2]["peer_id"].as_str().unwrap();
+    let wishes = ["train", "announce", "--model", "nano", "--rounds", "5", "--least-peers", "1", "--most-peers", "1"];
+    let pay = ["--budget", "20000", "--base", "20000", "--latency-ms", "200", "--validator", judge];
+    let announced = told(&nodes[0], &[wishes.as_slice(), &pay, more].concat());
+    let run = announced["run"].as_str().unwrap().to_owned();
+    told(&nodes[2], &["train", "join", &run, "--validate"]);
+    told(&nodes[1], &["train", "join", &run]);
+    let status = |n: usize| told(&nodes[n], &["train", "status", &run])["status"].take();
+    eventually("the run has ended for all", || (0..3).all(|n| status(n)["phase"] == "ended"));
+    let paid = status(1)["paid_msat"].as_i64().unwrap();
+    assert!(paid > 0, "{}", status(1));
+    paid
+}
+
+#[test]
+fn a_peer_is_paid_by_escrows_or_on_its_tab_and_all_books_agree() {
+    let place = Place::new();
+    assert!(place.simnet("t", &["up", "3", "--detach"]).stdout(Stdio::null()).status().unwrap().success());
+    let nodes = place.nodes("t");
+
+    let by_escrow = paid_by_a_run(&nodes, &["--escrow"]);
+    eventually("all of it came by escrow", || {
+        let of_the_peer = [Book::Training, Book::Rewards].map(|of| book(&nodes[1], of));
+        (of_the_peer, book(&nodes[0], Book::Spent)) == ([by_escrow, 0], -by_escrow)
+    });
+    assert_eq!(books(&nodes[2]).account(&Owner::Own(Book::Training)).unwrap().balance.free, 0);
+    let author: Owner = format!("peer/{}", nodes[0]["peer_id"].as_str().unwrap()).parse().unwrap();
+    assert_eq!(books(&nodes[1]).account(&author).unwrap().balance.free, 0, "nothing is left on the tab");
+    let escrows = told(&nodes[0], &["escrow", "list"]);
+    let settled: i64 =
+        escrows["escrows"].as_array().unwrap().iter().map(|escrow| escrow["paid"].as_i64().unwrap()).sum();
+    assert_eq!(settled, by_escrow);
+
+    let on_the_tab = paid_by_a_run(&nodes, &["--unit", "1000"]);
+    eventually("all of it is booked", || book(&nodes[1], Book::Training) == by_escrow + on_the_tab);
+    let findings: Value = serde_json::from_str(&place.succeed("t", &["books", "--wait", "60", "--json"])).unwrap();
+    for wrong in ["unsettled", "disagreements", "inexact"] {
+        assert_eq!(findings[wrong].as_array().unwrap().len(), 0, "{findings}");
+    }
+    assert_eq!(book(&nodes[0], Book::Spent), -by_escrow - on_the_tab);
     place.succeed("t", &["down"]);
 }

@@ -35,13 +35,21 @@ fn msat(amount: u128) -> Msat {
 
 #[cfg(test)]
 mod tests {
+    use consortium_protocol::wire::train::PayWay;
     use proptest::prelude::*;
 
     use super::*;
 
     fn schedule(budget: u64, base_rate: u64) -> PaySchedule {
         let (fee, unit) = (Msat(10), Msat(1000));
-        PaySchedule { budget: Msat(budget), base_rate: Msat(base_rate), fee, unit, least_units: 1 }
+        PaySchedule {
+            budget: Msat(budget),
+            base_rate: Msat(base_rate),
+            fee,
+            unit,
+            least_units: 1,
+            way: PayWay::Accounts,
+        }
     }
 
     #[test]

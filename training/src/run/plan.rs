@@ -3,7 +3,7 @@
 use std::time::Instant;
 
 use consortium_protocol::wire::train::{
-    Batches, Finite, HyperParameters, MAX_VALIDATORS, ModelSpec, PaySchedule, Phases, RunSpec,
+    Batches, Finite, HyperParameters, MAX_VALIDATORS, ModelSpec, PaySchedule, PayWay, Phases, RunSpec,
 };
 use consortium_protocol::{Hash, Msat, NodeId, Payload};
 use serde::{Deserialize, Serialize};
@@ -39,8 +39,10 @@ pub struct PayPlan {
     pub base_sat: Option<u64>,
     /// What a refused update costs; by default a fiftieth of the budget.
     pub fee_sat: Option<u64>,
-    /// The smallest tranche; by default 1 sat, or 1000 where a peer may earn a hundred times as much.
+    /// The smallest tranche; by default 1 sat, or 1000 where a peer may earn a hundred times as much or escrows pay.
     pub unit_sat: Option<u64>,
+    /// Whether escrows pay, in place of accounts.
+    pub escrow: bool,
 }
 
 /// What may be chosen about a run.
@@ -217,7 +219,7 @@ impl RunPlan {
         let plan = &self.pay;
         let sat = |amount: u64| Msat(amount.saturating_mul(1000));
         let large = plan.budget_sat.saturating_mul(self.rounds) / u64::from(self.most_peers.max(1)) >= LARGE;
-        let unit = plan.unit_sat.unwrap_or(if large { 1000 } else { 1 });
+        let unit = plan.unit_sat.unwrap_or(if large || plan.escrow { 1000 } else { 1 });
         PaySchedule {
             budget: sat(plan.budget_sat),
             base_rate: plan.base_sat.map_or(Msat(sat(plan.budget_sat).0 / BASE_PART), sat),
@@ -225,6 +227,7 @@ impl RunPlan {
             unit: sat(unit),
             // A thousand sat at least: above what the chain calls dust.
             least_units: u32::try_from(1000_u64.div_ceil(unit.max(1))).unwrap_or(1).max(1),
+            way: if plan.escrow { PayWay::Escrow } else { PayWay::Accounts },
         }
     }
 
@@ -403,6 +406,10 @@ mod tests {
         assert_eq!(small.expected.most_cost, Msat(1_000_000));
         let large = paid(1_000_000).prepare(1).unwrap().spec.pay;
         assert_eq!((large.unit, large.least_units), (Msat(1_000_000), 1));
+        let escrowed = |unit_sat| RunPlan { pay: PayPlan { unit_sat, escrow: true, ..paid(100).pay }, ..plan() };
+        let pay = escrowed(None).prepare(1).unwrap().spec.pay;
+        assert_eq!((pay.way, pay.unit, pay.least_units), (PayWay::Escrow, Msat(1_000_000), 1));
+        assert!(escrowed(Some(354)).prepare(1).is_err(), "dust");
         assert!(paid(u64::MAX).prepare(1).is_err());
     }
 

@@ -82,6 +82,9 @@ pub struct Wishes {
     /// [`PayPlan::unit_sat`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub unit_sat: Option<u64>,
+    /// [`PayPlan::escrow`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub escrow: Option<bool>,
     /// [`RunPlan::starts_at_ms`]; at once if it is not said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub starts_at_ms: Option<u64>,
@@ -117,6 +120,7 @@ impl Wishes {
             base_sat: self.base_sat.or(other.base_sat),
             fee_sat: self.fee_sat.or(other.fee_sat),
             unit_sat: self.unit_sat.or(other.unit_sat),
+            escrow: self.escrow.or(other.escrow),
             starts_at_ms: self.starts_at_ms.or(other.starts_at_ms),
         }
     }
@@ -150,6 +154,7 @@ impl Wishes {
                 base_sat: self.base_sat,
                 fee_sat: self.fee_sat,
                 unit_sat: self.unit_sat,
+                escrow: self.escrow.unwrap_or_default(),
             },
             starts_at_ms: self.starts_at_ms.unwrap_or(now_ms),
             ..usual

@@ -1,7 +1,7 @@
 //! Specifications and keys.
 
 use consortium_protocol::wire::train::{
-    Batches, DataSpec, Finite, HyperParameters, ModelSpec, PaySchedule, Phases, RunSpec,
+    Batches, DataSpec, Finite, HyperParameters, ModelSpec, PaySchedule, PayWay, Phases, RunSpec,
 };
 use consortium_protocol::{Hash, Msat, NodeId, RootKey, Signed};
 
@@ -61,6 +61,7 @@ pub(crate) fn spec(validators: usize, quorum: u32, delta_ms: u64, rounds: u64) -
             fee: Msat(2000),
             unit: Msat(10_000),
             least_units: 3,
+            way: PayWay::Accounts,
         },
         rounds,
         starts_at_ms: 1_000,

@@ -288,6 +288,19 @@ impl Escrows {
         Ok(found)
     }
 
+    /// Escrows in which this is judged, also those that are over.
+    ///
+    /// # Errors
+    /// When the log cannot be read.
+    pub async fn about(&self, subject: Hash) -> Result<Vec<Escrow>, EscrowError> {
+        let names = self.inner.on_log(move |log| log.about(&subject)).await?;
+        let mut found = Vec::with_capacity(names.len());
+        for name in names {
+            found.push(self.escrow(name).await?);
+        }
+        Ok(found)
+    }
+
     /// When what happened in an escrow was written down, in milliseconds since 1970, and by which name.
     ///
     /// # Errors

@@ -17,7 +17,6 @@ use consortium_training::run::replay::{Depth, Replayed, replay};
 use consortium_training::run::{Expected, Prepared, Written, examination_of, state_of, write_model};
 use indicatif::ProgressBar;
 use serde_json::json;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use super::announce::Announced;
@@ -28,7 +27,7 @@ use crate::cli::terminal::{print, remark};
 use crate::clock::wall_ms;
 use crate::train::hub::Hub;
 use crate::train::view::{Phase, RunStatus};
-use crate::train::{Kept, Owed, Parts, Roster, RunHandle, Shelf, Store, export, spawn};
+use crate::train::{Kept, Parts, Roster, RunHandle, Shelf, Store, export, spawn};
 
 /// Time between two looks at the run.
 const LOOK: Duration = Duration::from_millis(500);
@@ -148,8 +147,6 @@ impl Cast {
         let Prepared { spec, initial, task, tokenizer, .. } = made;
         let spec = Signed::sign(&keys[0], spec);
         let (hub, task, stop) = (Hub::default(), Arc::new(task), CancellationToken::new());
-        let (owing, owed) = mpsc::channel(64);
-        tokio::spawn(forget(owed));
         let content = initial.to_bytes()?;
         let mut nodes = Vec::new();
         for (n, key) in keys.iter().enumerate() {
@@ -176,7 +173,6 @@ impl Cast {
                 roster: Roster::default(),
                 wire,
                 inbox,
-                owed: owing.clone(),
                 stop: stop.child_token(),
             })?;
             nodes.push(Node { directory, blobs, handle });
@@ -227,11 +223,6 @@ impl Cast {
         });
         work.await.context("writing the model broke off")?
     }
-}
-
-/// Within one process nobody is paid.
-async fn forget(mut owed: mpsc::Receiver<Owed>) {
-    while owed.recv().await.is_some() {}
 }
 
 fn introduce(spec: &Signed<RunSpec>, expected: Expected, as_json: bool) -> Result<()> {

@@ -87,9 +87,13 @@ pub(super) struct SwarmArgs {
     /// What a refused update costs its peer, in sat [default: a fiftieth of the budget].
     #[arg(long, value_name = "SAT")]
     fee: Option<u64>,
-    /// The smallest payment, in sat [default: 1, or 1000 where peers may earn a hundred times as much].
+    /// The smallest payment, in sat [default: 1, or 1000 where peers may earn a hundred times as much, or with --escrow].
     #[arg(long, value_name = "SAT")]
     unit: Option<u64>,
+    /// Pay peers over Lightning alone, by escrows that validators judge; all need wallets, and this node a channel with each
+    /// peer [default: on the tabs between this node and its peers].
+    #[arg(long)]
+    escrow: bool,
 }
 
 impl PlanArgs {
@@ -127,6 +131,7 @@ impl PlanArgs {
             base_sat: swarm.base,
             fee_sat: swarm.fee,
             unit_sat: swarm.unit,
+            escrow: swarm.escrow.then_some(true),
             ..Wishes::default()
         };
         Ok(said.or(file))

@@ -3,7 +3,7 @@
 use std::path::Path;
 
 use consortium_protocol::NodeId;
-use consortium_protocol::wire::train::RunSpec;
+use consortium_protocol::wire::train::{PayWay, RunSpec};
 use consortium_training::rounds::Wish;
 use consortium_training::run::{Expected, examination_of};
 
@@ -71,11 +71,12 @@ fn plan(spec: &RunSpec, expected: &Expected) -> String {
     let pay = match spec.pay.budget.0 {
         0 => "nothing is paid".to_owned(),
         budget => format!(
-            "at most {} a round and {} in all; quality 1 gets {}, a refused update costs {}",
+            "at most {} a round and {} in all; quality 1 gets {}, a refused update costs {}; {}",
             sats(budget.into()),
             sats(expected.most_cost.0.into()),
             sats(spec.pay.base_rate.0.into()),
             sats(spec.pay.fee.0.into()),
+            if spec.pay.way == PayWay::Escrow { "by escrows" } else { "on tabs" },
         ),
     };
     let lines = [

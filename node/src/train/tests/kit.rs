@@ -1,11 +1,12 @@
 //! A run, and nodes that take part in it over a hub.
 
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, OnceLock};
 use std::time::Duration;
 
+use consortium_ledger::ledger::Ledger;
 use consortium_protocol::wire::train::{
-    Batches, Entry, Finite, HyperParameters, ModelSpec, PaySchedule, Phases, RunId, RunSpec, StateFile,
+    Batches, Entry, Finite, HyperParameters, ModelSpec, PaySchedule, PayWay, Phases, RunId, RunSpec, StateFile,
 };
 use consortium_protocol::{Hash, Msat, NodeId, RootKey, Signed};
 use consortium_training::collective::{Parameters, Task};
@@ -14,14 +15,13 @@ use consortium_training::rounds::Wish;
 use consortium_training::run::{data, examination_of, state_of, task_of};
 use consortium_training::sparseloco::OUTER_RATE;
 use consortium_training::tokenizer::Tokenizer;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
 use crate::blobs::Blobs;
 use crate::clock::wall_ms;
 use crate::train::hub::Hub;
 use crate::train::view::{Phase, RunStatus};
-use crate::train::{Kept, Owed, Parts, Roster, RunHandle, Shelf, Store, spawn};
+use crate::train::{Kept, Parts, Payouts, Roster, RunHandle, Shelf, Store, spawn};
 
 /// Time for anything to happen: generous, for machines that do much else.
 const PATIENCE: Duration = Duration::from_secs(180);
@@ -32,6 +32,17 @@ pub(super) fn key(n: u8) -> Arc<RootKey> {
 
 pub(super) fn id(n: u8) -> NodeId {
     key(n).node_id()
+}
+
+/// What books for a node, in the ledger that it has in a directory.
+pub(super) fn pay(n: u8, directory: &Path, stop: &CancellationToken) -> Payouts {
+    let ledger = Ledger::open(&directory.join("ledger.db"), id(n)).unwrap();
+    Payouts::new(
+        ledger,
+        #[cfg(feature = "lightning")]
+        None,
+        stop.clone(),
+    )
 }
 
 fn number(value: f64) -> Finite {
@@ -102,6 +113,7 @@ fn draft(validators: u8, rounds: u64) -> RunSpec {
             fee: Msat(2000),
             unit: Msat(10_000),
             least_units: 3,
+            way: PayWay::Accounts,
         },
         rounds,
         starts_at_ms: wall_ms(),
@@ -114,9 +126,6 @@ pub(super) struct World {
     pub(super) spec: Signed<RunSpec>,
     pub(super) task: Arc<Task>,
     pub(super) initial: Parameters,
-    /// What the author owes.
-    pub(super) owed: mpsc::Receiver<Owed>,
-    owing: mpsc::Sender<Owed>,
     directory: tempfile::TempDir,
 }
 
@@ -136,14 +145,11 @@ impl World {
         let task = Arc::new(task_of(&spec, tokenizer(), 1).unwrap());
         let initial = Parameters::fresh(&task, 1).unwrap();
         spec.model.initial = state_of(&initial);
-        let (owing, owed) = mpsc::channel(64);
         Self {
             hub: Hub::default(),
             spec: Signed::sign(&key(0), spec),
             task,
             initial,
-            owed,
-            owing,
             directory: tempfile::tempdir().unwrap(),
         }
     }
@@ -190,10 +196,10 @@ impl World {
             roster: Roster::default(),
             wire,
             inbox,
-            owed: self.owing.clone(),
             stop: CancellationToken::new(),
         })
         .unwrap();
+        pay(n, &root, &CancellationToken::new()).follow(self.spec.clone(), &directory, Some(handle.watch()));
         Node { n, directory, blobs, handle }
     }
 

@@ -3,5 +3,6 @@
 mod kit;
 mod liar;
 mod parts;
+mod pay;
 mod scenes;
 mod swarm;

@@ -3,7 +3,6 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use consortium_protocol::Msat;
 use consortium_protocol::wire::train::{Entry, Fate, Outcome, Refusal};
 use consortium_training::rounds::{Wish, replay};
 use tokio_util::sync::CancellationToken;
@@ -28,7 +27,7 @@ fn accepted(node: &Node) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn four_nodes_train_a_model_and_all_hold_the_same_bits() {
-    let mut world = World::new(2, 4, |_| ());
+    let world = World::new(2, 4, |_| ());
     let mut nodes = Vec::new();
     for n in 0..4 {
         nodes.push(world.start(n, if n < 2 { Wish::Validate } else { Wish::Train }).await);
@@ -45,14 +44,7 @@ async fn four_nodes_train_a_model_and_all_hold_the_same_bits() {
     let told = serde_json::to_string(&status).unwrap();
     let read: RunStatus = serde_json::from_str(&told).unwrap();
     assert_eq!((read.summary, read.rounds.len()), (status.summary.clone(), log.len()));
-    // What the author was told to pay is what the log says.
-    let mut told = Msat::ZERO;
-    while let Ok(owed) = world.owed.try_recv() {
-        assert_eq!(owed.author, id(0));
-        told = told.checked_add(owed.amount).unwrap();
-    }
-    let paid = replayed.paid.values().fold(Msat::ZERO, |sum, paid| sum.checked_add(*paid).unwrap());
-    assert_eq!(told, paid);
+    super::pay::all_is_booked(&world, &nodes, &replayed).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]

@@ -10,10 +10,9 @@ use consortium_protocol::wire::train::{RunId, TrainAnswer, TrainMessage, TrainRe
 use consortium_protocol::wire::{BLOB, TRAIN};
 use consortium_training::rounds::{Wish, replay};
 use consortium_training::run::archive::Archive;
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 
-use super::kit::{World, id, key, tokenizer};
+use super::kit::{World, id, key, pay, tokenizer};
 use crate::blobs::Blobs;
 use crate::swarm::{self, SwarmConfig, SwarmEvent, SwarmHandle, TransportKind};
 use crate::train::net::ask;
@@ -36,7 +35,7 @@ fn open(n: u8, swarm: &SwarmHandle, dir: &tempfile::TempDir, stop: &Cancellation
         blobs,
         swarm: swarm.clone(),
         threads: 1,
-        owed: mpsc::channel(64).0,
+        pay: pay(n, dir.path(), stop),
         stop: stop.clone(),
     };
     Trainings::open(parts).unwrap()

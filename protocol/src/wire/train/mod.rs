@@ -39,7 +39,7 @@ pub use record::{Body, Candidacy, Entry, Fate, Member, Outcome, Record, Refusal,
 pub use round::{
     Candidate, Commit, EvalNonce, Finding, Join, Locks, Loss, LossPair, Measure, Reveal, ScoreCard, StateHash,
 };
-pub use run::{Batches, DataSpec, HyperParameters, ModelSpec, PaySchedule, Phases, RunSpec};
+pub use run::{Batches, DataSpec, HyperParameters, ModelSpec, PaySchedule, PayWay, Phases, RunSpec};
 pub use talk::{StateFile, TrainAnswer, TrainGossip, TrainRequest, run_key, run_topic};
 
 /// Peers of one run at most.

@@ -13,6 +13,8 @@ use crate::wire::{MAX_MODEL_NAME, check_text};
 const MAX_CONFIG: usize = 4096;
 /// Longest phase: a week.
 const MAX_PHASE_MS: u64 = 7 * 24 * 3600 * 1000;
+/// The smallest tranche of an escrow: of less, a channel that is closed by force makes fees.
+const LEAST_ESCROWED: Msat = Msat(355_000);
 /// Longest update, in bytes.
 const MAX_UPDATE: u64 = 4 << 30;
 
@@ -146,6 +148,23 @@ pub struct Batches {
     pub held_out: u32,
 }
 
+/// How what a record pays out comes to its peer.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
+pub enum PayWay {
+    /// Author and peer book it, each by the record; the tab between the two is settled as any other.
+    #[default]
+    Accounts,
+    /// Over Lightning from the author to the peer, by an escrow for each payout that one of the run's validators judges.
+    Escrow,
+}
+
+impl PayWay {
+    /// Whether it goes without saying: then it is not written.
+    fn is_usual(&self) -> bool {
+        *self == Self::default()
+    }
+}
+
 /// What is paid for a round.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -160,6 +179,9 @@ pub struct PaySchedule {
     pub unit: Msat,
     /// Units that must have come together before they are paid; 1 to 4095.
     pub least_units: u32,
+    /// How it is paid.
+    #[serde(default, skip_serializing_if = "PayWay::is_usual")]
+    pub way: PayWay,
 }
 
 impl PaySchedule {
@@ -169,6 +191,8 @@ impl PaySchedule {
         let bounded = [self.budget, self.base_rate, self.fee, self.unit].iter().all(|amount| *amount <= most);
         Invalid::unless(bounded, "pay", "above ten bitcoin")?;
         Invalid::unless(self.unit > Msat::ZERO, "unit", "nothing")?;
+        let locks = self.way == PayWay::Accounts || self.unit >= LEAST_ESCROWED;
+        Invalid::unless(locks, "unit", "an escrow takes 355 sat at least: less cannot be enforced on the chain")?;
         Invalid::unless((1..4096).contains(&self.least_units), "least_units", "1 to 4095")
     }
 }
