@@ -36,6 +36,11 @@
 //! - *A node that lies about a file*: its bytes do not match their name, or the state hash; that file is not taken again.
 //! - *Too much to read*: messages are lost, and said again.
 //!
+//! # Limits
+//! Whoever comes must fetch the parameters within two rounds: those before that are given by nobody. While parameters change
+//! they are in memory three times, and once more as the bytes of their file. What is measured is measured to the end: a node
+//! that stops waits for it. A run's log is read whole at the start.
+//!
 //! # Who pays
 //! What a record pays out is owed by the author of the run alone: it is handed to a bounded channel ([`Owed`]) by the node
 //! that has the author's key, each once for each record that it takes into its log. What finds no room there, or was on its

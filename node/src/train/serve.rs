@@ -44,10 +44,11 @@ impl Trainings {
     }
 
     async fn answer_all(&self, from: NodeId, mut stream: ByteStream) -> io::Result<()> {
-        loop {
+        while self.may_ask(from) {
             let asked = tokio::time::timeout(IDLE, read_message::<TrainRequest>(&mut stream)).await;
             let Some(asked) = asked.map_err(|_| io::Error::from(io::ErrorKind::TimedOut))?? else { return Ok(()) };
             write_message(&mut stream, &self.answer(from, asked)).await?;
         }
+        Err(io::Error::other("it asks too much"))
     }
 }

@@ -40,7 +40,7 @@ const PAUSE: Duration = Duration::from_secs(1);
 /// Runs taken part in at a time.
 const MOST_JOINED: usize = 32;
 /// What one node may ask or say about runs on streams.
-const ASKING: Pace = Pace { burst: 512, per_second: 128.0 };
+const ASKING: Pace = Pace { burst: 1024, per_second: 256.0 };
 /// Askers whose pace is remembered.
 const ASKERS: usize = 512;
 
@@ -462,11 +462,13 @@ impl Trainings {
         lock(&self.inner.heard).hear(spec, Instant::now());
     }
 
+    /// Whether a node may ask once more; to be found out before its question is read.
+    pub(super) fn may_ask(&self, from: NodeId) -> bool {
+        self.inner.askers.take(from, 1, ASKING, Instant::now()).is_ok()
+    }
+
     /// The answer to what a node asks on a stream.
     pub(super) fn answer(&self, from: NodeId, request: TrainRequest) -> TrainAnswer {
-        if self.inner.askers.take(from, 1, ASKING, Instant::now()).is_err() {
-            return TrainAnswer::No;
-        }
         match request {
             TrainRequest::Say(message) => self.take(from, *message),
             TrainRequest::Run(run) => {

@@ -98,7 +98,8 @@ pub struct RunStatus {
     pub in_sync: bool,
     /// Local steps that this node has taken in the round, and how many it takes.
     pub progress: (u64, u64),
-    /// The newest rounds, the oldest first.
+    /// The newest rounds, the oldest first. In JSON they are the `history`: `rounds` is how many there are to be.
+    #[serde(rename = "history")]
     pub rounds: Vec<RoundLine>,
     /// Tokens that this node's local steps took each second in the last round that it trained in; 0 before.
     pub tokens_per_second: f64,
