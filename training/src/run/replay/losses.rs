@@ -207,6 +207,12 @@ fn measured_by(world: &World<'_>, entry: &Entry, card: &ScoreCard) -> Result<Opt
     Ok(Some(updates))
 }
 
+/// The hash of what a peer revealed in the round.
+fn revealed(entry: &Entry, peer: NodeId) -> Option<Hash> {
+    let reveal = entry.body.reveals.iter().find(|reveal| reveal.signer() == peer)?;
+    Some(reveal.payload().update)
+}
+
 fn ask(world: &World<'_>, before: &Record, evaluation: Beacon, updates: &[Submitted]) -> Result<Answer, ReplayError> {
     let peers = peers_of_round(world.spec.payload(), before);
     let question = Question {
