@@ -105,6 +105,15 @@ impl RunHandle {
         let _ended = self.commands.send(Command::Leave).await;
     }
 
+    /// Ends as a process does that is killed: whatever is under way stays where it is.
+    #[cfg(test)]
+    pub(super) async fn kill(&self) {
+        if let Some(task) = self.task.lock().await.take() {
+            task.abort();
+            let _aborted = task.await;
+        }
+    }
+
     /// Stops at once, to be taken up later, and waits until that is done.
     pub async fn stop(&self) {
         self.stop.cancel();

@@ -81,15 +81,17 @@ impl<W: Wire> Errands<W> {
     }
 
     async fn check(&self, path: PathBuf, wanted: Wanted) -> Result<(), FetchFailure> {
-        let length = self.blobs.length(&wanted.update);
         let task = Arc::clone(&self.task);
         let read = tokio::task::spawn_blocking(move || read_submission(&task, &path).map(drop)).await;
-        if length == Some(wanted.bytes) && matches!(read, Ok(Ok(()))) {
-            return Ok(());
-        }
-        debug!(peer = %wanted.peer, "an update is none of this model, or not as long as its peer said");
+        let found = match read {
+            Ok(Ok(())) if self.blobs.length(&wanted.update) == Some(wanted.bytes) => return Ok(()),
+            // It is an update, but not the one that its peer described: a replay cannot find fault with either.
+            Ok(Ok(())) => FetchFailure::Missing,
+            _ => FetchFailure::Malformed,
+        };
+        debug!(peer = %wanted.peer, ?found, "an update is not what its peer said");
         let _of_no_use = self.blobs.remove(wanted.update).await;
-        Err(FetchFailure::Malformed)
+        Err(found)
     }
 
     async fn others(&self, but: NodeId) -> Vec<NodeId> {

@@ -36,6 +36,11 @@
 //! - *A node that lies about a file*: its bytes do not match their name, or the state hash; that file is not taken again.
 //! - *Too much to read*: messages are lost, and said again.
 //!
+//! # Limits
+//! Whoever comes must fetch the parameters within two rounds: those before that are given by nobody. While parameters change
+//! they are in memory three times, and once more as the bytes of their file. What is measured is measured to the end: a node
+//! that stops waits for it. A run's log is read whole at the start.
+//!
 //! # Who pays
 //! What certain records pay out is read from the log, apart from the rounds: `pay`, and [`Trainings::payouts`]. An author takes
 //! part in its run from the announcement on, if only by watching: otherwise it would not hear what it owes.

@@ -6,10 +6,11 @@ mod world;
 use std::path::Path;
 
 use consortium_protocol::Hash;
+use consortium_protocol::wire::train::Refusal;
 use consortium_training::rounds;
 use consortium_training::run::archive::Archive;
 use consortium_training::run::replay::{Depth, ReplayError, Replayed, replay};
-use world::World;
+use world::{Lie, World};
 
 fn export(world: &World) -> (tempfile::TempDir, Archive) {
     let directory = tempfile::tempdir().unwrap();
@@ -113,7 +114,7 @@ fn utf_16(text: &[u8]) -> Vec<u8> {
 #[test]
 fn a_validator_whose_card_lies_is_named_and_the_medians_are_as_they_were() {
     let liar = 1;
-    let world = World::play(3, 2, 2, Some(liar));
+    let world = World::play(3, 2, 2, Some((liar, Lie::Losses)));
     let (_directory, archive) = export(&world);
     let done = replayed(&archive, Depth::Losses).unwrap();
     let losses = done.losses.as_ref().unwrap();
@@ -123,6 +124,21 @@ fn a_validator_whose_card_lies_is_named_and_the_medians_are_as_they_were() {
     assert_eq!(losses.beyond_count, 12);
     assert!(losses.beyond.iter().all(|d| d.batch.starts_with("held-out") && d.peer.is_some() && d.said < d.found));
     assert_eq!(done.sums.strayed[&world.validator(liar)], 2, "and the records say so");
+}
+
+#[test]
+fn a_validator_that_calls_a_sound_update_malformed_is_named() {
+    let world = World::play(3, 2, 2, Some((0, Lie::Malformed)));
+    let (_directory, archive) = export(&world);
+    let done = replayed(&archive, Depth::Losses).unwrap();
+    let losses = done.losses.as_ref().unwrap();
+    assert!(!done.holds() && losses.medians_hold() && losses.beyond.is_empty(), "{losses:?}");
+    assert_eq!(losses.false_refusals.len(), 2, "in both rounds");
+    for false_one in &losses.false_refusals {
+        assert_eq!((false_one.validator, false_one.peer), (world.validator(0), world.first_peer()));
+        assert_eq!(false_one.refusal, Refusal::Malformed);
+    }
+    assert!(world.log().iter().skip(1).all(|entry| entry.record.accepted().count() == 2), "the others outvote it");
 }
 
 #[test]

@@ -7,18 +7,27 @@ use std::sync::Arc;
 use consortium_protocol::wire::train::{Entry, Loss, RunSpec, TrainMessage};
 use consortium_protocol::{Hash, Millis, NodeId, RootKey, Signed};
 use consortium_training::collective::{Examination, Parameters, Peer, Task};
-use consortium_training::rounds::{Config, Held, Input, Machine, Output, Stored, Wish};
+use consortium_training::rounds::{Config, FetchFailure, Held, Input, Machine, Output, Stored, Wish};
 use consortium_training::run::archive::Archive;
 use consortium_training::run::{
     ModelSize, Question, RunPlan, Submission, Submitted, examination_of, measure, state_of, step, task_of, train,
 };
+
+/// How a validator lies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Lie {
+    /// It makes updates look better than they are.
+    Losses,
+    /// It says of the updates of the first peer that they are none.
+    Malformed,
+}
 
 /// A node of the run.
 struct Node {
     id: NodeId,
     machine: Machine,
     peer: Peer,
-    lies: bool,
+    lie: Option<Lie>,
 }
 
 /// What all nodes share: files, and parameters by their hash.
@@ -41,9 +50,8 @@ fn key(n: usize) -> RootKey {
 }
 
 impl World {
-    /// Plays a whole run of so many rounds with training; the validator with the number `liar` makes updates look better
-    /// than they are.
-    pub(crate) fn play(validators: usize, peers: usize, rounds: u64, liar: Option<usize>) -> Self {
+    /// Plays a whole run of so many rounds with training; `liar` is the number of a validator, and how it lies.
+    pub(crate) fn play(validators: usize, peers: usize, rounds: u64, liar: Option<(usize, Lie)>) -> Self {
         let ids = (0..validators).map(|n| key(n).node_id()).collect();
         let plan = RunPlan { rounds, tokens_per_second: Some(1e5), ..RunPlan::new(ModelSize::Nano, ids) };
         let made = plan.prepare(1).unwrap();
@@ -55,7 +63,12 @@ impl World {
             let held = Some(Held { round: 0, state });
             let config = Config { key: Arc::new(key(n)), wish, resend: Millis(200), held };
             let machine = Machine::new(config, spec.clone(), [], Millis(0)).unwrap();
-            Node { id: key(n).node_id(), machine, peer: Peer::join(task.clone()), lies: liar == Some(n) }
+            Node {
+                id: key(n).node_id(),
+                machine,
+                peer: Peer::join(task.clone()),
+                lie: liar.filter(|liar| liar.0 == n).map(|liar| liar.1),
+            }
         };
         let mut world = Self {
             nodes: (0..validators + peers).map(node).collect(),
@@ -84,6 +97,11 @@ impl World {
 
     pub(crate) fn validator(&self, n: usize) -> NodeId {
         self.nodes[n].id
+    }
+
+    /// The peer after the validators.
+    pub(crate) fn first_peer(&self) -> NodeId {
+        self.nodes[self.spec.payload().validators.len()].id
     }
 
     pub(crate) fn log(&self) -> Vec<Entry> {
@@ -148,7 +166,9 @@ impl World {
                 self.queue.push_back((n, Input::Trained { round, update, bytes: length }));
             }
             Output::Fetch { round, peer, .. } => {
-                self.queue.push_back((n, Input::Fetched { round, peer, result: Ok(()) }));
+                let accused = self.nodes[n].lie == Some(Lie::Malformed) && peer == self.first_peer();
+                let result = if accused { Err(FetchFailure::Malformed) } else { Ok(()) };
+                self.queue.push_back((n, Input::Fetched { round, peer, result }));
             }
             Output::Evaluate { .. } => self.evaluate(n, output),
             Output::Aggregate { round, base, updates } => {
@@ -172,7 +192,7 @@ impl World {
             |(peer, hash): &(NodeId, Hash)| Submitted { peer: *peer, hash: *hash, submission: self.submission(*hash) };
         let updates: Vec<Submitted> = updates.iter().map(submitted).collect();
         let mut answer = measure(&self.task, self.examination, &question, &updates, &[]).unwrap();
-        if self.nodes[n].lies {
+        if self.nodes[n].lie == Some(Lie::Losses) {
             for pair in answer.findings.iter_mut().filter_map(|f| f.1.as_mut().ok()).flat_map(|m| &mut m.held_out) {
                 pair.1 = Loss(pair.1.0 / 10 * 9);
             }

@@ -153,9 +153,15 @@ fn losses_in_words(losses: &Losses) -> String {
     if losses.beyond_count > 0 {
         text.push_str(&format!("            {} losses differ by more than 1e-4\n", losses.beyond_count));
     }
-    match (losses.medians_hold(), losses.beyond_count) {
-        (true, 0) => {}
-        (true, _) => text.push_str("            scores and pay are right all the same: they follow from medians\n"),
+    for refused in losses.false_refusals.iter().take(MOST_SHOWN) {
+        text.push_str(&format!(
+            "NOT TRUE    validator {} in round {}: refused the update of {} as {:?}, which it is not\n",
+            refused.validator, refused.round, refused.peer, refused.refusal
+        ));
+    }
+    match (losses.medians_hold(), losses.hold()) {
+        (true, true) => {}
+        (true, false) => text.push_str("            scores and pay are right all the same: they follow from medians\n"),
         (false, _) => text.push_str(&format!(
             "NOT TRUE    {} losses in the records, from which scores and pay follow, are none that anyone could measure\n",
             losses.false_medians
@@ -199,7 +205,42 @@ fn log_from(archive: &Path, model: &Path) -> String {
 
 #[cfg(test)]
 mod tests {
+    use consortium_protocol::RootKey;
+    use consortium_protocol::wire::train::Refusal;
+    use consortium_training::run::replay::FalseRefusal;
+
     use super::*;
+
+    #[test]
+    fn what_is_not_true_is_said_with_who_signed_it() {
+        let id = |n| RootKey::from_seed([n; 32]).node_id();
+        let (validator, peer) = (id(1), id(2));
+        let batch = "held-out 2".to_owned();
+        let off = Difference { round: 7, validator, peer: Some(peer), batch, said: 2.0, found: 2.5 };
+        let refused = FalseRefusal { round: 8, validator, peer, refusal: Refusal::Malformed };
+        let losses = Losses {
+            cards: 3,
+            losses: 42,
+            largest: Some(off.clone()),
+            beyond: vec![off],
+            beyond_count: 1,
+            false_refusals: vec![refused],
+            ..Losses::default()
+        };
+        let words = losses_in_words(&losses);
+        for said in [
+            "42 on 3 cards were measured again; the largest difference is 2.00e-1 of the loss\n".to_owned(),
+            format!(
+                "validator {validator} in round 7, the update of {peer}, held-out 2 batch: signed 2.000000, is 2.500000"
+            ),
+            format!("validator {validator} in round 8: refused the update of {peer} as Malformed"),
+            "right all the same: they follow from medians".to_owned(),
+        ] {
+            assert!(words.contains(&said), "{said:?} in {words}");
+        }
+        let wrong = losses_in_words(&Losses { false_medians: 2, ..losses });
+        assert!(wrong.contains("2 losses in the records, from which scores and pay follow"), "{wrong}");
+    }
 
     #[test]
     fn a_card_says_where_the_log_is_from_where_it_stands() {

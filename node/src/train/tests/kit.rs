@@ -203,10 +203,12 @@ impl World {
         Node { n, directory, blobs, handle }
     }
 
-    /// Stops a node, and takes it away from the others.
+    /// Kills a node, and takes it away from the others.
     pub(super) async fn kill(&self, node: Node) {
-        node.handle.stop().await;
+        node.handle.kill().await;
         self.hub.leave(self.run(), id(node.n));
+        // What a thread computes ends with a process, but not with a task.
+        tokio::time::sleep(Duration::from_millis(500)).await;
     }
 }
 
@@ -237,7 +239,7 @@ impl Node {
     /// Its log.
     pub(super) fn log(&self) -> Vec<Entry> {
         let mut log = Vec::new();
-        Store::open(&self.directory, |entry| log.push(entry.clone())).unwrap();
+        Store::look(&self.directory, |entry| log.push(entry.clone())).unwrap();
         log
     }
 }

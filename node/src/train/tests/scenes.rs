@@ -1,6 +1,7 @@
 //! What must come of runs.
 
 use std::collections::BTreeSet;
+use std::time::Duration;
 
 use consortium_protocol::wire::train::{Entry, Fate, Outcome, Refusal};
 use consortium_training::rounds::{Wish, replay};
@@ -48,16 +49,24 @@ async fn four_nodes_train_a_model_and_all_hold_the_same_bits() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn one_that_was_killed_goes_on_from_its_disk() {
-    let world = World::new(2, 6, |_| ());
-    let judges = [world.start(0, Wish::Validate).await, world.start(1, Wish::Validate).await];
+    let world = World::new(2, 14, |_| ());
+    let mut judge = world.start(0, Wish::Validate).await;
+    let other = world.start(1, Wish::Validate).await;
     let stays = world.start(2, Wish::Train).await;
-    let leaves = world.start(3, Wish::Train).await;
-    leaves.round(3).await;
-    let log = leaves.log().len();
-    world.kill(leaves).await;
-    let back = world.start(3, Wish::Train).await;
-    assert!(back.log().len() >= log, "the log is still there");
-    all_end(&[&judges[0], &judges[1], &stays, &back]).await;
+    let mut back = world.start(3, Wish::Train).await;
+    back.round(2).await;
+    let mut log = 0;
+    for pause in [0, 60, 170] {
+        tokio::time::sleep(Duration::from_millis(pause)).await;
+        log = back.log().len();
+        world.kill(back).await;
+        back = world.start(3, Wish::Train).await;
+        assert!(back.log().len() >= log, "the log is still there");
+        world.kill(judge).await;
+        judge = world.start(0, Wish::Validate).await;
+        back.round(log as u64 + 1).await;
+    }
+    all_end(&[&judge, &other, &stays, &back]).await;
     let came = |entry: &Entry| entry.record.outcomes.iter().any(|outcome| outcome.peer == id(3));
     assert!(stays.log()[log + 1..].iter().any(came), "it took part again");
     let equivocated = |entry: &Entry| {

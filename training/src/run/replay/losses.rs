@@ -42,6 +42,19 @@ impl Difference {
     }
 }
 
+/// An update that was refused for what it is not.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct FalseRefusal {
+    /// The round.
+    pub round: u64,
+    /// Who signed it.
+    pub validator: NodeId,
+    /// Whose update it is.
+    pub peer: NodeId,
+    /// What it was refused for: that it is none, or has no loss.
+    pub refusal: Refusal,
+}
+
 /// All losses of a run, measured again.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct Losses {
@@ -57,6 +70,8 @@ pub struct Losses {
     pub beyond: Vec<Difference>,
     /// How many there are.
     pub beyond_count: u64,
+    /// Updates that a card calls malformed or without a loss, and that can be read and measured: the first hundred.
+    pub false_refusals: Vec<FalseRefusal>,
     /// Losses in records, which scores and pay follow from, that are none of those measured.
     pub false_medians: u64,
 }
@@ -65,7 +80,7 @@ impl Losses {
     /// Whether all signed losses are true.
     #[must_use]
     pub fn hold(&self) -> bool {
-        self.beyond_count == 0 && self.false_medians == 0
+        self.beyond_count == 0 && self.false_medians == 0 && self.false_refusals.is_empty()
     }
 
     /// Whether the losses are true that scores and pay follow from.
@@ -89,6 +104,7 @@ impl Losses {
                 answers.insert(key.clone(), ask(world, before, evaluation, &updates)?);
             }
             self.card(card, &answers[&key]);
+            self.refusals(world, entry, card, &answers[&key])?;
         }
         if complete {
             let answers: Vec<&Answer> = answers.values().collect();
@@ -125,6 +141,32 @@ impl Losses {
         }
     }
 
+    /// Looks for updates that a card refuses for what they are not. Whether one came in time cannot be seen any more.
+    fn refusals(
+        &mut self,
+        world: &World<'_>,
+        entry: &Entry,
+        card: &Signed<ScoreCard>,
+        answer: &Answer,
+    ) -> Result<(), TrainError> {
+        for (peer, finding) in &card.payload().findings {
+            let Finding::Refused(refusal) = *finding else { continue };
+            let is_false = match refusal {
+                Refusal::NoLoss => answer.findings.iter().any(|(other, found)| other == peer && found.is_ok()),
+                Refusal::Malformed => match revealed(entry, *peer) {
+                    Some(hash) => matches!(world.submission(hash)?, Some(Ok(_))),
+                    None => false,
+                },
+                _ => false,
+            };
+            if is_false && self.false_refusals.len() < MOST_TOLD {
+                let (round, validator) = (entry.record.round, card.signer());
+                self.false_refusals.push(FalseRefusal { round, validator, peer: *peer, refusal });
+            }
+        }
+        Ok(())
+    }
+
     fn note(&mut self, difference: Difference) {
         self.losses += 1;
         if difference.part() > TOLERANCE {
@@ -153,10 +195,7 @@ fn measured_by(world: &World<'_>, entry: &Entry, card: &ScoreCard) -> Result<Opt
     for (peer, finding) in &card.findings {
         let hash = match finding {
             Finding::Measured(measure) => Some(measure.update),
-            Finding::Refused(Refusal::NoLoss) => {
-                let reveal = entry.body.reveals.iter().find(|reveal| reveal.signer() == *peer);
-                reveal.map(|reveal| reveal.payload().update)
-            }
+            Finding::Refused(Refusal::NoLoss) => revealed(entry, *peer),
             Finding::Refused(_) => None,
         };
         let Some(hash) = hash else { continue };
@@ -166,6 +205,12 @@ fn measured_by(world: &World<'_>, entry: &Entry, card: &ScoreCard) -> Result<Opt
         }
     }
     Ok(Some(updates))
+}
+
+/// The hash of what a peer revealed in the round.
+fn revealed(entry: &Entry, peer: NodeId) -> Option<Hash> {
+    let reveal = entry.body.reveals.iter().find(|reveal| reveal.signer() == peer)?;
+    Some(reveal.payload().update)
 }
 
 fn ask(world: &World<'_>, before: &Record, evaluation: Beacon, updates: &[Submitted]) -> Result<Answer, ReplayError> {

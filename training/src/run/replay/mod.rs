@@ -14,7 +14,7 @@ mod losses;
 use consortium_protocol::wire::train::{Entry, Record, RunId, RunSpec};
 use consortium_protocol::{Hash, NodeId, Signed};
 
-pub use losses::{Difference, Losses};
+pub use losses::{Difference, FalseRefusal, Losses};
 
 use super::archive::Archive;
 use super::submission::Submission;
