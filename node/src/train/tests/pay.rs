@@ -7,7 +7,7 @@ use consortium_ledger::earnings::Source;
 use consortium_ledger::journal::Kind;
 use consortium_ledger::ledger::Ledger;
 use consortium_protocol::Msat;
-use consortium_protocol::wire::train::PayWay;
+use consortium_protocol::wire::train::{PaySchedule, PayWay, RunSpec};
 use consortium_training::rounds::{Replay, Wish};
 use tokio_util::sync::CancellationToken;
 
@@ -32,6 +32,12 @@ async fn has_entries(ledger: &Ledger, count: u64) {
 fn trained(ledger: &Ledger) -> i64 {
     let earnings = ledger.earnings(0, u64::MAX >> 1).unwrap();
     earnings.incomes.iter().find(|income| income.source == Source::Training).unwrap().msat
+}
+
+/// Pays much: what the first rounds are worth is little, as nobody has a rating yet.
+pub(super) fn well_paid(spec: &mut RunSpec) {
+    let much = Msat(1_000_000_000);
+    spec.pay = PaySchedule { budget: much, base_rate: much, unit: Msat(100_000), ..spec.pay };
 }
 
 /// Every payout of the log, which the first node announced, is in the books of who pays and who is paid, and nowhere else;

@@ -27,7 +27,7 @@ fn accepted(node: &Node) -> usize {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn four_nodes_train_a_model_and_all_hold_the_same_bits() {
-    let world = World::new(2, 4, |_| ());
+    let world = World::new(2, 4, super::pay::well_paid);
     let mut nodes = Vec::new();
     for n in 0..4 {
         nodes.push(world.start(n, if n < 2 { Wish::Validate } else { Wish::Train }).await);
