@@ -94,7 +94,9 @@ fn paid_by_a_run(nodes: &[Value], more: &[&str]) -> [i64; 2] {
     let announced = told(&nodes[0], &[wishes.as_slice(), &pay, more].concat());
     let run = announced["run"].as_str().unwrap().to_owned();
     told(&nodes[2], &["train", "join", &run, "--validate"]);
-    PEERS.map(|n| told(&nodes[n], &["train", "join", &run]));
+    for n in PEERS {
+        told(&nodes[n], &["train", "join", &run]);
+    }
     let status = |n: usize| told(&nodes[n], &["train", "status", &run])["status"].take();
     eventually("the run has ended for all", || (0..4).all(|n| status(n)["phase"] == "ended"));
     let paid = PEERS.map(|n| status(n)["paid_msat"].as_i64().unwrap());
