@@ -43,6 +43,7 @@ fn what_was_earned_is_told_by_kind_and_hour() {
     let by_kind: Vec<(Source, i64)> = earned.incomes.iter().map(|income| (income.source, income.msat)).collect();
     let expected = [
         (Source::Inference, 140 + 300),
+        (Source::Training, 0),
         (Source::Driving, 0),
         (Source::Rewards, 0),
         (Source::Fees, 10 + 7),
