@@ -145,11 +145,11 @@ where
         let run = run.clone();
         async move {
             let asked: Asked = extensions.get().copied().unwrap_or_default();
+            let wanted: P = params::read(&given)?;
             match whom {
                 For::Machine => asked.locally()?,
                 For::Operator => asked.as_operator()?,
             }
-            let wanted: P = params::read(&given)?;
             let desk = context.training.clone().ok_or(Fault::NoTraining)?;
             let done = tokio::spawn(run(desk, wanted)).await.map_err(|_| Fault::Closed)?;
             Ok::<_, ErrorObjectOwned>(done?)
