@@ -7,7 +7,6 @@ use anyhow::{Context as _, Result};
 use consortium_simnet::train::arena::Arena;
 use consortium_simnet::train::baselines::{Curve, dense, single};
 use consortium_simnet::train::cast::{Cast, Role};
-use consortium_simnet::train::pay::Payroll;
 use consortium_simnet::train::report::{PeerTotal, RoundReport, totals};
 use consortium_simnet::train::setting::Setting;
 use consortium_simnet::train::svg;
@@ -47,7 +46,7 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<ExitCode> {
 fn play(arguments: &cli::Train, setting: &Setting, cast: &Cast) -> Result<Vec<RoundReport>> {
     let task = setting.task()?;
     let share = setting.examination.share(task.recipe().rows_each());
-    let mut arena = Arena::new(*setting, cast, Payroll::default(), task.clone())?;
+    let mut arena = Arena::new(*setting, cast, task.clone())?;
     let start = arena.held_out_loss()?;
     match arguments.json {
         true => print(&json!({ "setting": setting, "peers": cast.names(), "held_out_loss": start }).to_string())?,

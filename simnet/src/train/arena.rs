@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use consortium_node::training::collective::{Assignment, Examiner, Parameters, SyncProbe, Task};
 use consortium_node::training::corpus::Split;
-use consortium_node::training::gauntlet::{Evidence, Losses, Standing, TOLERANCE, copies};
+use consortium_node::training::gauntlet::{Evidence, Losses, Standing, TOLERANCE, copies, take_round};
 use consortium_node::training::packing::Batch;
 use consortium_node::training::sparseloco::{Update, median_norms, overlaps};
 use consortium_node::training::trainer::mean_loss;
@@ -17,8 +17,8 @@ use rand_chacha::rand_core::SeedableRng;
 use super::cast::Cast;
 use super::characters::{Character, Known, Moment, Revealed, Submission, characters};
 use super::cores::on_one_core;
-use super::outcome::{Fate, Finding, outcome};
-use super::pay::Payroll;
+use super::outcome::{Fate, Finding};
+use super::pay::{Pay, STAKE, pay};
 use super::report::{PeerRound, RoundReport};
 use super::setting::{Purpose, Setting};
 
@@ -30,7 +30,6 @@ const THREADS: usize = 2;
 /// A run in progress.
 pub struct Arena {
     setting: Setting,
-    payroll: Payroll,
     task: Arc<Task>,
     characters: Vec<Box<dyn Character>>,
     names: Vec<String>,
@@ -55,9 +54,9 @@ impl Arena {
     ///
     /// # Errors
     /// If a setting makes no sense.
-    pub fn new(setting: Setting, cast: &Cast, payroll: Payroll, task: Arc<Task>) -> Result<Self> {
+    pub fn new(setting: Setting, cast: &Cast, task: Arc<Task>) -> Result<Self> {
         let characters = characters(cast, &task)?;
-        let stake = i64::try_from(payroll.stake.0).context("the stake is too large")?;
+        let stake = i64::try_from(STAKE.0).context("the stake is too large")?;
         let (first, count) = FOLLOWED;
         let followed = task.batch(Split::HeldOut, &(first..).take(count).collect::<Vec<_>>())?;
         Ok(Self {
@@ -70,7 +69,6 @@ impl Arena {
             round: 0,
             followed,
             setting,
-            payroll,
             task,
             characters,
         })
@@ -107,14 +105,8 @@ impl Arena {
         let mut late: Vec<Option<Submission>> = vec![None; peers];
         self.submit(Moment::TooLate, &assignment, &probe, &present, &mut late)?;
 
-        let qualities = outcome(&findings, &mut self.standings);
         let reverted = self.aggregate(&entries, &findings, &examiner)?;
-        let paid: Vec<(f64, bool)> = findings
-            .iter()
-            .zip(qualities)
-            .map(|(finding, quality)| (if reverted { 0.0 } else { quality }, !finding.fate.accepted()))
-            .collect();
-        let pay = self.payroll.round(&paid);
+        let pay = self.rate_and_pay(&findings, reverted);
         self.revealed = present;
         self.round += 1;
         let rows = (0..peers).map(|peer| {
@@ -137,6 +129,19 @@ impl Arena {
             training_seconds: trained,
             peers,
         })
+    }
+
+    /// Takes a round into the standings, and says what it pays. One that is taken back says nothing about whose updates were
+    /// measured.
+    fn rate_and_pay(&mut self, findings: &[Finding], reverted: bool) -> Vec<Pay> {
+        if !reverted {
+            take_round(&mut self.standings, &findings.iter().map(Finding::showing).collect::<Vec<_>>());
+        }
+        let earns = |(standing, finding): (&Standing, &Finding)| match reverted {
+            true => (0.0, finding.costs_fee() && finding.evidence.is_none()),
+            false => (standing.quality(finding.showing().verdict), finding.costs_fee()),
+        };
+        pay(&self.standings.iter().zip(findings).map(earns).collect::<Vec<_>>())
     }
 
     /// Lets all whose moment it is make their updates, on two threads.

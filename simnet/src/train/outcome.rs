@@ -1,6 +1,6 @@
-//! From what was measured to verdicts and standings.
+//! What became of the updates of a round.
 
-use consortium_node::training::gauntlet::{Evidence, Refusal, Standing, Verdict, rate};
+use consortium_node::training::gauntlet::{Evidence, Refusal, Showing, Verdict};
 use serde::Serialize;
 
 /// What becomes of a peer's update.
@@ -47,24 +47,16 @@ pub struct Finding {
     pub fate: Fate,
 }
 
-/// Takes a round into the standings: ratings from the scores of what is let in, which all that is refused is below; then
-/// reliability. Answers with the quality that each is paid for.
-#[must_use]
-pub fn outcome(findings: &[Finding], standings: &mut [Standing]) -> Vec<f64> {
-    let score = |finding: &Finding| match finding.fate {
-        Fate::Judged(Verdict::Accepted(score)) => score,
-        _ => f64::NEG_INFINITY,
-    };
-    let mut ratings: Vec<_> = standings.iter().map(|s| s.rating).collect();
-    rate(&mut ratings, &findings.iter().map(score).collect::<Vec<_>>());
-    let qualities = findings.iter().zip(standings.iter_mut().zip(ratings)).map(|(finding, (standing, rating))| {
-        let verdict = match finding.fate {
-            Fate::Judged(verdict) => verdict,
-            Fate::Late | Fate::Malformed => Verdict::Refused(Refusal::NoScore),
-        };
-        standing.rating = rating;
-        standing.record(finding.evidence.as_ref().is_some_and(Evidence::own_data), verdict);
-        standing.quality(verdict)
-    });
-    qualities.collect()
+impl Finding {
+    /// What it says about the peer, in the words that runs go by.
+    #[must_use]
+    pub fn showing(&self) -> Showing {
+        self.evidence.as_ref().map_or(Showing::NOTHING, Evidence::showing)
+    }
+
+    /// Whether the update was examined in vain. One that came too late was not looked at.
+    #[must_use]
+    pub fn costs_fee(&self) -> bool {
+        !self.fate.accepted() && self.fate != Fate::Late
+    }
 }

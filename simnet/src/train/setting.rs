@@ -4,8 +4,8 @@ use std::sync::Arc;
 
 use anyhow::Result;
 use consortium_node::training::collective::{Examination, LocalRecipe, Task};
-use consortium_node::training::model::LlamaConfig;
 use consortium_node::training::optimizer::{AdamWSettings, Schedule};
+use consortium_node::training::run::ModelSize;
 use consortium_node::training::tokenizer::Tokenizer;
 use rand::Rng;
 use rand_chacha::ChaCha8Rng;
@@ -41,23 +41,13 @@ impl Setting {
         Self { seed, rounds, steps: 8, batch: 4, examination }
     }
 
-    /// The task of the run: a Llama with two layers of width 64 and 384 tokens, 98 624 parameters, on rows of 64 positions. A
-    /// round of ten peers then takes about a second of processor time, and its matrices are whole blocks of 64 x 64.
+    /// The task of the run: the model `small`, two layers of width 64, on rows of 64 positions. A round of ten peers then
+    /// takes about a second of processor time, and its matrices are whole blocks of 64 x 64.
     ///
     /// # Errors
     /// If a setting makes no sense.
     pub fn task(&self) -> Result<Arc<Task>> {
-        let config = LlamaConfig {
-            vocab_size: 384,
-            hidden_size: 64,
-            intermediate_size: 128,
-            num_hidden_layers: 2,
-            num_attention_heads: 4,
-            num_key_value_heads: 2,
-            head_dim: 16,
-            max_position_embeddings: 64,
-            ..LlamaConfig::tiny()
-        };
+        let config = ModelSize::Small.config();
         let peak = 4e-3;
         let total = self.rounds * self.steps;
         let schedule = Schedule { peak, floor: peak / 10.0, warmup: (total / 20).max(2 * self.steps), total };

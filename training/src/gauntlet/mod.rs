@@ -24,5 +24,7 @@ mod score;
 mod similarity;
 
 pub use rating::{Rating, rate};
-pub use score::{Evidence, Losses, MARGIN, MOST_DRIFT, Refusal, Standing, TOLERANCE, Verdict, WORST, median};
+pub use score::{
+    Evidence, Losses, MARGIN, MOST_DRIFT, Refusal, Showing, Standing, TOLERANCE, Verdict, WORST, median, take_round,
+};
 pub use similarity::copies;

@@ -2,7 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::rating::Rating;
+use super::rating::{Rating, rate};
 
 /// What an update must improve held-out loss by, as a part of it, to be let in: twice what measuring may be off by.
 pub const MARGIN: f64 = 2.0 * TOLERANCE;
@@ -96,6 +96,12 @@ pub enum Verdict {
 }
 
 impl Evidence {
+    /// What it says about the peer.
+    #[must_use]
+    pub fn showing(&self) -> Showing {
+        Showing { verdict: self.judge(), score: self.score(), own_data: self.own_data() }
+    }
+
     /// The mean score on held-out batches.
     #[must_use]
     pub fn score(&self) -> f64 {
@@ -146,7 +152,7 @@ pub struct Standing {
 
 impl Standing {
     /// Takes a round in. A refused update counts as one that was not trained on the peer's data.
-    pub fn record(&mut self, own_data: bool, verdict: Verdict) {
+    fn record(&mut self, own_data: bool, verdict: Verdict) {
         let sign = if own_data && matches!(verdict, Verdict::Accepted(_)) { 1.0 } else { -1.0 };
         self.reliability = (1.0 - RECENT) * self.reliability + RECENT * sign;
     }
@@ -162,10 +168,45 @@ impl Standing {
     }
 }
 
+/// What a round says about a peer.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Showing {
+    /// What becomes of its update.
+    pub verdict: Verdict,
+    /// Its mean score on held-out batches; minus infinity if there is none.
+    pub score: f64,
+    /// Whether it improves the peer's own batches more than others.
+    pub own_data: bool,
+}
+
+impl Showing {
+    /// Of a peer without an update that could be measured.
+    pub const NOTHING: Self =
+        Self { verdict: Verdict::Refused(Refusal::NoScore), score: f64::NEG_INFINITY, own_data: false };
+
+    /// What its place among the others goes by: what was measured, but nothing for updates that are no work of the round.
+    fn rank(&self) -> f64 {
+        match self.verdict {
+            Verdict::Accepted(_) | Verdict::Refused(Refusal::Harm | Refusal::BelowMargin) => self.score,
+            Verdict::Refused(Refusal::NoScore | Refusal::Copy | Refusal::OutOfSync) => f64::NEG_INFINITY,
+        }
+    }
+}
+
+/// Takes a round into the standings of its peers: ratings by their scores, copies and what nobody could measure last,
+/// together; then reliability.
+pub fn take_round(standings: &mut [Standing], round: &[Showing]) {
+    let mut ratings: Vec<Rating> = standings.iter().map(|standing| standing.rating).collect();
+    rate(&mut ratings, &round.iter().map(Showing::rank).collect::<Vec<_>>());
+    for ((standing, rating), showing) in standings.iter_mut().zip(ratings).zip(round) {
+        standing.rating = rating;
+        standing.record(showing.own_data, showing.verdict);
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::gauntlet::rate;
 
     fn evidence(assigned: f64, held_out: &[f64]) -> Evidence {
         let losses = |score: &f64| Losses { before: 2.0, after: 2.0 * (1.0 - score) };
@@ -250,12 +291,7 @@ mod tests {
         let rounds = [evidence(0.02, &[0.01; 3]), evidence(0.008, &[0.009; 3]), evidence(0.0, &[0.0; 3])];
         let mut standings = [Standing::default(); 3];
         for _ in 0..30 {
-            let mut ratings = standings.map(|s| s.rating);
-            rate(&mut ratings, &rounds.each_ref().map(Evidence::score));
-            for ((standing, rating), round) in standings.iter_mut().zip(ratings).zip(&rounds) {
-                standing.rating = rating;
-                standing.record(round.own_data(), round.judge());
-            }
+            take_round(&mut standings, &rounds.each_ref().map(Evidence::showing));
         }
         let paid: Vec<f64> = standings.iter().zip(&rounds).map(|(s, r)| s.quality(r.judge())).collect();
         assert!(paid[0] > 1.0 && paid[1] < 1e-300 && paid[2] < 1e-300, "{paid:?}");

@@ -72,6 +72,7 @@ pub use chain::{BadEntry, Chain, Replay, Replaying, replay};
 use collect::Round;
 pub use io::{Config, FetchFailure, Held, Input, Output, Stored, Wish};
 pub use outcome::{Unfit, aggregate_to_judge, card_fits, genesis, outcome, peers_of_round};
+pub use pay::shares;
 
 /// One node's part in a run.
 pub struct Machine {

@@ -10,7 +10,7 @@ use consortium_protocol::{Hash, Msat, NodeId, Signed};
 
 use super::evidence::{Agreed, agree, mean_score, median_pairs, most_frequent, strayed};
 use super::{pay, people};
-use crate::gauntlet::{self, MARGIN, Rating, Standing, Verdict, rate};
+use crate::gauntlet::{self, MARGIN, Rating, Showing, Standing, Verdict, take_round};
 
 /// Why a body gives no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -224,19 +224,21 @@ fn judge(
     accounts: &mut BTreeMap<NodeId, Member>,
 ) -> Result<Vec<Outcome>, Unfit> {
     let found: Vec<Result<Agreed, Refusal>> = peers.iter().map(|peer| agree(body, *peer)).collect();
-    let verdicts: Vec<Option<Verdict>> = found.iter().map(|f| f.as_ref().ok().map(|a| a.evidence().judge())).collect();
-    let standings: Vec<Standing> = peers.iter().map(|peer| standing(accounts.get(peer))).collect();
+    let showing = |found: &Result<Agreed, Refusal>| found.as_ref().map_or(Showing::NOTHING, |a| a.evidence().showing());
+    let showings: Vec<Showing> = found.iter().map(showing).collect();
+    let mut standings: Vec<Standing> = peers.iter().map(|peer| standing(accounts.get(peer))).collect();
     // A round that is taken back says nothing about its peers: they trained from what harmed.
-    let standings = if reverts { standings } else { rated(standings, &found, &verdicts) };
-    let qualities: Vec<f64> = standings
-        .iter()
-        .zip(&verdicts)
-        .map(|(standing, verdict)| verdict.filter(|_| !reverts).map_or(0.0, |verdict| standing.quality(verdict)))
-        .collect();
+    let qualities = match reverts {
+        true => vec![0.0; peers.len()],
+        false => {
+            take_round(&mut standings, &showings);
+            standings.iter().zip(&showings).map(|(standing, showing)| standing.quality(showing.verdict)).collect()
+        }
+    };
     let shares = pay::shares(&spec.pay, &qualities);
     let mut outcomes = Vec::with_capacity(peers.len());
     for (place, peer) in peers.iter().enumerate() {
-        let fate = fate(&found[place], verdicts[place], reverts);
+        let fate = fate(&found[place], showings[place].verdict, reverts);
         let fee = match fate {
             Fate::Refused(refusal) if refusal.costs_fee() => spec.pay.fee,
             _ => Msat::ZERO,
@@ -258,15 +260,14 @@ fn judge(
     Ok(outcomes)
 }
 
-fn fate(found: &Result<Agreed, Refusal>, verdict: Option<Verdict>, reverts: bool) -> Fate {
+fn fate(found: &Result<Agreed, Refusal>, verdict: Verdict, reverts: bool) -> Fate {
     match (found, verdict) {
         (Err(refusal), _) => Fate::Refused(*refusal),
         (Ok(_), _) if reverts => Fate::Refused(Refusal::Reverted),
-        (Ok(agreed), Some(Verdict::Accepted(_))) => {
+        (Ok(agreed), Verdict::Accepted(_)) => {
             Fate::Accepted { update: agreed.update.update, bytes: agreed.update.bytes, norms: agreed.norms }
         }
-        (Ok(_), Some(Verdict::Refused(refusal))) => Fate::Refused(refusal_of(refusal)),
-        (Ok(_), None) => Fate::Refused(Refusal::Disputed),
+        (Ok(_), Verdict::Refused(refusal)) => Fate::Refused(refusal_of(refusal)),
     }
 }
 
@@ -275,34 +276,6 @@ fn standing(account: Option<&Member>) -> Standing {
         rating: Rating { mu: account.mu.get(), sigma: account.sigma.get() },
         reliability: account.reliability.get(),
     })
-}
-
-/// The standings after the round. Copies and updates that nobody could measure rank last, together.
-fn rated(
-    mut standings: Vec<Standing>,
-    found: &[Result<Agreed, Refusal>],
-    verdicts: &[Option<Verdict>],
-) -> Vec<Standing> {
-    let scores: Vec<f64> = found
-        .iter()
-        .zip(verdicts)
-        .map(|(found, verdict)| match (found, verdict) {
-            (Ok(_), Some(Verdict::Accepted(score))) => *score,
-            (Ok(agreed), Some(Verdict::Refused(gauntlet::Refusal::Harm | gauntlet::Refusal::BelowMargin))) => {
-                mean_score(&agreed.held_out)
-            }
-            _ => f64::NEG_INFINITY,
-        })
-        .collect();
-    let mut ratings: Vec<Rating> = standings.iter().map(|standing| standing.rating).collect();
-    rate(&mut ratings, &scores);
-    for (place, standing) in standings.iter_mut().enumerate() {
-        standing.rating = ratings[place];
-        let own_data = found[place].as_ref().is_ok_and(|agreed| agreed.evidence().own_data());
-        let verdict = verdicts[place].unwrap_or(Verdict::Refused(gauntlet::Refusal::NoScore));
-        standing.record(own_data, verdict);
-    }
-    standings
 }
 
 fn settle(account: &mut Member, standing: Standing, pay: Msat, fee: Msat) -> Result<(), Unfit> {

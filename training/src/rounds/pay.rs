@@ -11,7 +11,8 @@ const MOST: f64 = 1e12;
 /// What each peer gets: the base rate times its quality, and where that is more than the budget, its share of the budget;
 /// then the sum is the budget exactly, and what rounding leaves over goes to the largest remainders, of equal ones to the
 /// first. Quality that is negative, or no number, is zero.
-pub(super) fn shares(pay: &PaySchedule, qualities: &[f64]) -> Vec<Msat> {
+#[must_use]
+pub fn shares(pay: &PaySchedule, qualities: &[f64]) -> Vec<Msat> {
     let parts = |quality: &f64| if *quality > 0.0 { (quality * PARTS).min(MOST) as u128 } else { 0 };
     let wants: Vec<u128> = qualities.iter().map(|q| u128::from(pay.base_rate.0) * parts(q) / PARTS as u128).collect();
     let (sum, budget) = (wants.iter().sum::<u128>(), u128::from(pay.budget.0));
