@@ -5,21 +5,12 @@ use crate::TrainError;
 use crate::gauntlet::copies;
 use crate::model::{Llama, LlamaConfig};
 use crate::optimizer::{AdamWSettings, Schedule};
+use crate::run::ModelSize;
 use crate::sparseloco::{Update, aggregate, median_norms, overlaps};
 use crate::tokenizer::Tokenizer;
 
 fn small() -> LlamaConfig {
-    LlamaConfig {
-        vocab_size: 300,
-        hidden_size: 16,
-        intermediate_size: 24,
-        num_hidden_layers: 2,
-        num_attention_heads: 4,
-        num_key_value_heads: 2,
-        head_dim: 6,
-        max_position_embeddings: 64,
-        ..LlamaConfig::tiny()
-    }
+    ModelSize::Nano.config()
 }
 
 fn recipe() -> LocalRecipe {

@@ -6,17 +6,7 @@ use crate::observer::Silent;
 use crate::optimizer::{AdamWSettings, Schedule};
 
 fn small() -> LlamaConfig {
-    LlamaConfig {
-        vocab_size: 300,
-        hidden_size: 16,
-        intermediate_size: 24,
-        num_hidden_layers: 2,
-        num_attention_heads: 4,
-        num_key_value_heads: 2,
-        head_dim: 6,
-        max_position_embeddings: 192,
-        ..LlamaConfig::tiny()
-    }
+    LlamaConfig { max_position_embeddings: 192, ..crate::run::ModelSize::Nano.config() }
 }
 
 fn recipe(total: u64) -> Recipe {

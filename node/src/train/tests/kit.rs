@@ -12,7 +12,7 @@ use consortium_protocol::{Hash, Msat, NodeId, RootKey, Signed};
 use consortium_training::collective::{Parameters, Task};
 use consortium_training::model::LlamaConfig;
 use consortium_training::rounds::Wish;
-use consortium_training::run::{data, examination_of, state_of, task_of};
+use consortium_training::run::{ModelSize, data, examination_of, state_of, task_of};
 use consortium_training::sparseloco::OUTER_RATE;
 use consortium_training::tokenizer::Tokenizer;
 use tokio_util::sync::CancellationToken;
@@ -55,17 +55,7 @@ pub(super) fn tokenizer() -> &'static [u8] {
 }
 
 fn config() -> LlamaConfig {
-    LlamaConfig {
-        vocab_size: 300,
-        hidden_size: 16,
-        intermediate_size: 24,
-        num_hidden_layers: 2,
-        num_attention_heads: 4,
-        num_key_value_heads: 2,
-        head_dim: 6,
-        max_position_embeddings: 64,
-        ..LlamaConfig::tiny()
-    }
+    ModelSize::Nano.config()
 }
 
 fn draft(validators: u8, rounds: u64) -> RunSpec {
