@@ -1,8 +1,9 @@
 //! Runs as they are shown to people and programs.
 
-use consortium_protocol::wire::train::{Entry, Fate, Finite, LossPair, RunId, RunSpec};
+use consortium_protocol::wire::train::{Entry, Fate, Finite, RunId, RunSpec};
 use consortium_protocol::{NodeId, Signed};
 use consortium_training::rounds::Wish;
+use consortium_training::run::held_out_loss;
 use serde::{Deserialize, Serialize};
 
 /// A run in a line.
@@ -196,16 +197,6 @@ impl RoundLine {
             peers: peers.collect(),
         }
     }
-}
-
-/// All updates of a round are measured on the same batches, so that the loss before any of them is that of the round.
-fn held_out_loss(entry: &Entry) -> Option<f64> {
-    let mean = |pairs: &[LossPair], loss: fn(&LossPair) -> f64| {
-        (!pairs.is_empty()).then(|| pairs.iter().map(loss).sum::<f64>() / pairs.len() as f64)
-    };
-    let measured = entry.record.outcomes.iter().find_map(|outcome| mean(&outcome.held_out, |pair| pair.0.nats()));
-    let judged = || entry.body.cards.iter().find_map(|card| mean(&card.payload().aggregate, |pair| pair.1.nats()));
-    measured.or_else(judged)
 }
 
 fn fate(fate: &Fate) -> String {
