@@ -17,8 +17,8 @@ use serde_json::{Value, json};
 use super::Context;
 use super::fault::Fault;
 use super::methods::json as shown;
+use super::over::{For, over};
 use super::params;
-use super::wallet::{For, over};
 use crate::escrow::names::{Finding, Kind};
 use crate::escrow::view::MAX_PAGE;
 use crate::escrow::{DeskError, EscrowDesk};
@@ -140,7 +140,7 @@ where
     F: Fn(EscrowDesk, P) -> R + Clone + Send + Sync + 'static,
     R: Future<Output = Result<Value, Fault>> + Send + 'static,
 {
-    over(module, name, whom, |context| context.escrows.clone(), run);
+    over(module, name, whom, |context| context.escrows.clone().ok_or(Fault::NoWallet), run);
 }
 
 impl From<DeskError> for Fault {

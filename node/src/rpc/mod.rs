@@ -59,6 +59,7 @@ pub mod limit;
 mod methods;
 mod nodes;
 mod outside;
+mod over;
 mod params;
 mod reputation;
 mod train;

@@ -13,15 +13,15 @@ use consortium_training::TrainError;
 use consortium_training::rounds::Wish;
 use consortium_training::run::Wishes;
 use jsonrpsee::RpcModule;
-use jsonrpsee::types::ErrorObjectOwned;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::Context;
 use super::fault::Fault;
-use super::methods::{Asked, ONCE, json as shown};
-use super::params::{self, Nothing};
+use super::methods::json as shown;
+use super::over::{For, over};
+use super::params::Nothing;
 use crate::clock::wall_ms;
 use crate::train::{RunError, Trainings};
 
@@ -70,13 +70,6 @@ struct Export {
 
 fn train() -> Wish {
     Wish::Train
-}
-
-/// Who may ask.
-#[derive(Clone, Copy, Debug)]
-enum For {
-    Machine,
-    Operator,
 }
 
 /// Adds the methods.
@@ -141,21 +134,7 @@ where
     F: Fn(TrainingDesk, P) -> R + Clone + Send + Sync + 'static,
     R: Future<Output = Result<Value, Fault>> + Send + 'static,
 {
-    let registered = module.register_async_method(name, move |given, context: Arc<Context>, extensions| {
-        let run = run.clone();
-        async move {
-            let asked: Asked = extensions.get().copied().unwrap_or_default();
-            let wanted: P = params::read(&given)?;
-            match whom {
-                For::Machine => asked.locally()?,
-                For::Operator => asked.as_operator()?,
-            }
-            let desk = context.training.clone().ok_or(Fault::NoTraining)?;
-            let done = tokio::spawn(run(desk, wanted)).await.map_err(|_| Fault::Closed)?;
-            Ok::<_, ErrorObjectOwned>(done?)
-        }
-    });
-    registered.expect(ONCE);
+    over(module, name, whom, |context| context.training.clone().ok_or(Fault::NoTraining), run);
 }
 
 impl From<RunError> for Fault {

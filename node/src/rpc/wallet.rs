@@ -4,7 +4,6 @@
 //! ([`crate::operator`]).
 
 use std::future::Future;
-use std::sync::Arc;
 use std::time::Duration;
 
 use consortium_ledger::lightning::channels::{Closing, OpenOrder};
@@ -16,14 +15,13 @@ use consortium_ledger::lightning::pay::{OUTCOME, PaidView, PayOrder};
 use consortium_ledger::lightning::{Wallet, WalletError};
 use consortium_protocol::msat::Msat;
 use jsonrpsee::RpcModule;
-use jsonrpsee::types::ErrorObjectOwned;
 use serde::Deserialize;
 use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::Context;
 use super::fault::Fault;
-use super::methods::{Asked, ONCE};
+use super::over::{For, over};
 use super::params::{self, Nothing};
 
 /// Longest wait for the outcome of a payment, in seconds.
@@ -112,15 +110,6 @@ struct Connect {
     peer: String,
 }
 
-/// Whom a method is for.
-#[derive(Clone, Copy, Debug)]
-pub(super) enum For {
-    /// Every program on the node's own machine.
-    Machine,
-    /// The node's operator.
-    Operator,
-}
-
 /// Adds the methods.
 pub(super) fn register(module: &mut RpcModule<Context>) {
     add(module, "wallet_status", For::Machine, async |wallet: Wallet, _: Nothing| {
@@ -199,38 +188,7 @@ where
     F: Fn(Wallet, P) -> R + Clone + Send + Sync + 'static,
     R: Future<Output = Result<Value, Fault>> + Send + 'static,
 {
-    over(module, name, whom, |context| context.wallet.clone(), run);
-}
-
-/// Adds a method over a part of the context that is there only with a wallet. What it does goes on when the caller leaves:
-/// half a payment helps nobody.
-pub(super) fn over<W, P, F, R>(
-    module: &mut RpcModule<Context>,
-    name: &'static str,
-    whom: For,
-    part: fn(&Context) -> Option<W>,
-    run: F,
-) where
-    W: Send + 'static,
-    P: DeserializeOwned + Send + 'static,
-    F: Fn(W, P) -> R + Clone + Send + Sync + 'static,
-    R: Future<Output = Result<Value, Fault>> + Send + 'static,
-{
-    let registered = module.register_async_method(name, move |given, context: Arc<Context>, extensions| {
-        let run = run.clone();
-        async move {
-            let asked: Asked = extensions.get().copied().unwrap_or_default();
-            let wanted: P = params::read(&given)?;
-            match whom {
-                For::Machine => asked.locally()?,
-                For::Operator => asked.as_operator()?,
-            }
-            let part = part(&context).ok_or(Fault::NoWallet)?;
-            let done = tokio::spawn(run(part, wanted)).await.map_err(|_| Fault::Closed)?;
-            Ok::<_, ErrorObjectOwned>(done?)
-        }
-    });
-    registered.expect(ONCE);
+    over(module, name, whom, |context| context.wallet.clone().ok_or(Fault::NoWallet), run);
 }
 
 impl From<WalletError> for Fault {
