@@ -61,7 +61,7 @@ const LOOK: Duration = Duration::from_secs(2);
 /// Pause before what failed is tried again.
 const AGAIN: Duration = Duration::from_secs(30);
 
-/// Why a payout could not be booked for now.
+/// Why a payout is not booked yet.
 #[derive(Debug, thiserror::Error)]
 enum PayError {
     /// The log cannot be read.
