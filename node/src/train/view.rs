@@ -159,7 +159,7 @@ pub struct RoundLine {
 pub struct PeerLine {
     /// The peer.
     pub node: NodeId,
-    /// Mean score on held-out batches.
+    /// Mean score on batches that nobody trained on.
     pub score: Option<f64>,
     /// Its rating after the round: the mean less three deviations.
     pub rating: f64,

@@ -83,6 +83,12 @@ impl Assignment {
         Ok(Self { shuffle, peers, rows_each })
     }
 
+    /// How many peers share the rows.
+    #[must_use]
+    pub fn peers(&self) -> usize {
+        self.peers
+    }
+
     /// The rows of a peer, in the order in which it trains on them; none for a number that no peer has.
     #[must_use]
     pub fn rows(&self, peer: usize) -> Vec<u64> {

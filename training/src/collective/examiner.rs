@@ -14,6 +14,10 @@ use crate::packing::Batch;
 use crate::sparseloco::Update;
 use crate::trainer::mean_loss;
 
+/// Updates are tried at no smaller part of the outer step than one in so many: what they do would drown in what losses may be
+/// off by.
+const MOST_PARTS: usize = 16;
+
 /// How updates are examined; part of a run's specification.
 ///
 /// An update costs as many forward passes over rows as [`Self::passes`] says, its round of training three for each row that
@@ -112,7 +116,10 @@ impl<'a> Examiner<'a> {
         Ok(Self { task, examination, assignment, beacon, round, model, held_out, unassigned })
     }
 
-    /// Examines the update of the peer with this number in the assignment, each tensor of it clipped to the median norm.
+    /// Examines the update of the peer with this number in the assignment, each tensor of it clipped to the median norm, at
+    /// its part of the outer step: the round's mean divides it by the number of peers. A whole step by one update alone goes
+    /// much too far once the model has learnt something: then honest updates harm as often as not. With four honest peers and
+    /// rounds of 30 steps of 8 rows, of 236 updates 95 were let in when whole steps were tried, and 226 of 240 at a quarter.
     ///
     /// # Errors
     /// [`TrainError::Sparse`] if update or medians are of another model, or a tensor operation fails. The examiner can go on
@@ -122,7 +129,8 @@ impl<'a> Examiner<'a> {
         let rows = self.assignment.examined(&self.beacon, self.round, peer, own * own_rows);
         let ask = |rows: &[u64]| Question::new(&self.model, self.task.batch(Split::Train, rows)?);
         let assigned = rows.chunks(own_rows.max(1)).map(ask).collect::<Result<Vec<_>, _>>()?;
-        with_update(&self.model, update, medians, |model| {
+        let share = 1.0 / self.assignment.peers().clamp(1, MOST_PARTS) as f64;
+        with_update(&self.model, update, medians, share, |model| {
             let answers =
                 |questions: &[Question]| questions.iter().map(|q| q.answer(model)).collect::<Result<Vec<_>, _>>();
             Ok(Measured {

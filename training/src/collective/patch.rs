@@ -40,8 +40,8 @@ impl InplaceOp1 for Swap {
     }
 }
 
-/// Runs `look` on the model as it would be after an outer step by this update alone, each tensor clipped to the median norm,
-/// and restores the model to the bit, whatever `look` answers.
+/// Runs `look` on the model as it would be after a part `share` of an outer step by this update alone, each tensor clipped to
+/// the median norm, and restores the model to the bit, whatever `look` answers.
 ///
 /// Memory: eight bytes for each value of the update, which is one of 64 parameters. Nobody else may use the model meanwhile.
 ///
@@ -51,9 +51,10 @@ pub fn with_update<T>(
     model: &Llama,
     update: &Update,
     medians: &[f64],
+    share: f64,
     look: impl FnOnce(&Llama) -> Result<T, TrainError>,
 ) -> Result<T, TrainError> {
-    let mut swaps = swaps(model, update, medians)?;
+    let mut swaps = swaps(model, update, medians, share)?;
     let mut outcome = Ok(());
     let mut done = 0;
     for (swap, var) in swaps.iter().zip(model.vars()) {
@@ -76,12 +77,12 @@ pub fn with_update<T>(
     looked
 }
 
-fn swaps(model: &Llama, update: &Update, medians: &[f64]) -> Result<Vec<Swap>, TrainError> {
+fn swaps(model: &Llama, update: &Update, medians: &[f64], share: f64) -> Result<Vec<Swap>, TrainError> {
     let norms = update.norms();
     if norms.len() != model.vars().len() || medians.len() != norms.len() {
         return Err(SparseError::Aggregate.into());
     }
-    let factor = |(norm, median): (&f64, &f64)| if norm > median { median / norm } else { 1.0 };
+    let factor = |(norm, median): (&f64, &f64)| share * if norm > median { median / norm } else { 1.0 };
     let factors: Vec<f64> = norms.iter().zip(medians).map(factor).collect();
     let mut all: Vec<(Vec<u32>, Vec<f32>)> = vec![Default::default(); norms.len()];
     update.for_each(|tensor, element, value| {

@@ -87,8 +87,12 @@ fn held_out_loss_falls_over_rounds_and_honest_updates_are_let_in() {
     }
 }
 
+fn step_by(values: &[f32], mean: &[f32], part: f32) -> Vec<f32> {
+    values.iter().zip(mean).map(|(value, mean)| value - part * mean).collect()
+}
+
 #[test]
-fn the_loss_after_an_update_is_that_of_an_outer_step_by_it_alone() {
+fn the_loss_after_an_update_is_that_of_its_part_of_an_outer_step() {
     let task = task();
     let (before, _, updates) = rounds(2, 2);
     let (dealt, model) = (assignment(1, 2), before.model().unwrap());
@@ -99,9 +103,19 @@ fn the_loss_after_an_update_is_that_of_an_outer_step_by_it_alone() {
     aggregate(task.layout(), &[&updates[0]], &medians, &mut mean).unwrap();
     let mut alone = before.clone();
     alone.step(&[&updates[0]], &medians).unwrap();
-    let inside = with_update(&model, &updates[0], &medians, Llama::values).unwrap();
+    let inside = with_update(&model, &updates[0], &medians, 1.0, Llama::values).unwrap();
     assert_eq!(bits(&inside), bits(alone.values()));
-    assert_eq!(examiner.examine(0, &updates[0], &medians).unwrap().held_out, examiner.compare(&alone).unwrap());
+    // Of two peers one is tried at half of that step.
+    let halves: Vec<Vec<f32>> = before.values().iter().zip(&mean).map(|(v, m)| step_by(v, m, 0.5)).collect();
+    let half = Parameters::new(&task, halves).unwrap();
+    let measured = examiner.examine(0, &updates[0], &medians).unwrap().held_out;
+    let expected = examiner.compare(&half).unwrap();
+    assert!(!measured.is_empty() && measured.len() == expected.len());
+    for (measured, expected) in measured.iter().zip(&expected) {
+        assert_eq!(measured.before.to_bits(), expected.before.to_bits());
+        assert!((measured.after - expected.after).abs() < 1e-6, "{measured:?} {expected:?}");
+        assert!((measured.after - measured.before).abs() > 1e-4, "{measured:?}");
+    }
 }
 
 #[test]
@@ -131,15 +145,15 @@ fn a_patch_is_taken_back_to_the_bit_also_when_looking_fails() {
     let (before, _, updates) = rounds(2, 2);
     let model = before.model().unwrap();
     let medians = updates[0].norms();
-    let shaken = with_update(&model, &updates[0], &medians, Llama::values).unwrap();
+    let shaken = with_update(&model, &updates[0], &medians, 1.0, Llama::values).unwrap();
     assert_ne!(bits(&shaken), bits(before.values()));
     assert_eq!(bits(&model.values().unwrap()), bits(before.values()));
-    let failed = with_update(&model, &updates[1], &medians, |_| -> Result<(), _> {
+    let failed = with_update(&model, &updates[1], &medians, 1.0, |_| -> Result<(), _> {
         Err(TrainError::Diverged { step: 0, loss: f32::NAN })
     });
     assert!(failed.is_err());
     assert_eq!(bits(&model.values().unwrap()), bits(before.values()));
-    assert!(with_update(&model, &updates[0], &medians[1..], Llama::values).is_err());
+    assert!(with_update(&model, &updates[0], &medians[1..], 1.0, Llama::values).is_err());
 }
 
 #[test]

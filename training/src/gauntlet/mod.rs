@@ -4,11 +4,12 @@
 //! were found in its running. Everything here is a pure function of numbers that validators sign, computed so that every
 //! machine gets the same bits: a replay needs the signed losses, and neither a model nor a clock.
 //!
-//! For each update validators measure the loss before and after applying it, on batches that were assigned to the peer, on
-//! others of the training data that were assigned to nobody, and on held-out ones ([`Losses`]). [`Evidence::judge`] then says at once, before anything is aggregated,
-//! whether the update may enter ([`Verdict`]). What a peer is paid for builds up over rounds in its [`Standing`]: a rating of
-//! its scores against those of the others ([`Rating`]), times how reliably it improves its own batches more than others',
-//! which it can only by training on them. [`copies`] finds updates that are too much like an earlier one.
+//! For each update validators measure the loss before and after a step by it, on batches that were assigned to the peer, on
+//! others of the training data that were assigned to nobody, and on held-out ones ([`Losses`]). The step is the update's part
+//! of the outer step, for what counts is what it does to the mean. [`Evidence::judge`] then says at once, before anything is
+//! aggregated, whether the update may enter ([`Verdict`]). What a peer is paid for builds up over rounds in its [`Standing`]: a
+//! rating of its scores against those of the others ([`Rating`]), times how reliably it improves its own batches more than
+//! others', which it can only by training on them. [`copies`] finds updates that are too much like an earlier one.
 //!
 //! | exploit | closed by |
 //! |---|---|

@@ -249,7 +249,7 @@ fn judge(
         outcomes.push(Outcome {
             peer: *peer,
             fate,
-            score: agreed.and_then(|a| Finite::new(mean_score(&a.held_out))),
+            score: Finite::new(showings[place].score),
             assigned: agreed.map(|a| a.assigned.clone()).unwrap_or_default(),
             unassigned: agreed.map(|a| a.unassigned.clone()).unwrap_or_default(),
             held_out: agreed.map(|a| a.held_out.clone()).unwrap_or_default(),

@@ -41,9 +41,9 @@ pub enum Refusal {
     Copy,
     /// The peer trained on other parameters than the common ones.
     OutOfSync,
-    /// It makes some held-out batch worse.
+    /// It makes batches worse that nobody trained on, or a single held-out one by much.
     Harm,
-    /// It does not improve held-out loss by the margin.
+    /// It does not improve the loss on what nobody trained on by the margin.
     BelowMargin,
     /// The aggregate that it was trained from was taken back.
     Reverted,
@@ -87,7 +87,7 @@ pub struct Outcome {
     pub peer: NodeId,
     /// What became of its update.
     pub fate: Fate,
-    /// Its mean score on held-out batches, of median losses; none if too few measured it.
+    /// Its mean score on batches that nobody trained on, of median losses; none if too few measured it.
     pub score: Option<Finite>,
     /// The pair of median score of each batch of its own rows.
     pub assigned: Vec<LossPair>,
