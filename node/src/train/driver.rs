@@ -223,7 +223,7 @@ fn prepare<W: Wire>(parts: Parts<W>) -> Result<(Driver<W>, RunHandle), RunError>
         store: Arc::new(Mutex::new(store)),
         works: Works::new(bench),
         steps,
-        errands: Errands { wire, blobs, task, roster, complaint: Arc::default() },
+        errands: Errands::new(wire, blobs, task, roster),
         under_way: JoinSet::new(),
         applying: None,
         shelf,

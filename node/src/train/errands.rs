@@ -46,6 +46,10 @@ pub(super) struct Errands<W> {
 }
 
 impl<W: Wire> Errands<W> {
+    pub(super) fn new(wire: W, blobs: Blobs, task: Arc<Task>, roster: Roster) -> Self {
+        Self { wire, blobs, task, roster, complaint: Arc::default() }
+    }
+
     /// What this node's own disk refused since this was asked last.
     pub(super) fn complaint(&self) -> Option<String> {
         self.complaint.lock().unwrap_or_else(PoisonError::into_inner).take()

@@ -1,24 +1,73 @@
 //! A run as files for others: what a replay needs.
 
-use std::path::Path;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
 
-use consortium_protocol::Signed;
 use consortium_protocol::wire::train::{RunSpec, StateFile};
-use consortium_training::TrainError;
+use consortium_protocol::{Hash, Signed};
 use consortium_training::collective::{Parameters, Task};
 use consortium_training::run::archive::Archive;
-use consortium_training::run::task_of;
+use consortium_training::run::{state_of, task_of};
+use futures::StreamExt as _;
+use tokio::time::{Instant, timeout_at};
 
 use super::RunError;
-use super::store::{Kept, Store, at};
+use super::errands::{Errands, Wanted};
+use super::store::{Kept, Store, StoreError, at};
 use super::view::Exported;
+use super::wire::Wire;
 use crate::blobs::Blobs;
 
-/// Writes the run that is in `source` into the archive `target`. Blocks.
+/// Time to get from others what this node does not have.
+pub(super) const GATHER: Duration = Duration::from_secs(120);
+/// Time for one update.
+const EACH: Duration = Duration::from_secs(20);
+/// Updates that are asked for at a time.
+const AT_A_TIME: usize = 8;
+
+/// The updates that the log in `source` names. Blocks.
+pub(super) fn needed(source: &Path) -> Result<Vec<Wanted>, StoreError> {
+    let mut all = Vec::new();
+    Store::look(source, |entry| {
+        all.extend(entry.body.reveals.iter().map(|reveal| {
+            let said = reveal.payload();
+            Wanted { peer: reveal.signer(), update: said.update, bytes: said.bytes }
+        }));
+    })?;
+    Ok(all)
+}
+
+/// Gets what a replay needs and is not here, as far as others have it: updates, the latest first, and the parameters that
+/// the run began with, for which it gives the file.
+pub(super) async fn gather<W: Wire>(
+    errands: &Errands<W>,
+    needed: Vec<Wanted>,
+    initial: Option<Hash>,
+) -> Option<PathBuf> {
+    let end = Instant::now() + GATHER;
+    let parameters = async {
+        match initial {
+            Some(state) => errands.state(state, &[], &[]).await,
+            None => None,
+        }
+    };
+    let missing = needed.into_iter().rev().filter(|wanted| errands.blobs.length(&wanted.update).is_none());
+    let updates = futures::stream::iter(missing)
+        .map(|wanted| errands.update(wanted, EACH))
+        .buffer_unordered(AT_A_TIME)
+        .for_each(|_had_or_not| std::future::ready(()));
+    // What has come by then is written.
+    let (parameters, _) = tokio::join!(timeout_at(end, parameters), timeout_at(end, updates));
+    parameters.ok().flatten()
+}
+
+/// Writes the run that is in `source` into the archive `target`; the parameters that it began with from `initial`, where
+/// they are not kept. Blocks.
 pub(crate) fn write(
     spec: &Signed<RunSpec>,
     source: &Path,
     kept: Kept,
+    initial: Option<PathBuf>,
     blobs: &Blobs,
     target: &Path,
 ) -> Result<Exported, RunError> {
@@ -47,19 +96,26 @@ pub(crate) fn write(
         }
     })?;
     failed?;
-    if let Some(initial) = kept.initial {
-        archive.put_parameters(0, &parameters(&task, blobs, initial)?)?;
+    let file = |kept: StateFile| blobs.path(&kept.file).ok_or(RunError::Gone("a file of parameters"));
+    let state = spec.payload().model.initial;
+    let begun_with = match kept.initial {
+        Some(kept) => Some(parameters(&task, &file(kept)?, state)?),
+        // Whoever gave it may have given anything.
+        None => initial.and_then(|path| parameters(&task, &path, state).ok()),
+    };
+    if let Some(parameters) = begun_with {
+        archive.put_parameters(0, &parameters)?;
         exported.initial = true;
     }
     if let Some((round, newest)) = kept.newest {
-        archive.put_parameters(round, &parameters(&task, blobs, newest)?)?;
+        archive.put_parameters(round, &parameters(&task, &file(newest)?, newest.state)?)?;
         exported.held_round = Some(round);
     }
     Ok(exported)
 }
 
-fn parameters(task: &Task, blobs: &Blobs, file: StateFile) -> Result<Parameters, RunError> {
-    let path = blobs.path(&file.file).ok_or(RunError::Gone("a file of parameters"))?;
-    let bytes = std::fs::read(&path).map_err(at(&path))?;
-    Parameters::from_bytes(task, &bytes).map_err(|error: TrainError| error.into())
+fn parameters(task: &Task, path: &Path, state: Hash) -> Result<Parameters, RunError> {
+    let bytes = std::fs::read(path).map_err(at(path))?;
+    let parameters = Parameters::from_bytes(task, &bytes)?;
+    if state_of(&parameters) == state { Ok(parameters) } else { Err(RunError::Gone("a sound file of parameters")) }
 }

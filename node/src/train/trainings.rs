@@ -18,7 +18,8 @@ use tracing::{info, warn};
 
 use super::announcements::Announcements;
 use super::driver::{Parts, RunHandle, spawn};
-use super::net::{self, ask};
+use super::errands::Errands;
+use super::net::{self, SwarmWire, ask};
 use super::roster::Roster;
 use super::shelf::Shelf;
 use super::store::{Kept, Store};
@@ -89,6 +90,7 @@ struct Joined {
     wish: Wish,
     handle: RunHandle,
     inbox: mpsc::Sender<Heard>,
+    errands: Errands<SwarmWire>,
     /// Ends its way to the others.
     stop: CancellationToken,
 }
@@ -295,6 +297,7 @@ impl Trainings {
         let (stop, roster) = (parts.stop.child_token(), Roster::default());
         let entered = net::enter(&parts.swarm, run, parts.blobs.clone(), roster.clone(), &stop).await;
         let (wire, inbox, heard) = entered.map_err(|_| RunError::Stopped)?;
+        let errands = Errands::new(wire.clone(), parts.blobs.clone(), Arc::clone(&task), roster.clone());
         let driven = Parts {
             key: Arc::clone(&parts.key),
             wish,
@@ -321,7 +324,7 @@ impl Trainings {
         parts.pay.follow(said, &self.path(run), Some(handle.watch()));
         tokio::spawn(self.clone().see_out(run, handle.clone(), stop.clone()));
         if let Some(known) = lock(&self.inner.known).get_mut(&run) {
-            known.joined = Some(Joined { wish, handle, inbox, stop });
+            known.joined = Some(Joined { wish, handle, inbox, errands, stop });
         }
         Ok(())
     }
@@ -441,16 +444,30 @@ impl Trainings {
         self.handle(run).map(|handle| handle.status())
     }
 
-    /// Writes all that a replay of a run needs into a directory, as far as it is here: see
-    /// [`consortium_training::run::archive`].
+    /// Writes all that a replay of a run needs into a directory: see [`consortium_training::run::archive`]. In a run that
+    /// this node takes part in, it first gets from the others what it does not have, as far as that comes within
+    /// [`export::GATHER`].
     ///
     /// # Errors
     /// When this node has nothing of the run, another run is in the directory, or the disk refuses.
     pub async fn export(&self, run: RunId, directory: PathBuf) -> Result<Exported, RunError> {
-        let found = lock(&self.inner.known).get(&run).map(|known| (known.spec.clone(), known.shelf.clone()));
-        let (spec, shelf) = found.ok_or(RunError::NotJoined(run))?;
+        let found = lock(&self.inner.known).get(&run).map(|known| {
+            let errands = known.joined.as_ref().map(|joined| joined.errands.clone());
+            (known.spec.clone(), known.shelf.clone(), errands)
+        });
+        let (spec, shelf, errands) = found.ok_or(RunError::NotJoined(run))?;
         let (source, blobs) = (self.path(run), self.inner.parts.blobs.clone());
-        aside(move || export::write(&spec, &source, shelf.kept(), &blobs, &directory)).await
+        let kept = shelf.kept();
+        let initial = match errands {
+            Some(errands) => {
+                let looked = source.clone();
+                let needed = aside(move || Ok(export::needed(&looked)?)).await?;
+                let state = kept.initial.is_none().then_some(spec.payload().model.initial);
+                export::gather(&errands, needed, state).await
+            }
+            None => None,
+        };
+        aside(move || export::write(&spec, &source, kept, initial, &blobs, &directory)).await
     }
 
     /// All that a run pays out by its log as it is here; what was paid of it, whoever pays knows.

@@ -213,7 +213,7 @@ impl Cast {
         let (spec, kept, out) = (self.spec.clone(), judge.handle.shelf().kept(), out.to_owned());
         let (directory, blobs) = (judge.directory.clone(), judge.blobs.clone());
         let work = tokio::task::spawn_blocking(move || -> Result<(Written, Replayed)> {
-            export::write(&spec, &directory, kept, &blobs, &out.join("run"))?;
+            export::write(&spec, &directory, kept, None, &blobs, &out.join("run"))?;
             let archive = Archive::open(&out.join("run"))?;
             let replayed = replay(&archive, Depth::Model, &mut |_| {}).context("the run does not replay")?;
             let written = write_model(&archive, &out, "run")?;

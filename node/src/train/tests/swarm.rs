@@ -127,6 +127,7 @@ async fn a_run_is_announced_found_joined_trained_and_exported_over_libp2p() {
     assert!(states.contains(&late.state(run)));
     let target = late.dir.path().join("export");
     let exported = late.runs.export(run, target.clone()).await.unwrap();
+    assert!(exported.initial && exported.missing == 0 && exported.updates > 0, "what others have is had: {exported:?}");
     let archive = Archive::open(&target).unwrap();
     let log: Vec<_> = (1..=exported.rounds).map(|round| archive.entry(round).unwrap().unwrap()).collect();
     assert_eq!(replay(world.spec.clone(), &log).unwrap().last.trained, 3);
