@@ -33,9 +33,12 @@ pub(super) enum WorkError {
     /// What is wanted is not here.
     #[error("{0}")]
     Absent(&'static str),
-    /// The parameters are not here, or not those that they should be.
+    /// The newest parameters are not here, or not those that they should be.
     #[error("{0}")]
     Parameters(&'static str),
+    /// Those before the last aggregate are not.
+    #[error("the parameters before the last aggregate: {0}")]
+    Before(Box<WorkError>),
 }
 
 impl WorkError {
@@ -44,6 +47,7 @@ impl WorkError {
         match self {
             Self::Train(TrainError::Io { .. }) | Self::Store(StoreError::Io { .. }) => true,
             Self::Blob(error) => matches!(error, BlobError::Io { .. } | BlobError::Full { .. }),
+            Self::Before(error) => error.passes(),
             _ => false,
         }
     }
@@ -198,10 +202,11 @@ impl Bench {
     /// Measures what others made.
     pub(super) fn evaluate(&mut self, order: &Evaluate) -> Result<Found, WorkError> {
         let before = match (order.judge, &order.before) {
-            (None, _) => None,
-            (Some(state), Some(path)) => Some(read_parameters(&self.task, path, state)?),
-            (Some(state), None) => Some(self.load(self.file(state)?)?),
+            (None, _) => Ok(None),
+            (Some(state), Some(path)) => read_parameters(&self.task, path, state).map(Some),
+            (Some(state), None) => self.file(state).and_then(|file| self.load(file)).map(Some),
         };
+        let before = before.map_err(|error| WorkError::Before(Box::new(error)))?;
         let submitted = |(peer, hash): &(NodeId, Hash)| -> Result<Submitted, WorkError> {
             Ok(Submitted { peer: *peer, hash: *hash, submission: self.submission(*hash)? })
         };
@@ -295,13 +300,20 @@ impl Bench {
 }
 
 /// Reads parameters that must have this hash.
-fn read_parameters(task: &Task, path: &Path, state: Hash) -> Result<Parameters, WorkError> {
-    let bytes = std::fs::read(path).map_err(super::store::at(path))?;
-    let parameters = Parameters::from_bytes(task, &bytes)?;
-    if state_of(&parameters) == state {
-        Ok(parameters)
-    } else {
-        Err(WorkError::Parameters("the file holds other parameters than it should"))
+///
+/// # Errors
+/// [`WorkError::Parameters`] if the file holds anything else, [`WorkError::Store`] if it cannot be read.
+pub(super) fn read_parameters(task: &Task, path: &Path, state: Hash) -> Result<Parameters, WorkError> {
+    let bytes = match std::fs::read(path) {
+        Err(error) if error.kind() == std::io::ErrorKind::NotFound => {
+            return Err(WorkError::Parameters("the file of the parameters is gone"));
+        }
+        read => read.map_err(super::store::at(path))?,
+    };
+    match Parameters::from_bytes(task, &bytes) {
+        Ok(parameters) if state_of(&parameters) == state => Ok(parameters),
+        Ok(_) => Err(WorkError::Parameters("the file holds other parameters than it should")),
+        Err(_) => Err(WorkError::Parameters("the file does not hold parameters of this model")),
     }
 }
 

@@ -85,7 +85,7 @@ impl<W: Wire> Driver<W> {
         let errands = self.errands.clone();
         self.under_way.spawn(async move {
             let result = errands.update(wanted, time).await;
-            Event::Fetched { round, peer: wanted.peer, update: wanted.update, result }
+            Event::Fetched { round, peer: wanted.peer, result }
         });
     }
 
@@ -96,17 +96,25 @@ impl<W: Wire> Driver<W> {
         updates.filter(|update| self.errands.blobs.length(update).is_some()).collect()
     }
 
-    /// Measures, once the parameters before the last aggregate are here, if they are needed.
-    fn evaluate(&mut self, order: Evaluate) {
-        let Some(state) = order.judge.filter(|state| self.shelf.file(*state).is_none()) else {
+    /// Measures, once the parameters before the last aggregate are here, if they are needed: without them the aggregate
+    /// cannot be judged, and there is no card.
+    pub(super) fn evaluate(&mut self, order: Evaluate) {
+        self.asked = Some(order.clone());
+        let is_here = |state: &Hash| {
+            let file = self.shelf.file(*state);
+            file.is_some_and(|file| self.errands.blobs.length(&file.file).is_some())
+        };
+        let Some(state) = order.judge.filter(|state| !is_here(state)) else {
             return self.works.order(Order::Evaluate(order));
         };
-        let time = Duration::from_millis(self.spec.payload().phases.score_ms);
-        let (errands, bad) = (self.errands.clone(), self.bad.clone());
-        self.under_way.spawn(async move {
-            // Without them the aggregate cannot be judged, and there is no card this time.
-            let before = tokio::time::timeout(time, errands.state(state, &[], &bad)).await.ok().flatten();
-            Event::Evaluate(Evaluate { before, ..order })
+        let errands = self.errands.clone();
+        self.measure_after(async move {
+            loop {
+                if let Some(before) = errands.state(state, &[]).await {
+                    return Event::Evaluate(order, before);
+                }
+                tokio::time::sleep(ASK_AGAIN).await;
+            }
         });
     }
 
@@ -127,9 +135,8 @@ impl<W: Wire> Driver<W> {
 
     /// Fetches parameters, for as long as nothing newer is wanted.
     fn resync(&mut self, round: u64, state: Hash, donors: Vec<NodeId>) {
-        let (errands, bad) = (self.errands.clone(), self.bad.clone());
-        let own = self.shelf.file(state).filter(|file| !bad.contains(&file.file));
-        let own = own.and_then(|file| errands.blobs.path(&file.file));
+        let errands = self.errands.clone();
+        let own = self.shelf.file(state).and_then(|file| errands.blobs.path(&file.file));
         info!(run = %self.run, round, donors = donors.len(), "fetching the parameters of a run");
         self.apply_after(async move {
             let mut found = own;
@@ -137,12 +144,19 @@ impl<W: Wire> Driver<W> {
                 if let Some(file) = found {
                     return Event::Apply(Apply::Load { round, state, file });
                 }
-                found = errands.state(state, &donors, &bad).await;
+                found = errands.state(state, &donors).await.map(|got| got.path);
                 if found.is_none() {
                     tokio::time::sleep(ASK_AGAIN).await;
                 }
             }
         });
+    }
+
+    pub(super) fn measure_after(&mut self, errand: impl Future<Output = Event> + Send + 'static) {
+        if let Some(earlier) = self.measuring.take() {
+            earlier.abort();
+        }
+        self.measuring = Some(self.under_way.spawn(errand));
     }
 
     fn apply_after(&mut self, errand: impl Future<Output = Event> + Send + 'static) {

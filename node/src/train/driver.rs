@@ -17,7 +17,7 @@ use tracing::{info, warn};
 
 use super::RunError;
 use super::bench::{Apply, BenchParts, Evaluate, Steps, WorkError};
-use super::errands::Errands;
+use super::errands::{Errands, Got};
 use super::history::History;
 use super::progress::Progress;
 use super::roster::Roster;
@@ -127,9 +127,15 @@ impl RunHandle {
 
 /// What errands bring.
 pub(super) enum Event {
-    Fetched { round: u64, peer: NodeId, update: Hash, result: Result<(), FetchFailure> },
+    Fetched {
+        round: u64,
+        peer: NodeId,
+        result: Result<Got, FetchFailure>,
+    },
     Apply(Apply),
-    Evaluate(Evaluate),
+    /// With the parameters before the last aggregate.
+    Evaluate(Evaluate, Got),
+    EvaluateAgain,
     NotApplied(&'static str),
 }
 
@@ -148,10 +154,12 @@ pub(super) struct Driver<W> {
     pub(super) shelf: Shelf,
     pub(super) history: Arc<Mutex<History>>,
     pub(super) progress: Progress,
-    /// Updates of this round that are here.
+    /// The errand after which updates are measured.
+    pub(super) measuring: Option<AbortHandle>,
+    /// What is to be measured in this round.
+    pub(super) asked: Option<Evaluate>,
+    /// Files that came for this round alone, unless its record names them.
     pub(super) fetched: BTreeSet<Hash>,
-    /// Files that do not hold the parameters that they were said to.
-    pub(super) bad: Vec<Hash>,
     pub(super) loading: Option<Hash>,
     pub(super) stop: CancellationToken,
     inbox: mpsc::Receiver<Heard>,
@@ -226,11 +234,12 @@ fn prepare<W: Wire>(parts: Parts<W>) -> Result<(Driver<W>, RunHandle), RunError>
         errands: Errands::new(wire, blobs, task, roster),
         under_way: JoinSet::new(),
         applying: None,
+        measuring: None,
+        asked: None,
         shelf,
         history,
         progress: Progress::default(),
         fetched: BTreeSet::new(),
-        bad: Vec::new(),
         loading: None,
         stop,
         inbox,
@@ -317,11 +326,11 @@ impl<W: Wire> Driver<W> {
 
     async fn happen(&mut self, event: Event) {
         match event {
-            Event::Fetched { round, peer, update, result } => {
-                if result.is_ok() {
-                    self.fetched.insert(update);
+            Event::Fetched { round, peer, result } => {
+                if let Ok(got) = &result {
+                    self.note(got);
                 }
-                self.input(Input::Fetched { round, peer, result }).await;
+                self.input(Input::Fetched { round, peer, result: result.map(drop) }).await;
             }
             Event::Apply(apply) => {
                 self.loading = match &apply {
@@ -330,7 +339,15 @@ impl<W: Wire> Driver<W> {
                 };
                 self.works.order(Order::Apply(apply));
             }
-            Event::Evaluate(order) => self.works.order(Order::Evaluate(order)),
+            Event::Evaluate(order, before) => {
+                self.note(&before);
+                self.works.order(Order::Evaluate(Evaluate { before: Some(before.path), ..order }));
+            }
+            Event::EvaluateAgain => {
+                if let Some(order) = self.asked.take() {
+                    self.evaluate(order);
+                }
+            }
             Event::NotApplied(why) => {
                 self.progress.trouble(why.to_owned());
                 self.input(Input::NotApplied).await;
@@ -348,15 +365,18 @@ impl<W: Wire> Driver<W> {
                 self.loading = None;
                 self.progress.well();
                 self.input(Input::Applied(held)).await;
+                // What could not be measured for want of them is measured now.
+                if let Some(order) = self.asked.take().filter(|order| order.base == held.state) {
+                    self.evaluate(order);
+                }
             }
             Done::Applied(Err(error)) => {
                 self.trouble(&error);
-                // What was fetched did not hold what it should.
-                self.bad.extend(self.loading.take());
-                self.bad.truncate(64);
-                self.not_applied_after(ASK_AGAIN, "parameters could not be made, and are fetched");
+                let file = self.loading.take();
+                self.not_applied_after(ASK_AGAIN, file, "parameters could not be made, and are fetched");
             }
             Done::Evaluated(Ok(found)) => {
+                self.asked = None;
                 let (round, aggregate, findings) = (found.round, found.aggregate, found.findings);
                 self.input(Input::Evaluated { round, aggregate, findings }).await;
             }
@@ -370,15 +390,44 @@ impl<W: Wire> Driver<W> {
             | Done::Trained(Err(error @ WorkError::Parameters(_))) => {
                 self.trouble(&error);
                 // What was on the disk is not any more: others have it.
-                self.bad.extend(self.shelf.kept().newest.map(|(_, file)| file.file));
-                self.not_applied_after(ASK_AGAIN, "parameters are damaged, and are fetched");
+                let newest = self.shelf.kept().newest.map(|(_, file)| file.file);
+                self.not_applied_after(ASK_AGAIN, newest, "parameters are damaged, and are fetched");
             }
-            Done::Evaluated(Err(error)) | Done::Trained(Err(error)) => self.trouble(&error),
+            Done::Evaluated(Err(error)) => {
+                self.trouble(&error);
+                self.evaluate_again();
+            }
+            Done::Trained(Err(error)) => self.trouble(&error),
         }
     }
 
-    pub(super) fn not_applied_after(&mut self, pause: Duration, why: &'static str) {
+    /// Notes a file that came for this round.
+    fn note(&mut self, got: &Got) {
+        if got.is_new {
+            self.fetched.insert(got.name);
+        }
+    }
+
+    /// Measures once more: a validator that gives no card holds up the round.
+    fn evaluate_again(&mut self) {
+        let before = self.asked.as_ref().and_then(|order| self.shelf.file(order.judge?));
+        let errands = self.errands.clone();
+        self.measure_after(async move {
+            if let Some(before) = before {
+                errands.forget_if_damaged(before.file).await;
+            }
+            tokio::time::sleep(ASK_AGAIN).await;
+            Event::EvaluateAgain
+        });
+    }
+
+    /// Says after a pause that parameters are not there; if they were to be in `file`, it is looked at first.
+    pub(super) fn not_applied_after(&mut self, pause: Duration, file: Option<Hash>, why: &'static str) {
+        let errands = self.errands.clone();
         self.under_way.spawn(async move {
+            if let Some(file) = file {
+                errands.forget_if_damaged(file).await;
+            }
             tokio::time::sleep(pause).await;
             Event::NotApplied(why)
         });
@@ -420,6 +469,10 @@ impl<W: Wire> Driver<W> {
         let record = &entry.record;
         self.errands.roster.name(self.spec.payload(), record);
         self.progress.next_round();
+        self.asked = None;
+        if let Some(measuring) = self.measuring.take() {
+            measuring.abort();
+        }
         let mut of_no_use: Vec<Hash> = std::mem::take(&mut self.fetched).into_iter().collect();
         of_no_use.retain(|update| !entry.body.reveals.iter().any(|reveal| reveal.payload().update == *update));
         {

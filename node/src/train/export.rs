@@ -12,7 +12,7 @@ use futures::StreamExt as _;
 use tokio::time::{Instant, timeout_at};
 
 use super::RunError;
-use super::errands::{Errands, Wanted};
+use super::errands::{Errands, Got, Wanted};
 use super::store::{Kept, Store, StoreError, at};
 use super::view::Exported;
 use super::wire::Wire;
@@ -38,27 +38,43 @@ pub(super) fn needed(source: &Path) -> Result<Vec<Wanted>, StoreError> {
 }
 
 /// Gets what a replay needs and is not here, as far as others have it: updates, the latest first, and the parameters that
-/// the run began with, for which it gives the file.
-pub(super) async fn gather<W: Wire>(
-    errands: &Errands<W>,
-    needed: Vec<Wanted>,
-    initial: Option<Hash>,
-) -> Option<PathBuf> {
+/// the run began with, if `initial` names their state.
+pub(super) async fn gather<W: Wire>(errands: &Errands<W>, needed: Vec<Wanted>, initial: Option<Hash>) -> Gathered {
     let end = Instant::now() + GATHER;
     let parameters = async {
         match initial {
-            Some(state) => errands.state(state, &[], &[]).await,
+            Some(state) => errands.state(state, &[]).await,
             None => None,
         }
     };
-    let missing = needed.into_iter().rev().filter(|wanted| errands.blobs.length(&wanted.update).is_none());
+    let (mut new, missing) = (Vec::new(), needed.into_iter().rev());
+    let missing = missing.filter(|wanted| errands.blobs.length(&wanted.update).is_none());
     let updates = futures::stream::iter(missing)
         .map(|wanted| errands.update(wanted, EACH))
         .buffer_unordered(AT_A_TIME)
-        .for_each(|_had_or_not| std::future::ready(()));
+        .for_each(|got| {
+            new.extend(got);
+            std::future::ready(())
+        });
     // What has come by then is written.
     let (parameters, _) = tokio::join!(timeout_at(end, parameters), timeout_at(end, updates));
-    parameters.ok().flatten()
+    Gathered { initial: parameters.ok().flatten(), new }
+}
+
+/// What [`gather`] got for an export alone.
+#[derive(Debug, Default)]
+pub(super) struct Gathered {
+    pub(super) initial: Option<Got>,
+    new: Vec<Got>,
+}
+
+impl Gathered {
+    /// Lets go of what is not kept otherwise.
+    pub(super) async fn drop_new<W: Wire>(self, errands: &Errands<W>) {
+        for got in self.new.iter().chain(&self.initial) {
+            errands.drop_new(got).await;
+        }
+    }
 }
 
 /// Writes the run that is in `source` into the archive `target`; the parameters that it began with from `initial`, where
@@ -100,8 +116,7 @@ pub(crate) fn write(
     let state = spec.payload().model.initial;
     let begun_with = match kept.initial {
         Some(kept) => Some(parameters(&task, &file(kept)?, state)?),
-        // Whoever gave it may have given anything.
-        None => initial.and_then(|path| parameters(&task, &path, state).ok()),
+        None => initial.map(|path| parameters(&task, &path, state)).transpose()?,
     };
     if let Some(parameters) = begun_with {
         archive.put_parameters(0, &parameters)?;

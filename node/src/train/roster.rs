@@ -17,6 +17,8 @@ pub struct Roster(Arc<Mutex<Names>>);
 struct Names {
     /// By the last record and the specification.
     named: BTreeSet<NodeId>,
+    /// The validators among them.
+    judges: BTreeSet<NodeId>,
     /// Those that said something lately, the latest last.
     heard: VecDeque<NodeId>,
 }
@@ -39,7 +41,9 @@ impl Roster {
         let validators = last.validators.iter().map(|validator| validator.id);
         let candidates = last.candidates.iter().map(|candidacy| candidacy.id);
         let named = members.chain(validators).chain(candidates).chain(spec.reserves.iter().copied());
-        self.lock().named = named.collect();
+        let mut names = self.lock();
+        names.judges = last.validators.iter().map(|validator| validator.id).collect();
+        names.named = named.collect();
     }
 
     /// Notes that a node said something.
@@ -59,6 +63,12 @@ impl Roster {
     #[must_use]
     pub fn names(&self, node: NodeId) -> bool {
         self.lock().named.contains(&node)
+    }
+
+    /// Whether a node is one of the run's validators.
+    #[must_use]
+    pub fn judges(&self, node: NodeId) -> bool {
+        self.lock().judges.contains(&node)
     }
 
     /// Everyone.

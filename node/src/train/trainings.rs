@@ -458,16 +458,21 @@ impl Trainings {
         let (spec, shelf, errands) = found.ok_or(RunError::NotJoined(run))?;
         let (source, blobs) = (self.path(run), self.inner.parts.blobs.clone());
         let kept = shelf.kept();
-        let initial = match errands {
+        let gathered = match &errands {
             Some(errands) => {
                 let looked = source.clone();
                 let needed = aside(move || Ok(export::needed(&looked)?)).await?;
-                let state = kept.initial.is_none().then_some(spec.payload().model.initial);
-                export::gather(&errands, needed, state).await
+                let initial = kept.initial.is_none().then_some(spec.payload().model.initial);
+                export::gather(errands, needed, initial).await
             }
-            None => None,
+            None => export::Gathered::default(),
         };
-        aside(move || export::write(&spec, &source, kept, initial, &blobs, &directory)).await
+        let initial = gathered.initial.as_ref().map(|got| got.path.clone());
+        let exported = aside(move || export::write(&spec, &source, kept, initial, &blobs, &directory)).await;
+        if let Some(errands) = errands {
+            gathered.drop_new(&errands).await;
+        }
+        exported
     }
 
     /// All that a run pays out by its log as it is here; what was paid of it, whoever pays knows.

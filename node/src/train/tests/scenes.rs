@@ -11,7 +11,7 @@ use super::kit::{Node, World, id};
 use super::liar::{Liar, Lie};
 use crate::blobs::Blobs;
 use crate::train::Store;
-use crate::train::view::RunStatus;
+use crate::train::view::{Phase, RunStatus};
 
 async fn all_end(nodes: &[&Node]) {
     for node in nodes {
@@ -151,6 +151,34 @@ async fn what_is_no_update_of_the_model_is_refused_and_the_run_goes_on() {
     let refused = lied(&[Lie::Garbage, Lie::OtherModel, Lie::Cut, Lie::LongerThanSaid]).await;
     assert!(refused.iter().filter(|why| **why == Refusal::Malformed).count() >= 3, "{refused:?}");
     assert!(refused.contains(&Refusal::Withheld), "what is longer than said is as good as none: {refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_names_a_file_of_others_as_its_update_takes_it_from_nobody() {
+    let refused = lied(&[Lie::Parameters; 3]).await;
+    assert!(refused.iter().filter(|why| **why == Refusal::Malformed).count() >= 2, "{refused:?}");
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_validator_whose_parameters_the_disk_has_lost_gets_them_from_others_and_judges_on() {
+    let world = World::new(2, 6, |_| ());
+    let judges = [world.start(0, Wish::Validate).await, world.start(1, Wish::Validate).await];
+    let peers = [world.start(2, Wish::Train).await, world.start(3, Wish::Train).await];
+    assert_eq!(world.spec.payload().quorum, 2, "no round ends without it");
+    let mut damaged = BTreeSet::new();
+    while judges[1].handle.status().phase != Phase::Ended {
+        let before = Store::kept(&judges[1].directory).unwrap().before.map(|before| before.file);
+        let path = before.filter(|file| !damaged.contains(file)).and_then(|file| judges[1].blobs.path(&file));
+        // It may be let go of in this moment.
+        let done = path.map(|path| match damaged.len() % 2 {
+            0 => std::fs::remove_file(path),
+            _ => std::fs::write(path, b"what was there is lost"),
+        });
+        damaged.extend(before.filter(|_| done.is_some_and(|done| done.is_ok())));
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+    assert!(damaged.len() >= 2, "{damaged:?}");
+    all_end(&[&judges[0], &judges[1], &peers[0], &peers[1]]).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
