@@ -222,10 +222,10 @@ pub(crate) struct Train {
     /// Rounds.
     #[arg(long, default_value_t = 30, value_name = "R", value_parser = clap::value_parser!(u64).range(1..=100_000))]
     pub(crate) rounds: u64,
-    /// Local steps of a round [default: 8].
+    /// Local steps of a round [default: 30].
     #[arg(long, value_name = "K", value_parser = clap::value_parser!(u64).range(1..=1000))]
     pub(crate) steps: Option<u64>,
-    /// Rows of a local step [default: 4].
+    /// Rows of a local step [default: 8].
     #[arg(long, value_name = "B", value_parser = rows)]
     pub(crate) batch: Option<usize>,
     /// Decides first weights, data, examinations, and what characters draw.

@@ -51,8 +51,8 @@ fn play(arguments: &cli::Train, setting: &Setting, cast: &Cast) -> Result<Vec<Ro
     match arguments.json {
         true => print(&json!({ "setting": setting, "peers": cast.names(), "held_out_loss": start }).to_string())?,
         false => print(&format!(
-            "seed {}: {} parameters, {} peers, {} rounds of {} steps of {} rows; validation costs {:.1} % of training \
-             (of a round of 30 steps of 8 rows {:.1} %); held-out loss {start:.4}",
+            "seed {}: {} parameters, {} peers, {} rounds of {} steps of {} rows; validation costs {:.1} % of training; \
+             held-out loss {start:.4}",
             setting.seed,
             task.layout().parameters(),
             cast.roles().len(),
@@ -60,7 +60,6 @@ fn play(arguments: &cli::Train, setting: &Setting, cast: &Cast) -> Result<Vec<Ro
             setting.steps,
             setting.batch,
             100.0 * share,
-            100.0 * setting.examination.share(240),
         ))?,
     }
     let mut rounds = Vec::new();

@@ -6,7 +6,8 @@ use super::setting::Setting;
 
 fn play(cast: &str, rounds: u64, seed: u64) -> Vec<RoundReport> {
     let cast: Cast = cast.parse().unwrap();
-    let setting = Setting::new(seed, rounds);
+    // Short rounds are enough for so few.
+    let setting = Setting { steps: 8, batch: 4, ..Setting::new(seed, rounds) };
     let mut arena = Arena::new(setting, &cast, setting.task().unwrap()).unwrap();
     (0..rounds).map(|_| arena.play().unwrap()).collect()
 }
