@@ -19,6 +19,7 @@ use super::RunError;
 use super::bench::{Apply, BenchParts, Evaluate, Steps, WorkError};
 use super::errands::Errands;
 use super::history::History;
+use super::pause::Standing;
 use super::progress::Progress;
 use super::roster::Roster;
 use super::shelf::Shelf;
@@ -127,10 +128,17 @@ impl RunHandle {
 
 /// What errands bring.
 pub(super) enum Event {
-    Fetched { round: u64, peer: NodeId, update: Hash, result: Result<(), FetchFailure> },
+    Fetched {
+        round: u64,
+        peer: NodeId,
+        update: Hash,
+        result: Result<(), FetchFailure>,
+    },
     Apply(Apply),
     Evaluate(Evaluate),
     NotApplied(&'static str),
+    /// What the machine takes, in milliwatts.
+    Power(Option<u64>),
 }
 
 pub(super) struct Driver<W> {
@@ -154,10 +162,14 @@ pub(super) struct Driver<W> {
     pub(super) bad: Vec<Hash>,
     pub(super) loading: Option<Hash>,
     pub(super) stop: CancellationToken,
+    /// On what terms it trains, if on any.
+    pub(super) standing: Option<Standing>,
+    /// The last round that was weighed.
+    pub(super) weighed: u64,
+    pub(super) directory: std::path::PathBuf,
     inbox: mpsc::Receiver<Heard>,
     commands: mpsc::Receiver<Command>,
     status: watch::Sender<RunStatus>,
-    directory: std::path::PathBuf,
     wish: Wish,
     /// The round in which this node said that it leaves.
     leaving: Option<u64>,
@@ -205,6 +217,7 @@ fn prepare<W: Wire>(parts: Parts<W>) -> Result<(Driver<W>, RunHandle), RunError>
         runtime: tokio::runtime::Handle::current(),
     };
     let history = Arc::new(Mutex::new(history));
+    let standing = if wish == Wish::Train { Store::standing(&directory)? } else { None };
     let (commands, orders) = mpsc::channel(8);
     let status = watch::Sender::new(RunStatus::new(RunSummary { wish: Some(wish), ..RunSummary::of(&spec) }));
     let handle = RunHandle {
@@ -233,10 +246,12 @@ fn prepare<W: Wire>(parts: Parts<W>) -> Result<(Driver<W>, RunHandle), RunError>
         bad: Vec::new(),
         loading: None,
         stop,
+        standing,
+        weighed: 0,
+        directory,
         inbox,
         commands: orders,
         status,
-        directory,
         wish,
         leaving: None,
         began,
@@ -251,6 +266,7 @@ impl<W: Wire> Driver<W> {
             return;
         }
         info!(run = %self.run, round = self.machine.chain().last().round, "takes part in a training run");
+        self.take_up_pause().await;
         let mut tick = tokio::time::interval(paces(self.spec.payload()).0);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         while !self.is_over() {
@@ -262,6 +278,7 @@ impl<W: Wire> Driver<W> {
                 done = self.works.done() => self.take(done).await,
                 _ = tick.tick() => self.input(Input::Tick).await,
             }
+            self.weigh().await;
             self.show();
         }
         self.under_way.shutdown().await;
@@ -335,6 +352,7 @@ impl<W: Wire> Driver<W> {
                 self.progress.trouble(why.to_owned());
                 self.input(Input::NotApplied).await;
             }
+            Event::Power(milliwatts) => milliwatts.into_iter().for_each(|power| self.measured(power)),
         }
     }
 
@@ -440,6 +458,11 @@ impl<W: Wire> Driver<W> {
         self.input(Input::Tick).await;
     }
 
+    /// Whether this node was told to leave.
+    pub(super) fn leaves(&self) -> bool {
+        self.leaving.is_some()
+    }
+
     /// Whether this node has left: at the end of the round in which it said so, when others know.
     fn is_over(&mut self) -> bool {
         let Some(said_in) = self.leaving else { return false };
@@ -454,7 +477,9 @@ impl<W: Wire> Driver<W> {
 
     /// Notes that this node has left.
     fn forget(&mut self) {
-        if let Err(error) = Store::set_wish(&self.directory, None) {
+        let forgotten =
+            Store::set_wish(&self.directory, None).and_then(|()| Store::set_standing(&self.directory, None));
+        if let Err(error) = forgotten {
             self.trouble(&error);
         }
         self.show();
@@ -470,7 +495,7 @@ impl<W: Wire> Driver<W> {
         let phase = self.progress.phase(last, held, self.now().0 < self.spec.payload().starts_at_ms);
         let (seconds_per_round, left) = {
             let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
-            (history.seconds_per_round(), self.leaving.is_some())
+            (history.seconds_per_round(), self.leaves())
         };
         self.status.send_modify(|status| {
             status.summary.round = last.round;
@@ -486,6 +511,7 @@ impl<W: Wire> Driver<W> {
             status.fees_msat = member.map_or(0, |m| m.fees.0);
             status.paid_msat = member.map_or(0, |m| m.paid.0);
             status.seconds_per_round = seconds_per_round;
+            status.pause = self.standing;
             status.last_error = self.progress.last_trouble();
         });
     }

@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use consortium_ledger::earnings::BreakEven;
+use consortium_protocol::NodeId;
 use consortium_protocol::wire::train::RunId;
-use consortium_protocol::{Msat, NodeId};
 use consortium_training::curve::{Panel, panels};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,7 @@ use serde_json::json;
 
 use super::{named, runs, show};
 use crate::cli::client::{Asking, Client};
-use crate::cli::earnings::milliwatts;
+use crate::cli::earnings::{kwh, milliwatts};
 use crate::cli::terminal::print;
 use crate::cli::units::sats;
 use crate::power;
@@ -193,9 +193,10 @@ fn earned(lines: &[RoundLine], me: NodeId) -> Option<(i64, i64)> {
 
 async fn worth(args: &StatusArgs, told: &Told) -> Result<Option<Worth>> {
     let Some((msat_per_round, msat_per_hour)) = earned(&told.status.rounds, told.me) else { return Ok(None) };
-    let kwh =
-        args.price_kwh.map(|sat| Msat::from_sat(sat).context("more sat than all bitcoin there is")).transpose()?;
-    let taken = match args.watts {
+    // What is not said here may have been said when it joined.
+    let terms = told.status.pause.map(|standing| standing.terms);
+    let kwh = kwh(args.price_kwh)?.or(terms.map(|terms| terms.kwh_msat));
+    let taken = match args.watts.or(terms.and_then(|terms| terms.milliwatts)) {
         Some(given) => Some((given, "given")),
         None => power::measured().await.map(|power| (power, "measured")),
     };
@@ -288,6 +289,8 @@ pub(super) fn picture(name: &str, rounds: &[RoundLine]) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use consortium_protocol::Msat;
+
     use super::super::show::tests::sample;
     use super::*;
 
