@@ -60,6 +60,8 @@ pub struct Parts<W> {
     pub wire: W,
     /// What they say.
     pub inbox: mpsc::Receiver<Heard>,
+    /// Wall time now, in milliseconds since 1970; earlier for a run that stood still as a whole, and goes on as if it had not.
+    pub now_ms: u64,
     /// Ends it.
     pub stop: CancellationToken,
 }
@@ -195,11 +197,12 @@ pub fn spawn<W: Wire>(parts: Parts<W>) -> Result<RunHandle, RunError> {
 }
 
 fn prepare<W: Wire>(parts: Parts<W>) -> Result<(Driver<W>, RunHandle), RunError> {
-    let Parts { key, wish, spec, task, examination, directory, blobs, shelf, roster, wire, inbox, stop } = parts;
+    let Parts { key, wish, spec, task, examination, directory, blobs, shelf, roster, wire, inbox, now_ms, stop } =
+        parts;
     let (run, (_, resend)) = (RunId::of(&spec), paces(spec.payload()));
     let mut history = History::default();
     let (store, stored) = Store::open(&directory, |entry| history.add(entry))?;
-    let began = (Instant::now(), wall_ms());
+    let began = (Instant::now(), now_ms);
     let here = shelf.kept().newest.is_some_and(|(_, file)| blobs.length(&file.file) == Some(file.bytes));
     let held = shelf.kept().held().filter(|_| here);
     let config = Config { key: Arc::clone(&key), wish, resend, held };

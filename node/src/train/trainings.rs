@@ -28,6 +28,7 @@ use super::wire::Heard;
 use super::{Owed, Payouts, RunError, export};
 use crate::blobs::Blobs;
 use crate::buckets::{Buckets, Pace};
+use crate::clock::wall_ms;
 use crate::swarm::SwarmHandle;
 
 /// Where runs are, within the data directory.
@@ -319,6 +320,7 @@ impl Trainings {
             roster,
             wire,
             inbox: heard,
+            now_ms: wall_ms(),
             stop: stop.child_token(),
         };
         // The log is read and checked, which may take a while.

@@ -204,6 +204,7 @@ impl World {
             roster: Roster::default(),
             wire,
             inbox,
+            now_ms: wall_ms(),
             stop: CancellationToken::new(),
         })
         .unwrap();
