@@ -2,7 +2,7 @@
 
 use std::path::Path;
 
-use anyhow::Result;
+use anyhow::{Context as _, Result};
 use clap::Args;
 use consortium_ledger::earnings::{BreakEven, Earnings, Source};
 use consortium_protocol::msat::Msat;
@@ -43,6 +43,12 @@ pub(super) fn milliwatts(text: &str) -> Result<u64, &'static str> {
     }
 }
 
+/// The price of a kilowatt-hour.
+pub(super) fn kwh(sat: Option<u64>) -> Result<Option<Msat>> {
+    let price = |sat| Msat::from_sat(sat).with_context(|| format!("{sat} sat are more than all bitcoin there is"));
+    sat.map(price).transpose()
+}
+
 /// What the node answers.
 #[derive(Debug, Deserialize)]
 struct Told {
@@ -57,8 +63,7 @@ struct Told {
 /// # Errors
 /// When no node answers.
 pub(super) async fn run(args: EarningsArgs, data_dir: &Path) -> Result<()> {
-    let kwh = args.price_kwh.map(|sat| Msat::from_sat(sat).ok_or(sat)).transpose();
-    let kwh = kwh.map_err(|sat| anyhow::anyhow!("{sat} sat are more than all bitcoin there is"))?;
+    let kwh = kwh(args.price_kwh)?;
     let params = json!({"hours": args.hours, "milliwatts": args.watts, "kwh_msat": kwh});
     let told: Value = Client::find(args.asking.client, data_dir)?.rpc("earnings", params).await?;
     let text = match args.asking.json {

@@ -28,6 +28,8 @@ enum Kind {
     Truth,
     /// What an author says of a run.
     Wishes,
+    /// On what terms a peer trains.
+    Terms,
     #[cfg(feature = "lightning")]
     Escrow,
     /// How many on a page, from 1 to this many.
@@ -46,6 +48,10 @@ impl Kind {
             Self::Text => json!({"type": "string"}),
             Self::Truth => json!({"type": "boolean", "default": false}),
             Self::Wishes => json!({"type": "object", "default": {}}),
+            Self::Terms => json!({"type": "object", "required": ["kwh_msat"], "properties": {
+                "kwh_msat": {"type": "integer", "minimum": 0},
+                "milliwatts": {"type": "integer", "minimum": 1},
+            }}),
             #[cfg(feature = "lightning")]
             Self::Escrow => json!({"type": "string", "pattern": "^[0-9a-f]{32}$"}),
             Self::Number => json!({"type": "integer", "minimum": 0}),

@@ -16,7 +16,7 @@ const HOUR_MS: u64 = 3600 * 1000;
 /// The time that is told about by default, in hours.
 pub(super) const HOURS: u32 = 24;
 /// The most that a machine may be said to take: a megawatt.
-const MAX_MILLIWATTS: u64 = 1_000_000_000;
+pub(super) const MAX_MILLIWATTS: u64 = 1_000_000_000;
 
 /// Of what time, and at which price.
 #[derive(Debug, Deserialize)]

@@ -18,11 +18,14 @@ use serde::de::DeserializeOwned;
 use serde_json::{Value, json};
 
 use super::Context;
+use super::earnings::MAX_MILLIWATTS;
 use super::fault::Fault;
 use super::methods::json as shown;
 use super::over::{For, over};
 use super::params::Nothing;
 use crate::clock::wall_ms;
+use crate::power;
+use crate::train::pause::Terms;
 use crate::train::{RunError, Trainings};
 
 /// What the methods use.
@@ -58,6 +61,8 @@ struct Join {
     run: RunId,
     #[serde(default = "train")]
     wish: Wish,
+    #[serde(default)]
+    pause: Option<Terms>,
 }
 
 /// A run to be written down.
@@ -82,10 +87,7 @@ pub(super) fn register(module: &mut RpcModule<Context>) {
         shown(json!({"me": desk.key.node_id(), "status": status}))
     });
     add(module, "train_announce", For::Operator, announce);
-    add(module, "train_join", For::Operator, async |desk: TrainingDesk, wanted: Join| {
-        desk.runs.join(wanted.run, wanted.wish).await?;
-        shown(json!({"run": wanted.run, "wish": wanted.wish}))
-    });
+    add(module, "train_join", For::Operator, join);
     add(module, "train_leave", For::Operator, async |desk: TrainingDesk, wanted: One| {
         desk.runs.leave(wanted.run).await?;
         shown(json!({"run": wanted.run}))
@@ -96,6 +98,32 @@ pub(super) fn register(module: &mut RpcModule<Context>) {
         }
         shown(desk.runs.export(wanted.run, wanted.directory).await?)
     });
+}
+
+async fn join(desk: TrainingDesk, wanted: Join) -> Result<Value, Fault> {
+    let Join { run, wish, pause } = wanted;
+    if let Some(terms) = pause {
+        check(wish, terms).await?;
+    }
+    desk.runs.join(run, wish, pause).await?;
+    shown(json!({"run": run, "wish": wish, "pause": pause}))
+}
+
+/// Whether a peer can be held to terms.
+async fn check(wish: Wish, terms: Terms) -> Result<(), Fault> {
+    let refused = |why: String| Err(Fault::Params(why));
+    if wish != Wish::Train {
+        return refused("pause: for who trains".to_owned());
+    }
+    match terms.milliwatts {
+        Some(given) if !(1..=MAX_MILLIWATTS).contains(&given) => {
+            refused(format!("pause: milliwatts: 1 to {MAX_MILLIWATTS}"))
+        }
+        None if power::measured().await.is_none() => {
+            refused("pause: this machine does not tell what it takes: give milliwatts, by --watts".to_owned())
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Why there is no status.

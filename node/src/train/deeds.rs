@@ -30,6 +30,7 @@ impl<W: Wire> Driver<W> {
             Output::SendEntry { to, round } => self.send_entry(to, round).await,
             Output::Train { round, trained, beacon, peers, base } => {
                 self.works.order(Order::Train(Train { round, trained, beacon, peers, base }));
+                self.measure_power();
             }
             Output::Publish { update, .. } => {
                 // It is among the files of this node since it was made; its name is a secret no more.

@@ -19,6 +19,7 @@ use super::RunError;
 use super::bench::{Apply, BenchParts, Evaluate, Steps, WorkError};
 use super::errands::{Errands, Got};
 use super::history::History;
+use super::pause::Standing;
 use super::progress::Progress;
 use super::roster::Roster;
 use super::shelf::Shelf;
@@ -59,6 +60,8 @@ pub struct Parts<W> {
     pub wire: W,
     /// What they say.
     pub inbox: mpsc::Receiver<Heard>,
+    /// Wall time now, in milliseconds since 1970; earlier for a run that stood still as a whole, and goes on as if it had not.
+    pub now_ms: u64,
     /// Ends it.
     pub stop: CancellationToken,
 }
@@ -137,6 +140,8 @@ pub(super) enum Event {
     Evaluate(Evaluate, Got),
     EvaluateAgain,
     NotApplied(&'static str),
+    /// What the machine takes, in milliwatts.
+    Power(Option<u64>),
 }
 
 pub(super) struct Driver<W> {
@@ -162,10 +167,14 @@ pub(super) struct Driver<W> {
     pub(super) fetched: BTreeSet<Hash>,
     pub(super) loading: Option<Hash>,
     pub(super) stop: CancellationToken,
+    /// On what terms it trains, if on any.
+    pub(super) standing: Option<Standing>,
+    /// The last round that was weighed.
+    pub(super) weighed: u64,
+    pub(super) directory: std::path::PathBuf,
     inbox: mpsc::Receiver<Heard>,
     commands: mpsc::Receiver<Command>,
     status: watch::Sender<RunStatus>,
-    directory: std::path::PathBuf,
     wish: Wish,
     /// The round in which this node said that it leaves.
     leaving: Option<u64>,
@@ -191,11 +200,12 @@ pub fn spawn<W: Wire>(parts: Parts<W>) -> Result<RunHandle, RunError> {
 }
 
 fn prepare<W: Wire>(parts: Parts<W>) -> Result<(Driver<W>, RunHandle), RunError> {
-    let Parts { key, wish, spec, task, examination, directory, blobs, shelf, roster, wire, inbox, stop } = parts;
+    let Parts { key, wish, spec, task, examination, directory, blobs, shelf, roster, wire, inbox, now_ms, stop } =
+        parts;
     let (run, (_, resend)) = (RunId::of(&spec), paces(spec.payload()));
     let mut history = History::default();
     let (store, stored) = Store::open(&directory, |entry| history.add(entry))?;
-    let began = (Instant::now(), wall_ms());
+    let began = (Instant::now(), now_ms);
     let here = shelf.kept().newest.is_some_and(|(_, file)| blobs.length(&file.file) == Some(file.bytes));
     let held = shelf.kept().held().filter(|_| here);
     let config = Config { key: Arc::clone(&key), wish, resend, held };
@@ -213,6 +223,7 @@ fn prepare<W: Wire>(parts: Parts<W>) -> Result<(Driver<W>, RunHandle), RunError>
         runtime: tokio::runtime::Handle::current(),
     };
     let history = Arc::new(Mutex::new(history));
+    let standing = if wish == Wish::Train { Store::standing(&directory)? } else { None };
     let (commands, orders) = mpsc::channel(8);
     let status = watch::Sender::new(RunStatus::new(RunSummary { wish: Some(wish), ..RunSummary::of(&spec) }));
     let handle = RunHandle {
@@ -242,10 +253,12 @@ fn prepare<W: Wire>(parts: Parts<W>) -> Result<(Driver<W>, RunHandle), RunError>
         fetched: BTreeSet::new(),
         loading: None,
         stop,
+        standing,
+        weighed: 0,
+        directory,
         inbox,
         commands: orders,
         status,
-        directory,
         wish,
         leaving: None,
         began,
@@ -260,6 +273,7 @@ impl<W: Wire> Driver<W> {
             return;
         }
         info!(run = %self.run, round = self.machine.chain().last().round, "takes part in a training run");
+        self.take_up_pause().await;
         let mut tick = tokio::time::interval(paces(self.spec.payload()).0);
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
         while !self.is_over() {
@@ -271,6 +285,7 @@ impl<W: Wire> Driver<W> {
                 done = self.works.done() => self.take(done).await,
                 _ = tick.tick() => self.input(Input::Tick).await,
             }
+            self.weigh().await;
             self.show();
         }
         self.under_way.shutdown().await;
@@ -352,6 +367,7 @@ impl<W: Wire> Driver<W> {
                 self.progress.trouble(why.to_owned());
                 self.input(Input::NotApplied).await;
             }
+            Event::Power(milliwatts) => milliwatts.into_iter().for_each(|power| self.measured(power)),
         }
     }
 
@@ -493,6 +509,11 @@ impl<W: Wire> Driver<W> {
         self.input(Input::Tick).await;
     }
 
+    /// Whether this node was told to leave.
+    pub(super) fn leaves(&self) -> bool {
+        self.leaving.is_some()
+    }
+
     /// Whether this node has left: at the end of the round in which it said so, when others know.
     fn is_over(&mut self) -> bool {
         let Some(said_in) = self.leaving else { return false };
@@ -507,7 +528,9 @@ impl<W: Wire> Driver<W> {
 
     /// Notes that this node has left.
     fn forget(&mut self) {
-        if let Err(error) = Store::set_wish(&self.directory, None) {
+        let forgotten =
+            Store::set_wish(&self.directory, None).and_then(|()| Store::set_standing(&self.directory, None));
+        if let Err(error) = forgotten {
             self.trouble(&error);
         }
         self.show();
@@ -523,7 +546,7 @@ impl<W: Wire> Driver<W> {
         let phase = self.progress.phase(last, held, self.now().0 < self.spec.payload().starts_at_ms);
         let (seconds_per_round, left) = {
             let history = self.history.lock().unwrap_or_else(PoisonError::into_inner);
-            (history.seconds_per_round(), self.leaving.is_some())
+            (history.seconds_per_round(), self.leaves())
         };
         self.status.send_modify(|status| {
             status.summary.round = last.round;
@@ -539,6 +562,7 @@ impl<W: Wire> Driver<W> {
             status.fees_msat = member.map_or(0, |m| m.fees.0);
             status.paid_msat = member.map_or(0, |m| m.paid.0);
             status.seconds_per_round = seconds_per_round;
+            status.pause = self.standing;
             status.last_error = self.progress.last_trouble();
         });
     }

@@ -41,6 +41,10 @@
 //! they are in memory three times, and once more as the bytes of their file. What is measured is measured to the end: a node
 //! that stops waits for it. A run's log is read whole at the start.
 //!
+//! # Whom it pays
+//! A peer can be told to train only while that pays for its power ([`pause`]): it then leaves as a member, goes on following
+//! the run, and joins again by itself.
+//!
 //! # Who pays
 //! What certain records pay out is read from the log, apart from the rounds: `pay`, and [`Trainings::payouts`]. An author takes
 //! part in its run from the announcement on, if only by watching: otherwise it would not hear what it owes.
@@ -56,6 +60,8 @@ pub mod hub;
 mod log;
 mod net;
 mod owed;
+pub mod pause;
+mod pausing;
 mod pay;
 mod post;
 mod progress;

@@ -8,6 +8,7 @@
 //! parameters.cbor   which files hold the parameters (`Kept`); they are files like others (`blobs`)
 //! peer.safetensors  optimiser and error feedback of this peer
 //! wish.json         what this node would do in the run
+//! pause.json        on what terms it trains (`pause`)
 //! ```
 //! Small files are replaced in one step. One process has the directory: that of the data directory's lock.
 
@@ -24,6 +25,7 @@ use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
 use super::log::Log;
+use super::pause::Standing;
 use crate::data_dir::write_private;
 
 /// Longest file that is read whole: a ballot with its proposal.
@@ -204,12 +206,7 @@ impl Store {
     /// # Errors
     /// When that cannot be read.
     pub fn wish(directory: &Path) -> Result<Option<Wish>, StoreError> {
-        let path = directory.join("wish.json");
-        match std::fs::read(&path) {
-            Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| StoreError::damaged(&path, &error)),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
-            Err(error) => Err(at(&path)(error)),
-        }
+        read_json(&directory.join("wish.json"))
     }
 
     /// Notes what this node would do in the run.
@@ -217,9 +214,24 @@ impl Store {
     /// # Errors
     /// When the disk refuses.
     pub fn set_wish(directory: &Path, wish: Option<Wish>) -> Result<(), StoreError> {
-        let path = directory.join("wish.json");
-        let bytes = serde_json::to_vec(&wish).map_err(|error| StoreError::damaged(&path, &error))?;
-        write_private(&path, &bytes).map_err(at(&path))
+        write_json(&directory.join("wish.json"), &wish)
+    }
+
+    /// How this node stands with the terms on which it trains; none if it trains on none.
+    ///
+    /// # Errors
+    /// When that cannot be read.
+    pub fn standing(directory: &Path) -> Result<Option<Standing>, StoreError> {
+        read_json(&directory.join("pause.json"))
+    }
+
+    /// Notes how this node stands with the terms on which it trains.
+    ///
+    /// # Errors
+    /// When the disk refuses.
+    pub fn set_standing(directory: &Path, standing: Option<&Standing>) -> Result<(), StoreError> {
+        let path = directory.join("pause.json");
+        if standing.is_none() && !path.exists() { Ok(()) } else { write_json(&path, &standing) }
     }
 
     /// The directory.
@@ -245,4 +257,17 @@ fn read<T: Serialize + DeserializeOwned>(path: &Path) -> Result<Option<T>, Store
         Err(error) => return Err(at(path)(error)),
     };
     cbor::from_slice(&bytes, MAX_FILE).map(Some).map_err(|error| StoreError::damaged(path, &error))
+}
+
+fn read_json<T: DeserializeOwned>(path: &Path) -> Result<Option<T>, StoreError> {
+    match std::fs::read(path) {
+        Ok(bytes) => serde_json::from_slice(&bytes).map_err(|error| StoreError::damaged(path, &error)),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(at(path)(error)),
+    }
+}
+
+fn write_json(path: &Path, value: &impl Serialize) -> Result<(), StoreError> {
+    let bytes = serde_json::to_vec(value).map_err(|error| StoreError::damaged(path, &error))?;
+    write_private(path, &bytes).map_err(at(path))
 }

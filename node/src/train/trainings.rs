@@ -20,6 +20,7 @@ use super::announcements::Announcements;
 use super::driver::{Parts, RunHandle, spawn};
 use super::errands::Errands;
 use super::net::{self, SwarmWire, ask};
+use super::pause::{Standing, Terms};
 use super::roster::Roster;
 use super::shelf::Shelf;
 use super::store::{Kept, Store};
@@ -28,6 +29,7 @@ use super::wire::Heard;
 use super::{Owed, Payouts, RunError, export};
 use crate::blobs::Blobs;
 use crate::buckets::{Buckets, Pace};
+use crate::clock::wall_ms;
 use crate::swarm::SwarmHandle;
 
 /// Where runs are, within the data directory.
@@ -88,6 +90,7 @@ struct Known {
 
 struct Joined {
     wish: Wish,
+    terms: Option<Terms>,
     handle: RunHandle,
     inbox: mpsc::Sender<Heard>,
     errands: Errands<SwarmWire>,
@@ -135,14 +138,16 @@ impl Trainings {
     pub async fn resume(self) {
         let runs: Vec<RunId> = lock(&self.inner.known).keys().copied().collect();
         for run in runs {
-            match Store::wish(&self.path(run)) {
-                Ok(Some(wish)) => {
-                    if let Err(error) = self.join(run, wish).await {
+            let path = self.path(run);
+            let part = Store::wish(&path).and_then(|wish| Ok((wish, Store::standing(&path)?)));
+            match part {
+                Ok((Some(wish), standing)) => {
+                    if let Err(error) = self.join(run, wish, standing.map(|standing| standing.terms)).await {
                         warn!(%run, %error, "a training run is not taken up");
                         self.pay_what_is_left(run);
                     }
                 }
-                Ok(None) => self.pay_what_is_left(run),
+                Ok((None, _)) => self.pay_what_is_left(run),
                 Err(error) => warn!(%run, %error, "a training run is not taken up"),
             }
         }
@@ -240,7 +245,7 @@ impl Trainings {
         let judges = spec.payload().validators.contains(&self.me());
         self.tell(spec).await;
         info!(%run, "a training run is announced");
-        self.join(run, if judges { Wish::Validate } else { Wish::Watch }).await?;
+        self.join(run, if judges { Wish::Validate } else { Wish::Watch }, None).await?;
         Ok(run)
     }
 
@@ -256,17 +261,17 @@ impl Trainings {
     }
 
     /// Takes part in a run: finds its specification and files in the swarm if need be. It is taken up again by itself when the
-    /// node starts again. A part that this node has already is changed.
+    /// node starts again. A part that this node has already is changed. With `terms` it trains only while that pays for its power.
     ///
     /// # Errors
     /// When the run, or its tokenizer, cannot be found, it is none that this node can take part in, or the disk refuses.
-    pub async fn join(&self, run: RunId, wish: Wish) -> Result<(), RunError> {
+    pub async fn join(&self, run: RunId, wish: Wish, terms: Option<Terms>) -> Result<(), RunError> {
         let _one_at_a_time = self.inner.joining.lock().await;
         let joined = lock(&self.inner.known)
             .get(&run)
-            .and_then(|known| known.joined.as_ref().map(|j| (j.wish, j.handle.clone())));
+            .and_then(|known| known.joined.as_ref().map(|j| ((j.wish, j.terms), j.handle.clone())));
         match joined {
-            Some((as_before, _)) if as_before == wish => return Ok(()),
+            Some((as_before, _)) if as_before == (wish, terms) => return Ok(()),
             Some((_, handle)) => {
                 handle.stop().await;
                 self.forget(run);
@@ -284,15 +289,23 @@ impl Trainings {
         let (directory, stored) = (self.path(run), spec.clone());
         let kept = aside(move || {
             Store::create(&directory, &stored)?;
+            let before = Store::standing(&directory)?.filter(|before| Some(before.terms) == terms);
+            Store::set_standing(&directory, before.or(terms.map(Standing::new)).as_ref())?;
             Store::set_wish(&directory, Some(wish))?;
             Ok(Store::kept(&directory)?)
         })
         .await?;
         let shelf = self.know(&spec, kept);
-        self.start(spec, task, shelf, wish).await
+        self.start(spec, task, shelf, (wish, terms)).await
     }
 
-    async fn start(&self, spec: Signed<RunSpec>, task: Arc<Task>, shelf: Shelf, wish: Wish) -> Result<(), RunError> {
+    async fn start(
+        &self,
+        spec: Signed<RunSpec>,
+        task: Arc<Task>,
+        shelf: Shelf,
+        (wish, terms): (Wish, Option<Terms>),
+    ) -> Result<(), RunError> {
         let (run, parts, said) = (RunId::of(&spec), &self.inner.parts, spec.clone());
         let (stop, roster) = (parts.stop.child_token(), Roster::default());
         let entered = net::enter(&parts.swarm, run, parts.blobs.clone(), roster.clone(), &stop).await;
@@ -310,6 +323,7 @@ impl Trainings {
             roster,
             wire,
             inbox: heard,
+            now_ms: wall_ms(),
             stop: stop.child_token(),
         };
         // The log is read and checked, which may take a while.
@@ -324,7 +338,7 @@ impl Trainings {
         parts.pay.follow(said, &self.path(run), Some(handle.watch()));
         tokio::spawn(self.clone().see_out(run, handle.clone(), stop.clone()));
         if let Some(known) = lock(&self.inner.known).get_mut(&run) {
-            known.joined = Some(Joined { wish, handle, inbox, errands, stop });
+            known.joined = Some(Joined { wish, terms, handle, inbox, errands, stop });
         }
         Ok(())
     }

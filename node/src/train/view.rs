@@ -6,6 +6,8 @@ use consortium_training::rounds::Wish;
 use consortium_training::run::held_out_loss;
 use serde::{Deserialize, Serialize};
 
+use super::pause::Standing;
+
 /// A run in a line.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct RunSummary {
@@ -112,6 +114,8 @@ pub struct RunStatus {
     pub paid_msat: u64,
     /// How long rounds take by their records, in seconds: the mean over the newest; 0 before there are two.
     pub seconds_per_round: f64,
+    /// How it stands with its terms, if it trains on terms: [`super::pause`].
+    pub pause: Option<Standing>,
     /// What went wrong last, and was not put right since.
     pub last_error: Option<String>,
 }
@@ -132,6 +136,7 @@ impl RunStatus {
             fees_msat: 0,
             paid_msat: 0,
             seconds_per_round: 0.0,
+            pause: None,
             last_error: None,
         }
     }

@@ -66,6 +66,11 @@ impl Works {
         self.begin();
     }
 
+    /// Whether local steps are being taken.
+    pub(super) fn trains(&self) -> bool {
+        matches!(self.running, Some((Order::Train(_), _)))
+    }
+
     /// Has local steps that are being taken end.
     pub(super) fn give_up_training(&mut self) {
         self.train = None;

@@ -1,11 +1,14 @@
 //! Training together, as it is typed: two nodes of which one announces and judges, and the other trains.
 
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
+use std::process::Stdio;
 use std::time::{Duration, Instant};
 
+use consortium_training::run::archive::Archive;
 use serde_json::Value;
 
-use crate::support::{Running, complaint, failure, run};
+use crate::support::{Running, command, complaint, failure, run};
 
 /// Time for anything to happen: generous, for machines that do much else.
 const PATIENCE: Duration = Duration::from_secs(300);
@@ -90,6 +93,47 @@ fn a_run_is_announced_joined_followed_exported_and_replayed() {
     assert!(text.contains("takes no part in run 000000"), "{text}");
     let text = complaint(b, &["train", "export", "ffffffffff", to]);
     assert!(text.contains("no run that begins with"), "{text}");
+}
+
+/// Begins to train on this machine alone, and kills that when a round is told.
+fn killed_after(out: &Path, arguments: &[&str], round: u64) {
+    let mut child = command(out, arguments).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
+    let lines = BufReader::new(child.stdout.take().unwrap()).lines();
+    let mut told = lines.map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
+    assert!(told.any(|line| line["round"]["round"] == round), "round {round} is told");
+    child.kill().unwrap();
+    child.wait().unwrap();
+}
+
+#[test]
+fn a_run_on_one_machine_goes_on_where_it_was_killed() {
+    let dir = tempfile::tempdir().unwrap();
+    let model = dir.path().join("model");
+    let (out, nowhere) = (model.to_str().unwrap(), dir.path().join("nowhere"));
+    let asked = |rounds: &'static str| {
+        let local =
+            ["train", "local", "--json", "--out", out, "--model", "nano", "--peers", "2", "--latency-ms", "500"];
+        [&local[..], &["--rounds", rounds]].concat()
+    };
+    killed_after(&nowhere, &asked("8"), 3);
+    killed_after(&nowhere, &asked("8"), 6);
+    let text = complaint(&nowhere, &asked("9"));
+    assert!(text.contains("rounds is 8 there, 9 here") && text.contains("go on with it"), "{text}");
+    let told = said(&nowhere, &asked("8"));
+    let lines: Vec<Value> = told.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
+    let rounds: Vec<&Value> = lines.iter().map(|line| &line["round"]).filter(|round| round.is_object()).collect();
+    assert!(rounds[0]["round"].as_u64().unwrap() >= 7, "what was told is not told again: {told}");
+    assert!(lines.last().unwrap()["model"]["round"] == 9 && !model.join("nodes").exists(), "{told}");
+    // No round was lost by it: all peers were let in, in all of the log.
+    let archive = Archive::open(&model.join("run")).unwrap();
+    let trained = (2..=9).map(|round| archive.entry(round).unwrap().unwrap().record);
+    let accepted: Vec<usize> = trained.map(|record| record.accepted().count()).collect();
+    assert!(accepted.iter().all(|count| *count > 0), "{accepted:?}");
+    let checked = said(&nowhere, &["train", "replay", model.join("run").to_str().unwrap(), "--losses", "--json"]);
+    let whole: Value = serde_json::from_str(checked.lines().last().unwrap()).unwrap();
+    assert!(whole["holds"] == true && whole["ended"] == true, "{whole}");
+    let text = complaint(&nowhere, &asked("8"));
+    assert!(text.contains("is not empty"), "{text}");
 }
 
 #[test]

@@ -109,6 +109,8 @@ pub enum Input {
     NotApplied,
     /// This node would leave at the end of the round.
     Leave,
+    /// It would take part again, after [`Self::Leave`].
+    Return,
 }
 
 /// Why an update is not here.

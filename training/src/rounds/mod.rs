@@ -180,6 +180,7 @@ impl Machine {
                 self.held = None;
             }
             Input::Leave => self.leaving = true,
+            Input::Return => self.leaving = false,
         }
         self.progress(now, &mut out);
         out

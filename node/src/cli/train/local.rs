@@ -6,15 +6,15 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context as _, Result, bail, ensure};
+use anyhow::{Context as _, Result, bail};
 use clap::Args;
-use consortium_protocol::wire::train::{RunId, RunSpec, StateFile};
+use consortium_protocol::wire::train::{RunId, RunSpec};
 use consortium_protocol::{NodeId, RootKey, Signed};
 use consortium_training::collective::Task;
 use consortium_training::rounds::Wish;
 use consortium_training::run::archive::Archive;
 use consortium_training::run::replay::{Depth, Replayed, replay};
-use consortium_training::run::{Expected, Prepared, Written, examination_of, state_of, write_model};
+use consortium_training::run::{Expected, Prepared, Written, examination_of, task_of, write_model};
 use indicatif::ProgressBar;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -27,12 +27,14 @@ use crate::cli::terminal::{print, remark};
 use crate::clock::wall_ms;
 use crate::train::hub::Hub;
 use crate::train::view::{Phase, RunStatus};
-use crate::train::{Kept, Parts, Roster, RunHandle, Shelf, Store, export, spawn};
+use crate::train::{Parts, Roster, RunHandle, Shelf, Store, export, spawn};
+
+mod begun;
+
+use begun::{Asked, Begun, Site};
 
 /// Time between two looks at the run.
 const LOOK: Duration = Duration::from_millis(500);
-/// Room for the files of a node, in bytes.
-const ROOM: u64 = 64 << 30;
 /// How long a message takes within the process, at most, on a machine that is busy.
 const LATENCY_MS: u64 = 250;
 
@@ -41,12 +43,13 @@ const LATENCY_MS: u64 = 250;
 #[command(
     after_help = "Writes to DIR: the model as nodes serve it (`consortium-node start --model DIR`), README.md that says what it
 is, loss.svg, and in DIR/run the whole log with all updates, from which `consortium-node train replay DIR/run --losses`
-computes all of it again. Nobody is paid: nothing leaves this process.
+computes all of it again. Nobody is paid: nothing leaves this process. If it is interrupted, the same command goes on where
+it was.
 
   consortium-node train local --out ./model --model small --rounds 20"
 )]
 pub(in crate::cli) struct LocalArgs {
-    /// Directory to write to: empty, or not there.
+    /// Directory to write to: empty, not there, or one in which the same command was interrupted, which then goes on.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Peers that train, each on a thread of its own.
@@ -67,15 +70,17 @@ pub(in crate::cli) struct LocalArgs {
 
 /// A node of the run.
 struct Node {
-    directory: PathBuf,
     blobs: Blobs,
     handle: RunHandle,
 }
 
-/// All nodes of the run, and where they meet.
+/// All nodes of the run.
 struct Cast {
+    site: Site,
     spec: Signed<RunSpec>,
     nodes: Vec<Node>,
+    /// The last round that was certain when they started.
+    after: u64,
     stop: CancellationToken,
 }
 
@@ -84,26 +89,25 @@ struct Cast {
 /// # Errors
 /// When the wishes make no run, the directory cannot be written, or the run does not come to its end.
 pub(super) async fn run(args: LocalArgs) -> Result<()> {
-    ensure_empty(&args.out)?;
-    let keys: Vec<Arc<RootKey>> = (0..args.validators + args.peers).map(|_| fresh_key()).collect::<Result<_>>()?;
-    let (as_json, svg, out) = (args.json, args.svg.clone(), args.out.clone());
-    let validators = usize::from(args.validators);
-    let made = prepare(args, &keys[..validators]).await?;
-    let author = Arc::clone(&keys[0]);
-    let expected = made.expected;
-    let cast = Cast::start(made, &keys, validators, &out).await?;
-    introduce(&cast.spec, expected, as_json)?;
+    let (as_json, svg) = (args.json, args.svg.clone());
+    let plan = args.plan.wishes(SwarmArgs::default())?;
+    let asked = Asked { peers: args.peers, validators: args.validators, plan };
+    let site = Site::open(&args.out)?;
+    let begun = match site.begun(&asked)? {
+        Some(begun) => begun,
+        None => begin(&site, asked).await?,
+    };
+    let cast = Cast::start(site, &begun.asked)?;
+    cast.introduce(begun.expected, as_json)?;
     let followed = follow(&cast, svg.as_deref(), as_json).await;
     cast.halt().await;
     followed?;
-    let (written, replayed) = cast.finish(&out).await?;
+    let (out, author) = (args.out, cast.spec.signer());
+    let (written, replayed) = cast.finish().await?;
     let text = match as_json {
         true => {
             let (state, balances) = (&replayed.state, &replayed.sums.balances);
-            format!(
-                "{}\n",
-                json!({"model": written, "state": state, "balances_msat": balances, "author": author.node_id()})
-            )
+            format!("{}\n", json!({"model": written, "state": state, "balances_msat": balances, "author": author}))
         }
         false => in_words(&written, &replayed, &out),
     };
@@ -111,21 +115,14 @@ pub(super) async fn run(args: LocalArgs) -> Result<()> {
     Ok(())
 }
 
-fn ensure_empty(directory: &Path) -> Result<()> {
-    let taken = std::fs::read_dir(directory).is_ok_and(|mut files| files.next().is_some());
-    ensure!(!taken, "{} is not empty: choose a directory that is, or one that is not there", directory.display());
-    std::fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))
+async fn begin(site: &Site, asked: Asked) -> Result<Begun> {
+    let keys = site.make_keys(asked.nodes())?;
+    let made = prepare(&asked, &keys[..usize::from(asked.validators)]).await?;
+    site.begin(asked, made, &keys[0]).await
 }
 
-fn fresh_key() -> Result<Arc<RootKey>> {
-    let mut seed = [0; 32];
-    getrandom::fill(&mut seed).context("this machine gives no random numbers")?;
-    Ok(Arc::new(RootKey::from_seed(seed)))
-}
-
-async fn prepare(args: LocalArgs, validators: &[Arc<RootKey>]) -> Result<Prepared> {
-    let peers = u32::from(args.peers);
-    let mut wishes = args.plan.wishes(SwarmArgs::default())?;
+async fn prepare(asked: &Asked, validators: &[Arc<RootKey>]) -> Result<Prepared> {
+    let (peers, mut wishes) = (u32::from(asked.peers), asked.plan.clone());
     wishes.validators = validators.iter().map(|key| key.node_id()).collect();
     wishes.reserves = Vec::new();
     (wishes.least_peers, wishes.most_peers) = (Some(peers), Some(peers));
@@ -143,41 +140,57 @@ async fn prepare(args: LocalArgs, validators: &[Arc<RootKey>]) -> Result<Prepare
 }
 
 impl Cast {
-    async fn start(made: Prepared, keys: &[Arc<RootKey>], validators: usize, out: &Path) -> Result<Self> {
-        let Prepared { spec, initial, task, tokenizer, .. } = made;
-        let spec = Signed::sign(&keys[0], spec);
-        let (hub, task, stop) = (Hub::default(), Arc::new(task), CancellationToken::new());
-        let content = initial.to_bytes()?;
+    /// Starts all nodes, from where they stand.
+    fn start(site: Site, asked: &Asked) -> Result<Self> {
+        let spec = Store::spec(&site.node(0).join("run"))?;
+        let (hub, task, stop) = (Hub::default(), task(&site, spec.payload())?, CancellationToken::new());
+        let (mut after, mut now_ms) = (0, spec.payload().starts_at_ms);
+        for n in 0..asked.nodes() {
+            Store::look(&site.node(n).join("run"), |entry| {
+                (after, now_ms) = (after.max(entry.record.round), now_ms.max(entry.record.at_ms));
+            })?;
+        }
+        if after == 0 {
+            now_ms = wall_ms();
+        }
         let mut nodes = Vec::new();
-        for (n, key) in keys.iter().enumerate() {
-            let root = out.join("nodes").join(n.to_string());
-            let directory = root.join("run");
-            Store::create(&directory, &spec)?;
-            let blobs = Blobs::open(root.join("blobs"), ROOM)?;
-            blobs.put(tokenizer.clone()).await?;
-            let file = blobs.put(content.clone()).await?;
-            let file = StateFile { state: state_of(&initial), file, bytes: content.len() as u64 };
-            let kept = Kept { newest: Some((0, file)), before: None, initial: Some(file) };
-            Store::keep(&directory, &kept)?;
-            let shelf = Shelf::new(kept);
+        for n in 0..asked.nodes() {
+            let (key, directory, blobs) = (site.key(n)?, site.node(n).join("run"), site.blobs(n)?);
+            let shelf = Shelf::new(Store::kept(&directory)?);
             let (wire, inbox) = hub.enter(RunId::of(&spec), key.node_id(), blobs.clone(), shelf.clone());
             let handle = spawn(Parts {
-                key: Arc::clone(key),
-                wish: if n < validators { Wish::Validate } else { Wish::Train },
+                key,
+                wish: if n < asked.validators { Wish::Validate } else { Wish::Train },
                 spec: spec.clone(),
-                task: Arc::<Task>::clone(&task),
+                task: Arc::clone(&task),
                 examination: examination_of(spec.payload()),
-                directory: directory.clone(),
+                directory,
                 blobs: blobs.clone(),
                 shelf,
                 roster: Roster::default(),
                 wire,
                 inbox,
+                // Their clock stood still while nobody trained, so that no deadline has passed.
+                now_ms,
                 stop: stop.child_token(),
             })?;
-            nodes.push(Node { directory, blobs, handle });
+            nodes.push(Node { blobs, handle });
         }
-        Ok(Self { spec, nodes, stop })
+        Ok(Self { site, spec, nodes, after, stop })
+    }
+
+    /// Tells what the run is, and from where it goes on.
+    fn introduce(&self, expected: Expected, as_json: bool) -> Result<()> {
+        let announced = Announced { run: Some(RunId::of(&self.spec)), spec: self.spec.payload().clone(), expected };
+        let text = match as_json {
+            true => format!("{}\n", serde_json::to_string(&announced)?),
+            false => format!("run {}\n", show::announced(&announced)),
+        };
+        print(&text)?;
+        if self.after > 0 {
+            remark(&format!("it goes on after round {}", self.after));
+        }
+        Ok(())
     }
 
     /// How the run goes, as its first validator sees it.
@@ -208,37 +221,33 @@ impl Cast {
     }
 
     /// Writes log and model, and replays what was written.
-    async fn finish(self, out: &Path) -> Result<(Written, Replayed)> {
-        let judge = &self.nodes[0];
-        let (spec, kept, out) = (self.spec.clone(), judge.handle.shelf().kept(), out.to_owned());
-        let (directory, blobs) = (judge.directory.clone(), judge.blobs.clone());
+    async fn finish(self) -> Result<(Written, Replayed)> {
+        let (judge, site, spec) = (&self.nodes[0], self.site, self.spec);
+        let (kept, blobs) = (judge.handle.shelf().kept(), judge.blobs.clone());
         let work = tokio::task::spawn_blocking(move || -> Result<(Written, Replayed)> {
-            export::write(&spec, &directory, kept, None, &blobs, &out.join("run"))?;
+            let out = site.out();
+            export::write(&spec, &site.node(0).join("run"), kept, None, &blobs, &out.join("run"))?;
             let archive = Archive::open(&out.join("run"))?;
             let replayed = replay(&archive, Depth::Model, &mut |_| {}).context("the run does not replay")?;
-            let written = write_model(&archive, &out, "run")?;
-            let nodes = out.join("nodes");
-            std::fs::remove_dir_all(&nodes).with_context(|| format!("cannot remove {}", nodes.display()))?;
+            let written = write_model(&archive, out, "run")?;
+            site.clear()?;
             Ok((written, replayed))
         });
         work.await.context("writing the model broke off")?
     }
 }
 
-fn introduce(spec: &Signed<RunSpec>, expected: Expected, as_json: bool) -> Result<()> {
-    let announced = Announced { run: Some(RunId::of(spec)), spec: spec.payload().clone(), expected };
-    let text = match as_json {
-        true => format!("{}\n", serde_json::to_string(&announced)?),
-        false => format!("run {}\n", show::announced(&announced)),
-    };
-    print(&text)?;
-    Ok(())
+/// What is computed in the run.
+fn task(site: &Site, spec: &RunSpec) -> Result<Arc<Task>> {
+    let path = site.blobs(0)?.path(&spec.tokenizer).context("the run's tokenizer is gone")?;
+    let json = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
+    Ok(Arc::new(task_of(spec, &json, 1)?))
 }
 
 /// Tells how it goes until the end.
 async fn follow(cast: &Cast, svg: Option<&Path>, as_json: bool) -> Result<()> {
     let bar = (!as_json && std::io::stderr().is_terminal()).then(status::bar);
-    let (began, patience, mut told) = (Instant::now(), cast.patience(), 0);
+    let (began, patience, mut told) = (Instant::now(), cast.patience(), cast.after);
     while !cast.is_over() || cast.status().summary.round > told {
         let now = cast.status();
         for line in now.rounds.iter().filter(|line| line.round > told) {
@@ -260,7 +269,9 @@ async fn follow(cast: &Cast, svg: Option<&Path>, as_json: bool) -> Result<()> {
         }
         tokio::select! {
             () = tokio::time::sleep(LOOK) => {}
-            _ = tokio::signal::ctrl_c() => bail!("interrupted in round {}", now.summary.round),
+            _ = tokio::signal::ctrl_c() => bail!(
+                "interrupted after round {}: the same command goes on from there", now.summary.round
+            ),
         }
     }
     bar.iter().for_each(ProgressBar::finish_and_clear);

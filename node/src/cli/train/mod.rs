@@ -12,7 +12,9 @@ use consortium_training::rounds::Wish;
 use serde_json::{Value, json};
 
 use super::client::{Asking, Client};
+use super::earnings::{kwh, milliwatts};
 use super::terminal::{print, remark};
+use crate::train::pause::Terms;
 use crate::train::view::{Exported, RunSummary};
 
 mod announce;
@@ -42,6 +44,7 @@ Examples:
   consortium-node train announce --model tiny --budget 200 --validator 12D3KooW...
   consortium-node train list
   consortium-node train join 0123abcd
+  consortium-node train join 0123abcd --pause-below-cost --watts 65 --price-kwh 300
   consortium-node train status --follow
   consortium-node train export 0123abcd ./run --model
   consortium-node train replay ./run --losses
@@ -87,6 +90,16 @@ pub(super) struct JoinArgs {
     /// Only follow it: keep its log and its parameters.
     #[arg(long)]
     watch: bool,
+    /// Train only while that pays for the machine's power: pause when eight rounds together paid less (the first twenty do
+    /// not count), and go on when what others are paid would cover it. Also after a restart.
+    #[arg(long, requires = "price_kwh", conflicts_with_all = ["validate", "watch"])]
+    pause_below_cost: bool,
+    /// What the machine takes while it trains, in watts, where it cannot be measured.
+    #[arg(long, value_name = "W", value_parser = milliwatts, requires = "pause_below_cost")]
+    watts: Option<u64>,
+    /// What a kilowatt-hour costs, in sat.
+    #[arg(long, value_name = "SATS", requires = "pause_below_cost")]
+    price_kwh: Option<u64>,
     #[command(flatten)]
     asking: Asking,
 }
@@ -168,11 +181,14 @@ async fn join(args: JoinArgs, data_dir: &Path) -> Result<()> {
         (_, true) => Wish::Watch,
         _ => Wish::Train,
     };
+    let pause = kwh(args.price_kwh)?.map(|kwh_msat| Terms { kwh_msat, milliwatts: args.watts });
     let client = Client::find(args.asking.client, data_dir)?;
     let run = named(&client, &args.run).await?;
-    let told: Value = client.order("train_join", json!({"run": run, "wish": wish}), LONG).await?;
+    let told: Value = client.order("train_join", json!({"run": run, "wish": wish, "pause": pause}), LONG).await?;
     shown(&told, args.asking.json, || {
-        format!("joined {run}; follow it with `consortium-node train status {} --follow`\n", run.0.short())
+        let while_paid = if pause.is_some() { ", to train while that pays for its power" } else { "" };
+        let short = run.0.short();
+        format!("joined {run}{while_paid}; follow it with `consortium-node train status {short} --follow`\n")
     })
 }
 

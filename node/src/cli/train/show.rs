@@ -10,6 +10,7 @@ use consortium_training::run::{Expected, examination_of};
 use super::announce::Announced;
 use crate::cli::terminal::{Align, printable, short_peer, table};
 use crate::cli::units::{self, sats};
+use crate::train::pause::{Balance, Standing};
 use crate::train::view::{Exported, PeerLine, Phase, RoundLine, RunStatus, RunSummary};
 
 const RUNS: [(&str, Align); 9] = [
@@ -191,7 +192,10 @@ pub(super) fn line(line: &RoundLine, me: Option<NodeId>) -> String {
 /// How a run goes.
 pub(super) fn status(status: &RunStatus, me: NodeId) -> String {
     let run = &status.summary;
-    let here = run.wish.map_or("takes no part", wish);
+    let here = match status.pause {
+        Some(standing) if standing.paused => "pauses",
+        _ => run.wish.map_or("takes no part", wish),
+    };
     let mut text = format!(
         "{}  {}\nround {} of {}, {}; this node {here}{}\n",
         run.run.0.short(),
@@ -201,6 +205,9 @@ pub(super) fn status(status: &RunStatus, me: NodeId) -> String {
         phase(status.phase),
         if status.in_sync { "" } else { ", and has not the newest parameters yet" },
     );
+    if let Some(standing) = &status.pause {
+        text.push_str(&pause(standing));
+    }
     if let Some(error) = &status.last_error {
         text.push_str(&format!("trouble: {}\n", printable(error)));
     }
@@ -210,6 +217,35 @@ pub(super) fn status(status: &RunStatus, me: NodeId) -> String {
     }
     if let Some(last) = status.rounds.iter().rev().find(|line| !line.peers.is_empty()) {
         text.push_str(&format!("\n{}", peers(last, me)));
+    }
+    text
+}
+
+/// How a peer stands that trains only while that pays for its power.
+fn pause(standing: &Standing) -> String {
+    let of = |balance: &Balance, paid: &str, cost: &str| {
+        let (pay, power) = balance.per_hour();
+        format!("{} rounds {paid} {} an hour, and their power {cost} {}", balance.rounds, sats(pay), sats(power))
+    };
+    let reason = standing.reason.as_ref();
+    let newest = standing.newest.as_ref().filter(|balance| balance.rounds > 0);
+    let mut text = match (standing.paused, reason) {
+        (true, Some(by)) => format!("paused since round {}: its last {}\n", standing.since, of(by, "paid", "cost")),
+        (false, Some(by)) if by.rounds > 0 => {
+            format!("back since round {}: the last {}\n", standing.since, of(by, "would have paid", "would have cost"))
+        }
+        (false, Some(_)) => format!("back since round {}: nobody else trained\n", standing.since),
+        (_, None) => "trains while that pays for its power\n".to_owned(),
+    };
+    match (standing.paused, newest) {
+        (true, Some(now)) => text.push_str(&format!(
+            "since then the newest {}; it comes back when that is covered, after round {} at the earliest\n",
+            of(now, "would have paid it", "would have cost"),
+            standing.since.saturating_add(standing.stay)
+        )),
+        (false, Some(now)) => text.push_str(&format!("its newest {}\n", of(now, "paid", "cost"))),
+        (_, None) if standing.milliwatts().is_none() => text.push_str("its power was not measured yet\n"),
+        _ => {}
     }
     text
 }
@@ -242,9 +278,10 @@ fn peers(line: &RoundLine, me: NodeId) -> String {
 #[cfg(test)]
 pub(super) mod tests {
     use consortium_protocol::wire::train::RunId;
-    use consortium_protocol::{Hash, RootKey};
+    use consortium_protocol::{Hash, Msat, RootKey};
 
     use super::*;
+    use crate::train::pause::Terms;
 
     fn id(n: u8) -> NodeId {
         RootKey::from_seed([n; 32]).node_id()
@@ -302,6 +339,29 @@ pub(super) mod tests {
         }
         let outside = line(&sample().rounds[0], Some(id(7)));
         assert_eq!(outside, "round    2    30.0 s  held-out 3.0000  let in 1 of 2  best +2.00 %  mine -");
+    }
+
+    #[test]
+    fn a_status_tells_why_a_peer_pauses() {
+        let balance = |pay_msat| Balance { rounds: 8, millis: 3_600_000, pay_msat, cost_msat: 9_000 };
+        let terms = Terms { kwh_msat: Msat(150_000), milliwatts: Some(60_000) };
+        let began = Standing::new(terms);
+        let paused = Standing { paused: true, since: 30, reason: Some(balance(-2_000)), ..began };
+        let told = |standing| status(&RunStatus { pause: Some(standing), ..sample() }, id(1));
+        let shown = told(Standing { newest: Some(balance(5_000)), ..paused });
+        for words in [
+            "this node pauses\n",
+            "paused since round 30: its last 8 rounds paid -2 sat an hour, and their power cost 9 sat\n",
+            "the newest 8 rounds would have paid it 5 sat an hour, and their power would have cost 9 sat; it comes back \
+             when that is covered, after round 38 at the earliest\n",
+        ] {
+            assert!(shown.contains(words), "{words:?} in\n{shown}");
+        }
+        let back = told(Standing { paused: false, reason: Some(balance(9_500)), ..paused });
+        assert!(back.contains("trains\nback since round 30: the last 8 rounds would have paid 9.5 sat"), "{back}");
+        assert!(told(began).contains("trains while that pays for its power\n"));
+        let unknown = Standing::new(Terms { milliwatts: None, ..terms });
+        assert!(told(unknown).contains("not measured yet"));
     }
 
     #[test]

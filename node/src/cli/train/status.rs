@@ -7,8 +7,8 @@ use std::time::Duration;
 use anyhow::{Context as _, Result, bail};
 use clap::Args;
 use consortium_ledger::earnings::BreakEven;
+use consortium_protocol::NodeId;
 use consortium_protocol::wire::train::RunId;
-use consortium_protocol::{Msat, NodeId};
 use consortium_training::curve::{Panel, panels};
 use indicatif::{ProgressBar, ProgressStyle};
 use serde::{Deserialize, Serialize};
@@ -16,7 +16,7 @@ use serde_json::json;
 
 use super::{named, runs, show};
 use crate::cli::client::{Asking, Client};
-use crate::cli::earnings::milliwatts;
+use crate::cli::earnings::{kwh, milliwatts};
 use crate::cli::terminal::print;
 use crate::cli::units::sats;
 use crate::power;
@@ -62,7 +62,7 @@ struct Worth {
     msat_per_round: i64,
     /// And an hour.
     msat_per_hour: i64,
-    /// `measured` or `given`.
+    /// `measured`, `measured in training` or `given`.
     power: Option<&'static str>,
     /// Against its electricity.
     break_even: Option<BreakEven>,
@@ -193,11 +193,14 @@ fn earned(lines: &[RoundLine], me: NodeId) -> Option<(i64, i64)> {
 
 async fn worth(args: &StatusArgs, told: &Told) -> Result<Option<Worth>> {
     let Some((msat_per_round, msat_per_hour)) = earned(&told.status.rounds, told.me) else { return Ok(None) };
-    let kwh =
-        args.price_kwh.map(|sat| Msat::from_sat(sat).context("more sat than all bitcoin there is")).transpose()?;
-    let taken = match args.watts {
-        Some(given) => Some((given, "given")),
-        None => power::measured().await.map(|power| (power, "measured")),
+    // What is not said here may have been said when it joined.
+    let (standing, terms) = (told.status.pause, told.status.pause.map(|standing| standing.terms));
+    let kwh = kwh(args.price_kwh)?.or(terms.map(|terms| terms.kwh_msat));
+    let given = args.watts.or(terms.and_then(|terms| terms.milliwatts));
+    let taken = match (given, standing.and_then(|standing| standing.measured)) {
+        (Some(given), _) => Some((given, "given")),
+        (None, Some(measured)) => Some((measured, "measured in training")),
+        (None, None) => power::measured().await.map(|power| (power, "measured")),
     };
     let break_even = taken.and_then(|(power, _)| BreakEven::of(msat_per_hour, power, kwh));
     Ok(Some(Worth { msat_per_round, msat_per_hour, power: taken.map(|(_, how)| how), break_even }))
@@ -228,7 +231,11 @@ fn worth_in_words(status: &RunStatus, worth: Option<Worth>) -> String {
     );
     match worth.break_even {
         Some(even) => {
-            let how = if worth.power == Some("measured") { "measured now, the processor alone" } else { "as given" };
+            let how = match worth.power {
+                Some("measured") => "measured now, the processor alone",
+                Some("measured in training") => "measured while it trained, the processor alone",
+                _ => "as given",
+            };
             line("power", format!("{:.1} W, {how}", even.milliwatts as f64 / 1000.0));
             match even.kwh {
                 Some(kwh) => line("break-even", format!("at {} for a kilowatt-hour", sats(kwh.0.into()))),
@@ -288,6 +295,8 @@ pub(super) fn picture(name: &str, rounds: &[RoundLine]) -> Result<String> {
 
 #[cfg(test)]
 mod tests {
+    use consortium_protocol::Msat;
+
     use super::super::show::tests::sample;
     use super::*;
 

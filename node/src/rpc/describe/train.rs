@@ -36,8 +36,17 @@ pub(super) const METHODS: &[Method] = &[
         name: "train_join",
         summary: "Takes part in a run from now on, also after a restart; for the operator. One that this node does not know \
                   is looked for in the swarm.",
-        params: &[RUN, may("wish", Kind::Text, "train, validate or watch; train if absent")],
-        result: &["run", "wish"],
+        params: &[
+            RUN,
+            may("wish", Kind::Text, "train, validate or watch; train if absent"),
+            may(
+                "pause",
+                Kind::Terms,
+                "train only while that pays for the power: what a kilowatt-hour costs in msat, and what the machine takes in \
+                 milliwatts, measured if absent",
+            ),
+        ],
+        result: &["run", "wish", "pause"],
     },
     Method {
         name: "train_leave",

@@ -20,6 +20,7 @@ use tokio_util::sync::CancellationToken;
 use crate::blobs::Blobs;
 use crate::clock::wall_ms;
 use crate::train::hub::Hub;
+use crate::train::pause::{Standing, Terms};
 use crate::train::view::{Phase, RunStatus};
 use crate::train::{Kept, Parts, Payouts, Roster, RunHandle, Shelf, Store, spawn};
 
@@ -160,6 +161,23 @@ impl World {
 
     /// As [`Self::start`], with room for so many bytes of files.
     pub(super) async fn start_within(&self, n: u8, wish: Wish, quota: u64) -> Node {
+        self.start_with(n, wish, quota, &self.task).await
+    }
+
+    /// Starts a peer on terms, whose updates are of no use.
+    pub(super) async fn start_useless(&self, n: u8, terms: Terms) -> Node {
+        let directory = self.path(n).join("run");
+        Store::create(&directory, &self.spec).unwrap();
+        if Store::standing(&directory).unwrap().is_none() {
+            Store::set_standing(&directory, Some(&Standing::new(terms))).unwrap();
+        }
+        let mut spec = self.spec.payload().clone();
+        spec.training.inner_rate = number(1.0);
+        let task = Arc::new(task_of(&spec, tokenizer(), 1).unwrap());
+        self.start_with(n, Wish::Train, 1 << 30, &task).await
+    }
+
+    async fn start_with(&self, n: u8, wish: Wish, quota: u64, task: &Arc<Task>) -> Node {
         let root = self.path(n);
         let directory = root.join("run");
         Store::create(&directory, &self.spec).unwrap();
@@ -178,7 +196,7 @@ impl World {
             key: key(n),
             wish,
             spec: self.spec.clone(),
-            task: Arc::clone(&self.task),
+            task: Arc::clone(task),
             examination: examination_of(self.spec.payload()),
             directory: directory.clone(),
             blobs: blobs.clone(),
@@ -186,6 +204,7 @@ impl World {
             roster: Roster::default(),
             wire,
             inbox,
+            now_ms: wall_ms(),
             stop: CancellationToken::new(),
         })
         .unwrap();

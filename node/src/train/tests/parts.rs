@@ -2,13 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use consortium_protocol::Signed;
 use consortium_protocol::wire::train::{RunId, TrainMessage};
+use consortium_protocol::{Msat, Signed};
 use consortium_training::rounds::Wish;
 
 use super::kit::{World, id, key};
 use crate::train::announcements::Announcements;
 use crate::train::log::{Log, look};
+use crate::train::pause::{Standing, Terms};
 use crate::train::store::StoreError;
 use crate::train::{Roster, Store};
 
@@ -114,6 +115,12 @@ fn what_a_node_would_do_is_remembered_until_it_has_left() {
     Store::set_wish(&directory, None).unwrap();
     assert_eq!(Store::wish(&directory).unwrap(), None);
     assert_eq!(Store::spec(&directory).unwrap(), world.spec);
+    assert_eq!(Store::standing(&directory).unwrap(), None);
+    let standing = Standing::new(Terms { kwh_msat: Msat(300_000), milliwatts: None });
+    Store::set_standing(&directory, Some(&standing)).unwrap();
+    assert_eq!(Store::standing(&directory).unwrap(), Some(standing));
+    Store::set_standing(&directory, None).unwrap();
+    assert_eq!(Store::standing(&directory).unwrap(), None);
     std::fs::write(directory.join("wish.json"), b"dance").unwrap();
     assert!(matches!(Store::wish(&directory), Err(StoreError::Damaged { .. })));
 }

@@ -3,6 +3,7 @@
 use std::collections::BTreeSet;
 use std::time::Duration;
 
+use consortium_protocol::Msat;
 use consortium_protocol::wire::train::{Entry, Fate, Outcome, Refusal};
 use consortium_training::rounds::{Wish, replay};
 use tokio_util::sync::CancellationToken;
@@ -11,7 +12,8 @@ use super::kit::{Node, World, id};
 use super::liar::{Liar, Lie};
 use crate::blobs::Blobs;
 use crate::train::Store;
-use crate::train::view::{Phase, RunStatus};
+use crate::train::pause::{self, Terms};
+use crate::train::view::{Phase, RoundLine, RunStatus};
 
 async fn all_end(nodes: &[&Node]) {
     for node in nodes {
@@ -120,6 +122,50 @@ async fn a_peer_that_leaves_is_let_go_at_the_end_of_the_round_and_does_not_come_
     all_end(&[&judges[0], &judges[1], &stays]).await;
     let last = stays.log().pop().unwrap().record;
     assert!(!last.peers().any(|peer| peer == id(3)));
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_peer_that_is_not_paid_for_its_power_pauses_and_comes_back() {
+    let world = World::new(2, 80, super::pay::well_paid);
+    let judges = [world.start(0, Wish::Validate).await, world.start(1, Wish::Validate).await];
+    let (stays, other) = (world.start(2, Wish::Train).await, world.start(3, Wish::Train).await);
+    let terms = Terms { kwh_msat: Msat(1_000_000), milliwatts: Some(1000) };
+    let mut thrifty = world.start_useless(4, terms).await;
+    thrifty.round((pause::WARM_UP / 2) as u64).await;
+    thrifty.round(pause::WARM_UP as u64).await;
+    let pauses = |status: &RunStatus| status.pause.is_some_and(|standing| standing.paused);
+    let standing = thrifty.until("a pause", pauses).await.pause.unwrap();
+    let reason = standing.reason.unwrap();
+    assert!(reason.rounds == pause::WINDOW as u64 && reason.pay_msat <= 0 && reason.cost_msat > 0, "{reason:?}");
+    // So it does after a restart.
+    world.kill(thrifty).await;
+    thrifty = world.start_useless(4, terms).await;
+    thrifty.round(standing.since + 3).await;
+    let now = thrifty.handle.status().pause.unwrap();
+    assert_eq!((now.paused, now.since, now.reason), (true, standing.since, standing.reason));
+    let back = thrifty.until("its return", |status| !pauses(status)).await.pause.unwrap();
+    assert!(back.since >= standing.since + standing.stay && back.reason.unwrap().pay_msat > 0, "{back:?}");
+    let took_part = |entry: &Entry| entry.record.outcomes.iter().any(|outcome| outcome.peer == id(4));
+    let again = |status: &RunStatus| status.rounds.iter().any(|line| line.round > back.since && has(line, 4));
+    let log = {
+        let mut round = back.since;
+        while !again(&stays.handle.status()) {
+            round += 1;
+            stays.round(round).await;
+        }
+        stays.log()
+    };
+    let between = |entry: &&Entry| (standing.since + 2..=back.since).contains(&entry.record.round);
+    let paused: Vec<&Entry> = log.iter().filter(between).collect();
+    assert!(paused.len() > 4 && !paused.iter().any(|entry| took_part(entry)), "it takes no part while it pauses");
+    assert!(paused.iter().all(|entry| entry.record.accepted().count() > 0), "and the run goes on");
+    for node in [&judges[0], &judges[1], &stays, &other, &thrifty] {
+        node.handle.stop().await;
+    }
+}
+
+fn has(line: &RoundLine, peer: u8) -> bool {
+    line.peers.iter().any(|line| line.node == id(peer))
 }
 
 fn refusals(node: &Node, peer: u8) -> Vec<Refusal> {

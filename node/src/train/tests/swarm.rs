@@ -111,7 +111,7 @@ async fn a_run_is_announced_found_joined_trained_and_exported_over_libp2p() {
     for (node, wish) in
         [(&first, Wish::Validate), (&second, Wish::Validate), (&third, Wish::Train), (&fourth, Wish::Train)]
     {
-        node.runs.join(run, wish).await.unwrap();
+        node.runs.join(run, wish, None).await.unwrap();
     }
     for node in [&first, &second, &third, &fourth] {
         node.ended(run).await;
@@ -122,7 +122,7 @@ async fn a_run_is_announced_found_joined_trained_and_exported_over_libp2p() {
     // One that comes late finds it by its name alone, and has the whole log and the same parameters.
     let late = Node::start(4, &[&fourth]).await;
     assert!(matches!(late.runs.leave(run).await, Err(RunError::NotJoined(_))));
-    late.runs.join(run, Wish::Watch).await.unwrap();
+    late.runs.join(run, Wish::Watch, None).await.unwrap();
     late.ended(run).await;
     assert!(states.contains(&late.state(run)));
     let target = late.dir.path().join("export");
