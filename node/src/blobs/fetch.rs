@@ -11,6 +11,7 @@ use consortium_protocol::hash::Hash;
 use consortium_protocol::identity::NodeId;
 use consortium_protocol::wire::BLOB;
 use consortium_protocol::wire::blob::{BlobAnswer, BlobRequest, parts};
+use tokio::sync::OwnedSemaphorePermit;
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::debug;
@@ -47,6 +48,7 @@ struct Donor {
     node: NodeId,
     bytes: u64,
     stream: ByteStream,
+    _place: OwnedSemaphorePermit,
 }
 
 /// What fetches a file.
@@ -93,7 +95,7 @@ impl Blobs {
         if let Some(path) = self.path(&hash) {
             return Ok(path);
         }
-        let mut found = who_has(swarm, hash, donors).await;
+        let mut found = self.who_has(swarm, hash, donors).await;
         let (bytes, end) = prove_length(hash, &mut found).await.ok_or(BlobError::Nowhere(donors.len()))?;
         if bytes > most {
             return Err(BlobError::TooLong { bytes, most });
@@ -127,41 +129,42 @@ impl Blobs {
         })
         .await
     }
-}
 
-/// Asks who has a file, and waits a little longer for others when one has said so.
-async fn who_has(swarm: &SwarmHandle, hash: Hash, donors: &[NodeId]) -> Vec<Donor> {
-    let mut asking = JoinSet::new();
-    for node in donors.iter().copied().filter(|node| *node != swarm.me()).collect::<BTreeSet<_>>() {
-        let swarm = swarm.clone();
-        asking.spawn(async move {
-            let asked = tokio::time::timeout(ASK, async {
-                let mut stream = swarm.open_stream(node, BLOB).await.ok()?;
-                write_message(&mut stream, &BlobRequest { hash, part: None }).await.ok()?;
-                match read_message(&mut stream).await.ok()?? {
-                    BlobAnswer::Here { bytes } => Some(Donor { node, bytes, stream }),
-                    BlobAnswer::Unknown => None,
-                }
+    /// Asks who has a file, and waits a little longer for others when one has said so.
+    async fn who_has(&self, swarm: &SwarmHandle, hash: Hash, donors: &[NodeId]) -> Vec<Donor> {
+        let mut asking = JoinSet::new();
+        for node in donors.iter().copied().filter(|node| *node != swarm.me()).collect::<BTreeSet<_>>() {
+            let (swarm, blobs) = (swarm.clone(), self.clone());
+            asking.spawn(async move {
+                let asked = tokio::time::timeout(ASK, async {
+                    let place = blobs.place(node).await?;
+                    let mut stream = swarm.open_stream(node, BLOB).await.ok()?;
+                    write_message(&mut stream, &BlobRequest { hash, part: None }).await.ok()?;
+                    match read_message(&mut stream).await.ok()?? {
+                        BlobAnswer::Here { bytes } => Some(Donor { node, bytes, stream, _place: place }),
+                        BlobAnswer::Unknown => None,
+                    }
+                });
+                asked.await.ok().flatten()
             });
-            asked.await.ok().flatten()
-        });
-    }
-    let (mut found, mut until) = (Vec::new(), Instant::now() + 2 * ASK);
-    // None breaks off; those that are not waited for end with the set.
-    while let Ok(Some(answer)) = tokio::time::timeout_at(until, asking.join_next()).await {
-        if let Ok(Some(donor)) = answer {
-            until = if found.is_empty() { Instant::now() + MORE } else { until };
-            found.push(donor);
         }
+        let (mut found, mut until) = (Vec::new(), Instant::now() + 2 * ASK);
+        // None breaks off; those that are not waited for end with the set.
+        while let Ok(Some(answer)) = tokio::time::timeout_at(until, asking.join_next()).await {
+            if let Ok(Some(donor)) = answer {
+                until = if found.is_empty() { Instant::now() + MORE } else { until };
+                found.push(donor);
+            }
+        }
+        found
     }
-    found
 }
 
 /// Finds out how long the file is: only its last part, which it gives too, proves that. Keeps the donors that have told the
 /// truth.
 async fn prove_length(hash: Hash, donors: &mut Vec<Donor>) -> Option<(u64, Vec<u8>)> {
     for at in 0..donors.len() {
-        let Donor { node, bytes, ref mut stream } = donors[at];
+        let Donor { node, bytes, ref mut stream, .. } = donors[at];
         let last = parts(bytes) - 1;
         let given = ask(stream, hash, bytes, last).await;
         match given.and_then(|encoded| part::check(&encoded, hash, bytes, last).map(|()| encoded)) {

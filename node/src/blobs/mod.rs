@@ -20,7 +20,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use consortium_protocol::hash::Hash;
+use consortium_protocol::identity::NodeId;
 use consortium_protocol::wire::blob::MAX_BLOB_BYTES;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 
 mod fetch;
 mod part;
@@ -30,6 +32,8 @@ mod tests;
 
 pub use fetch::Progress;
 
+/// Streams to one node at a time: fewer than it serves to one.
+const TO_ONE: usize = 4;
 /// Extension of a file's hash tree.
 const TREE: &str = "tree";
 /// Extension of what has come of a file.
@@ -101,8 +105,8 @@ struct Inner {
     known: Mutex<BTreeMap<Hash, u64>>,
     /// Files that are being written, or fetched.
     writing: Mutex<BTreeMap<Hash, Arc<tokio::sync::Mutex<()>>>>,
-    /// Turns at answering.
-    turns: Arc<tokio::sync::Semaphore>,
+    /// Places for streams to each node that gives files.
+    places: Mutex<BTreeMap<NodeId, Arc<Semaphore>>>,
 }
 
 /// Whether nothing was written to a file for long.
@@ -142,8 +146,8 @@ impl Blobs {
                 Some(_) => {}
             }
         }
-        let turns = Arc::new(tokio::sync::Semaphore::new(serve::AT_A_TIME));
-        let inner = Inner { directory, quota, known: Mutex::new(known), writing: Mutex::default(), turns };
+        let (known, writing, places) = (Mutex::new(known), Mutex::default(), Mutex::default());
+        let inner = Inner { directory, quota, known, writing, places };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -210,6 +214,16 @@ impl Blobs {
             Arc::clone(writing.entry(hash).or_default())
         };
         alone.lock_owned().await
+    }
+
+    /// The right to open a stream to a node; none when the node ends.
+    async fn place(&self, at: NodeId) -> Option<OwnedSemaphorePermit> {
+        let places = {
+            let mut all = lock(&self.inner.places);
+            all.retain(|_, places| Arc::strong_count(places) > 1);
+            Arc::clone(all.entry(at).or_insert_with(|| Arc::new(Semaphore::new(TO_ONE))))
+        };
+        places.acquire_owned().await.ok()
     }
 
     fn file(&self, hash: &Hash) -> PathBuf {

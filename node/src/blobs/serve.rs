@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use consortium_protocol::hash::Hash;
@@ -14,8 +13,6 @@ use super::{Blobs, TREE, at, on_disk, part};
 use crate::pipeline::{read_message, write_bytes, write_message};
 use crate::swarm::{ByteStream, Incoming};
 
-/// Streams that are answered at a time; more are closed.
-pub(super) const AT_A_TIME: usize = 32;
 /// A stream on which nothing is asked for so long is closed.
 const IDLE: Duration = Duration::from_secs(30);
 
@@ -30,10 +27,8 @@ impl Blobs {
                     None => return,
                 },
             };
-            let Ok(turn) = Arc::clone(&self.inner.turns).try_acquire_owned() else { continue };
             let (blobs, stop) = (self.clone(), stop.clone());
             tokio::spawn(async move {
-                let _held_while_answering = turn;
                 tokio::select! {
                     () = stop.cancelled() => {}
                     answered = blobs.answer(stream) => if let Err(error) = answered {

@@ -225,3 +225,47 @@ async fn there_are_bounds() {
     assert!(bob.gets(hash, &[&alice]).await.is_err());
     assert_eq!(alice.blobs.path(&hash), None);
 }
+
+#[tokio::test]
+async fn a_stranger_that_opens_many_streams_keeps_nobody_out() {
+    let mut alice = Node::start(1, &[]).await;
+    let (stranger, bob) = (Node::start(2, &[&alice]).await, Node::start(3, &[&alice]).await);
+    alice.meets(&[&stranger, &bob]).await;
+    let hash = alice.gives(content()).await;
+    let mut held = Vec::new();
+    for _ in 0..100 {
+        let mut stream = stranger.swarm.open_stream(alice.id(), BLOB).await.unwrap();
+        // Those that were refused at once hear nothing.
+        let asked = write_message(&mut stream, &BlobRequest { hash, part: None }).await;
+        held.push((asked.is_ok(), stream));
+    }
+    assert_eq!(std::fs::read(bob.gets(hash, &[&alice]).await.unwrap()).unwrap(), content());
+}
+
+#[tokio::test]
+async fn a_node_asks_another_for_no_more_at_a_time_than_it_is_given() {
+    let mut alice = Node::start(1, &[]).await;
+    let bob = Node::start(2, &[&alice]).await;
+    bob.meets(&[&alice]).await;
+    let (open, most) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let (mut incoming, most_seen) = (alice.incoming.take().unwrap(), Arc::clone(&most));
+    tokio::spawn(async move {
+        while let Some((_, mut stream)) = incoming.recv().await {
+            let (open, most) = (Arc::clone(&open), Arc::clone(&most_seen));
+            tokio::spawn(async move {
+                most.fetch_max(1 + open.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+                while let Ok(Some(_)) = read_message::<BlobRequest>(&mut stream).await {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    write_message(&mut stream, &BlobAnswer::Unknown).await.unwrap();
+                }
+                open.fetch_sub(1, Ordering::Relaxed);
+            });
+        }
+    });
+    let hashes: Vec<Hash> = (0..32u8).map(|n| Hash::of(&[n])).collect();
+    let donors = [&alice];
+    futures::future::join_all(hashes.iter().map(|hash| bob.gets(*hash, &donors))).await;
+    // A stream that one has closed may not have ended for the other yet.
+    let most = most.load(Ordering::Relaxed);
+    assert!((1..=2 * TO_ONE as u64).contains(&most), "{most}");
+}
