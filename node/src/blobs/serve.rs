@@ -9,7 +9,7 @@ use consortium_protocol::wire::blob::{BlobAnswer, BlobRequest, parts};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::{Blobs, TREE, at, on_disk, part};
+use super::{BlobError, Blobs, TREE, at, on_disk, part};
 use crate::pipeline::{read_message, write_bytes, write_message};
 use crate::swarm::{ByteStream, Incoming};
 
@@ -62,7 +62,8 @@ impl Blobs {
         }
     }
 
-    /// A part of a file; none if it cannot be read any more. A file that has changed on the disk is forgotten.
+    /// A part of a file; none if it cannot be read now. A file that has changed on the disk is forgotten; one that the disk
+    /// does not give, or for which nothing can be opened any more, may be read another time.
     async fn encoded(&self, hash: Hash, bytes: u64, part: u64) -> Option<Vec<u8>> {
         let file = self.file(&hash);
         let read = on_disk(move || {
@@ -73,11 +74,21 @@ impl Blobs {
         });
         match read.await {
             Ok(encoded) => Some(encoded),
-            Err(error) => {
+            Err(error) if is_damaged(&error) => {
                 warn!(%hash, %error, "a file is damaged, and is forgotten");
                 drop(self.remove(hash).await);
                 None
             }
+            Err(error) => {
+                warn!(%hash, %error, "a file cannot be read now");
+                None
+            }
         }
     }
+}
+
+/// Whether a file was read, and is not what it was: other bytes, or fewer.
+fn is_damaged(error: &BlobError) -> bool {
+    use io::ErrorKind::{InvalidData, UnexpectedEof};
+    matches!(error, BlobError::Io { source, .. } if matches!(source.kind(), InvalidData | UnexpectedEof))
 }

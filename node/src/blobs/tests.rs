@@ -220,6 +220,16 @@ async fn there_are_bounds() {
     let error = tight.put(content()).await.unwrap_err();
     assert!(matches!(error, BlobError::Full { .. }), "{error}");
     assert!(matches!(bob.gets(Hash::of(b"?"), &[&alice]).await.unwrap_err(), BlobError::Nowhere(1)));
+    // One that cannot be read now may be read another time.
+    let (tree, kept) = (alice.blobs.file(&hash).with_extension(TREE), alice.dir.path().join("kept"));
+    std::fs::rename(&tree, &kept).unwrap();
+    std::fs::create_dir(&tree).unwrap();
+    assert!(bob.gets(hash, &[&alice]).await.is_err());
+    assert!(alice.blobs.file(&hash).exists() && alice.blobs.path(&hash).is_some());
+    std::fs::remove_dir(&tree).unwrap();
+    std::fs::rename(&kept, &tree).unwrap();
+    let carol = Blobs::open(bob.dir.path().join("carol"), QUOTA).unwrap();
+    carol.fetch(&bob.swarm, hash, QUOTA, &[alice.id()], |_| ()).await.unwrap();
     // A file that changed on the disk is not given out, and not had any more.
     std::fs::write(alice.blobs.file(&hash), vec![7; LENGTH]).unwrap();
     assert!(bob.gets(hash, &[&alice]).await.is_err());
