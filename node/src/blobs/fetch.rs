@@ -11,13 +11,13 @@ use consortium_protocol::hash::Hash;
 use consortium_protocol::identity::NodeId;
 use consortium_protocol::wire::BLOB;
 use consortium_protocol::wire::blob::{BlobAnswer, BlobRequest, parts};
-use tokio::sync::OwnedSemaphorePermit;
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::debug;
 
 use super::part::{self, MAX_ENCODED};
-use super::{BlobError, Blobs, PARTIAL, PARTS, at, lock, on_disk};
+use super::{BlobError, Blobs, PARTIAL, PARTS, Writing, at, lock, on_disk};
 use crate::pipeline::{read_bytes, read_message, write_message};
 use crate::swarm::{ByteStream, SwarmHandle};
 
@@ -58,6 +58,7 @@ struct Fetch {
     bytes: u64,
     file: PathBuf,
     missing: Mutex<VecDeque<u64>>,
+    writing: Writing,
     last_trouble: Mutex<String>,
     progress: Box<dyn Fn(Progress) + Send + Sync>,
 }
@@ -80,8 +81,8 @@ impl Blobs {
         donors: &[NodeId],
         progress: impl Fn(Progress) + Send + Sync + 'static,
     ) -> Result<PathBuf, BlobError> {
-        let _one_at_a_time = self.turn(hash).await;
-        self.fetch_alone(swarm, hash, most, donors, Box::new(progress)).await
+        let alone = self.turn(hash).await;
+        self.fetch_alone(swarm, hash, most, donors, Box::new(progress), alone).await
     }
 
     async fn fetch_alone(
@@ -91,6 +92,7 @@ impl Blobs {
         most: u64,
         donors: &[NodeId],
         progress: Box<dyn Fn(Progress) + Send + Sync>,
+        alone: OwnedMutexGuard<()>,
     ) -> Result<PathBuf, BlobError> {
         if let Some(path) = self.path(&hash) {
             return Ok(path);
@@ -100,25 +102,27 @@ impl Blobs {
         if bytes > most {
             return Err(BlobError::TooLong { bytes, most });
         }
-        self.room_for(bytes)?;
         let file = self.file(&hash);
-        let missing = {
-            let file = file.clone();
-            on_disk(move || begin(&file, hash, bytes, &end)).await?
-        };
+        let (blobs, target) = (self.clone(), file.clone());
+        let (missing, writing) = on_disk(move || {
+            let writing = blobs.begin(hash, bytes, alone)?;
+            Ok((begin(&target, hash, bytes, &end)?, writing))
+        })
+        .await?;
         let fetch = Arc::new(Fetch {
             swarm: swarm.clone(),
             hash,
             bytes,
             file: file.clone(),
             missing: Mutex::new(missing),
+            writing,
             last_trouble: Mutex::default(),
             progress,
         });
         fetch.tell();
         fetch.from(found).await?;
-        let blobs = self.clone();
         on_disk(move || {
+            let blobs = &fetch.writing.blobs;
             let partial = file.with_extension(PARTIAL);
             File::open(&partial).and_then(|partial| partial.sync_all()).map_err(at(&partial))?;
             let finished = blobs.finish(&hash, bytes, &partial);
@@ -276,11 +280,12 @@ impl Fetch {
         }
     }
 
-    async fn take(&self, stream: &mut ByteStream, part: u64) -> Result<(), Trouble> {
+    async fn take(self: &Arc<Self>, stream: &mut ByteStream, part: u64) -> Result<(), Trouble> {
         let (hash, bytes) = (self.hash, self.bytes);
         let encoded = ask(stream, hash, bytes, part).await.map_err(Trouble::Donor)?;
-        let file = self.file.clone();
-        let written = tokio::task::spawn_blocking(move || keep(&file, &encoded, hash, bytes, part)).await;
+        // It is this fetch that writes, for as long as that takes.
+        let fetch = Arc::clone(self);
+        let written = tokio::task::spawn_blocking(move || keep(&fetch.file, &encoded, hash, bytes, part)).await;
         written.map_err(|_| Trouble::Disk(BlobError::Stopped))??;
         self.tell();
         Ok(())

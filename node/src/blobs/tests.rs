@@ -237,6 +237,48 @@ async fn there_are_bounds() {
 }
 
 #[tokio::test]
+async fn what_is_written_takes_room_and_what_was_left_gives_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = Blobs::open(dir.path().join("two"), LENGTH as u64 * 3 / 2).unwrap();
+    let both = futures::future::join(blobs.put(content()), blobs.put(vec![1; LENGTH])).await;
+    assert!(both.0.is_ok() != both.1.is_ok(), "there is no room for two at a time: {both:?}");
+
+    let (mut weak, mut whole) = (Node::start(1, &[]).await, Node::start(2, &[]).await);
+    let wanting = Node::start(3, &[&weak, &whole]).await;
+    wanting.meets(&[&weak, &whole]).await;
+    let hash = whole.gives(content()).await;
+    let (bytes, donor) = (LENGTH as u64, whole.blobs.clone());
+    weak.answers(move |asked| match asked.part {
+        None => (BlobAnswer::Here { bytes }, None),
+        Some(3) => {
+            let file = donor.file(&hash);
+            let (data, tree) = (File::open(&file).unwrap(), File::open(file.with_extension(TREE)).unwrap());
+            (BlobAnswer::Here { bytes }, Some(part::encode(&data, &tree, hash, bytes, 3).unwrap()))
+        }
+        Some(_) => (BlobAnswer::Unknown, None),
+    });
+    let place = wanting.dir.path().join("tight");
+    let tight = Blobs::open(place.clone(), bytes * 3 / 2).unwrap();
+    let left = || std::fs::read_dir(&place).unwrap().count();
+    tight.fetch(&wanting.swarm, hash, QUOTA, &[weak.id()], |_| ()).await.unwrap_err();
+    assert_eq!(left(), 2, "what has come, and which parts");
+    // In this life, and in another.
+    for fill in 1..3 {
+        let other = Blobs::open(place.clone(), bytes * 3 / 2).unwrap();
+        let tight = if fill == 1 { &tight } else { &other };
+        tight.put(vec![fill; LENGTH]).await.unwrap();
+        assert_eq!(left(), 2, "the file and its tree alone");
+        tight.remove(Hash::of(&vec![fill; LENGTH])).await.unwrap();
+        tight.fetch(&wanting.swarm, hash, QUOTA, &[weak.id()], |_| ()).await.unwrap_err();
+        assert_eq!(left(), 2);
+    }
+    // A file that is more than all of what is left and free leaves it alone.
+    assert!(tight.put(vec![0; 2 * LENGTH]).await.is_err());
+    assert_eq!(left(), 2);
+    tight.fetch(&wanting.swarm, hash, QUOTA, &[whole.id()], |_| ()).await.unwrap();
+}
+
+#[tokio::test]
 async fn a_stranger_that_opens_many_streams_keeps_nobody_out() {
     let mut alice = Node::start(1, &[]).await;
     let (stranger, bob) = (Node::start(2, &[&alice]).await, Node::start(3, &[&alice]).await);
