@@ -2,14 +2,12 @@
 //! keeps it.
 
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use consortium_protocol::hash::Hash;
 use consortium_protocol::identity::NodeId;
 use consortium_protocol::wire;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::sync::Semaphore;
 use tracing::debug;
 
 use super::proof::{MAX_PROOF, Proofs};
@@ -18,7 +16,6 @@ use crate::swarm::{ByteStream, Incoming, SwarmHandle};
 const ASKING: Duration = Duration::from_secs(10);
 /// Time for a whole proof.
 const SENDING: Duration = Duration::from_secs(300);
-const MAX_STREAMS: usize = 32;
 
 /// Gets the proof with this digest from a node that keeps it.
 ///
@@ -40,12 +37,9 @@ pub async fn fetch(swarm: &SwarmHandle, from: NodeId, digest: &Hash) -> Result<V
 
 /// Sends proofs to those who ask, until the swarm ends.
 pub async fn serve(proofs: Proofs, mut incoming: Incoming) {
-    let room = Arc::new(Semaphore::new(MAX_STREAMS));
     while let Some((from, stream)) = incoming.recv().await {
-        let Ok(permit) = Arc::clone(&room).try_acquire_owned() else { continue };
         let proofs = proofs.clone();
         tokio::spawn(async move {
-            let _held_while_serving = permit;
             if let Err(error) = send(&proofs, stream).await {
                 debug!(%from, %error, "a fraud proof was not sent");
             }

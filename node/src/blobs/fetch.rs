@@ -11,12 +11,13 @@ use consortium_protocol::hash::Hash;
 use consortium_protocol::identity::NodeId;
 use consortium_protocol::wire::BLOB;
 use consortium_protocol::wire::blob::{BlobAnswer, BlobRequest, parts};
+use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit};
 use tokio::task::JoinSet;
 use tokio::time::Instant;
 use tracing::debug;
 
 use super::part::{self, MAX_ENCODED};
-use super::{BlobError, Blobs, PARTIAL, PARTS, at, lock, on_disk};
+use super::{BlobError, Blobs, PARTIAL, PARTS, Writing, at, lock, on_disk};
 use crate::pipeline::{read_bytes, read_message, write_message};
 use crate::swarm::{ByteStream, SwarmHandle};
 
@@ -47,6 +48,7 @@ struct Donor {
     node: NodeId,
     bytes: u64,
     stream: ByteStream,
+    _place: OwnedSemaphorePermit,
 }
 
 /// What fetches a file.
@@ -56,6 +58,7 @@ struct Fetch {
     bytes: u64,
     file: PathBuf,
     missing: Mutex<VecDeque<u64>>,
+    writing: Writing,
     last_trouble: Mutex<String>,
     progress: Box<dyn Fn(Progress) + Send + Sync>,
 }
@@ -78,8 +81,8 @@ impl Blobs {
         donors: &[NodeId],
         progress: impl Fn(Progress) + Send + Sync + 'static,
     ) -> Result<PathBuf, BlobError> {
-        let _one_at_a_time = self.turn(hash).await;
-        self.fetch_alone(swarm, hash, most, donors, Box::new(progress)).await
+        let alone = self.turn(hash).await;
+        self.fetch_alone(swarm, hash, most, donors, Box::new(progress), alone).await
     }
 
     async fn fetch_alone(
@@ -89,34 +92,37 @@ impl Blobs {
         most: u64,
         donors: &[NodeId],
         progress: Box<dyn Fn(Progress) + Send + Sync>,
+        alone: OwnedMutexGuard<()>,
     ) -> Result<PathBuf, BlobError> {
         if let Some(path) = self.path(&hash) {
             return Ok(path);
         }
-        let mut found = who_has(swarm, hash, donors).await;
+        let mut found = self.who_has(swarm, hash, donors).await;
         let (bytes, end) = prove_length(hash, &mut found).await.ok_or(BlobError::Nowhere(donors.len()))?;
         if bytes > most {
             return Err(BlobError::TooLong { bytes, most });
         }
-        self.room_for(bytes)?;
         let file = self.file(&hash);
-        let missing = {
-            let file = file.clone();
-            on_disk(move || begin(&file, hash, bytes, &end)).await?
-        };
+        let (blobs, target) = (self.clone(), file.clone());
+        let (missing, writing) = on_disk(move || {
+            let writing = blobs.begin(hash, bytes, alone)?;
+            Ok((begin(&target, hash, bytes, &end)?, writing))
+        })
+        .await?;
         let fetch = Arc::new(Fetch {
             swarm: swarm.clone(),
             hash,
             bytes,
             file: file.clone(),
             missing: Mutex::new(missing),
+            writing,
             last_trouble: Mutex::default(),
             progress,
         });
         fetch.tell();
         fetch.from(found).await?;
-        let blobs = self.clone();
         on_disk(move || {
+            let blobs = &fetch.writing.blobs;
             let partial = file.with_extension(PARTIAL);
             File::open(&partial).and_then(|partial| partial.sync_all()).map_err(at(&partial))?;
             let finished = blobs.finish(&hash, bytes, &partial);
@@ -127,41 +133,42 @@ impl Blobs {
         })
         .await
     }
-}
 
-/// Asks who has a file, and waits a little longer for others when one has said so.
-async fn who_has(swarm: &SwarmHandle, hash: Hash, donors: &[NodeId]) -> Vec<Donor> {
-    let mut asking = JoinSet::new();
-    for node in donors.iter().copied().filter(|node| *node != swarm.me()).collect::<BTreeSet<_>>() {
-        let swarm = swarm.clone();
-        asking.spawn(async move {
-            let asked = tokio::time::timeout(ASK, async {
-                let mut stream = swarm.open_stream(node, BLOB).await.ok()?;
-                write_message(&mut stream, &BlobRequest { hash, part: None }).await.ok()?;
-                match read_message(&mut stream).await.ok()?? {
-                    BlobAnswer::Here { bytes } => Some(Donor { node, bytes, stream }),
-                    BlobAnswer::Unknown => None,
-                }
+    /// Asks who has a file, and waits a little longer for others when one has said so.
+    async fn who_has(&self, swarm: &SwarmHandle, hash: Hash, donors: &[NodeId]) -> Vec<Donor> {
+        let mut asking = JoinSet::new();
+        for node in donors.iter().copied().filter(|node| *node != swarm.me()).collect::<BTreeSet<_>>() {
+            let (swarm, blobs) = (swarm.clone(), self.clone());
+            asking.spawn(async move {
+                let asked = tokio::time::timeout(ASK, async {
+                    let place = blobs.place(node).await?;
+                    let mut stream = swarm.open_stream(node, BLOB).await.ok()?;
+                    write_message(&mut stream, &BlobRequest { hash, part: None }).await.ok()?;
+                    match read_message(&mut stream).await.ok()?? {
+                        BlobAnswer::Here { bytes } => Some(Donor { node, bytes, stream, _place: place }),
+                        BlobAnswer::Unknown => None,
+                    }
+                });
+                asked.await.ok().flatten()
             });
-            asked.await.ok().flatten()
-        });
-    }
-    let (mut found, mut until) = (Vec::new(), Instant::now() + 2 * ASK);
-    // None breaks off; those that are not waited for end with the set.
-    while let Ok(Some(answer)) = tokio::time::timeout_at(until, asking.join_next()).await {
-        if let Ok(Some(donor)) = answer {
-            until = if found.is_empty() { Instant::now() + MORE } else { until };
-            found.push(donor);
         }
+        let (mut found, mut until) = (Vec::new(), Instant::now() + 2 * ASK);
+        // None breaks off; those that are not waited for end with the set.
+        while let Ok(Some(answer)) = tokio::time::timeout_at(until, asking.join_next()).await {
+            if let Ok(Some(donor)) = answer {
+                until = if found.is_empty() { Instant::now() + MORE } else { until };
+                found.push(donor);
+            }
+        }
+        found
     }
-    found
 }
 
 /// Finds out how long the file is: only its last part, which it gives too, proves that. Keeps the donors that have told the
 /// truth.
 async fn prove_length(hash: Hash, donors: &mut Vec<Donor>) -> Option<(u64, Vec<u8>)> {
     for at in 0..donors.len() {
-        let Donor { node, bytes, ref mut stream } = donors[at];
+        let Donor { node, bytes, ref mut stream, .. } = donors[at];
         let last = parts(bytes) - 1;
         let given = ask(stream, hash, bytes, last).await;
         match given.and_then(|encoded| part::check(&encoded, hash, bytes, last).map(|()| encoded)) {
@@ -273,11 +280,12 @@ impl Fetch {
         }
     }
 
-    async fn take(&self, stream: &mut ByteStream, part: u64) -> Result<(), Trouble> {
+    async fn take(self: &Arc<Self>, stream: &mut ByteStream, part: u64) -> Result<(), Trouble> {
         let (hash, bytes) = (self.hash, self.bytes);
         let encoded = ask(stream, hash, bytes, part).await.map_err(Trouble::Donor)?;
-        let file = self.file.clone();
-        let written = tokio::task::spawn_blocking(move || keep(&file, &encoded, hash, bytes, part)).await;
+        // It is this fetch that writes, for as long as that takes.
+        let fetch = Arc::clone(self);
+        let written = tokio::task::spawn_blocking(move || keep(&fetch.file, &encoded, hash, bytes, part)).await;
         written.map_err(|_| Trouble::Disk(BlobError::Stopped))??;
         self.tell();
         Ok(())

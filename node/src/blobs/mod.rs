@@ -3,13 +3,15 @@
 //!
 //! ```text
 //! Blobs   the directory `blobs`: whole files, their hash trees, and what has come so far of others
+//! room    how much they take, and what is dropped when more is needed
 //! part    1 MiB of a file with the hashes that tie it to the file's name (Bao)
 //! serve   answers other nodes
 //! fetch   gets a file from several nodes at once
 //! ```
 //!
 //! Every 16 KiB that come are checked against the name before they are written, so that a donor that lies is known by its
-//! first wrong group, and a file can come from many donors, and over many lives of this node: parts that have come stay.
+//! first wrong group, and a file can come from many donors, and over many lives of this node: parts that have come stay, as
+//! long as nothing else needs their room.
 //! Whoever knows a file's name may have the file. What must not be known to all is to be encrypted first.
 
 use std::collections::BTreeMap;
@@ -17,19 +19,25 @@ use std::fs::{File, OpenOptions};
 use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use consortium_protocol::hash::Hash;
-use consortium_protocol::wire::blob::MAX_BLOB_BYTES;
+use consortium_protocol::identity::NodeId;
+use tokio::sync::{OwnedSemaphorePermit, Semaphore};
+use tracing::warn;
 
 mod fetch;
 mod part;
+mod room;
 mod serve;
 #[cfg(test)]
 mod tests;
 
 pub use fetch::Progress;
+use room::Room;
 
+/// Streams to one node at a time: fewer than it serves to one.
+const TO_ONE: usize = 4;
 /// Extension of a file's hash tree.
 const TREE: &str = "tree";
 /// Extension of what has come of a file.
@@ -57,7 +65,7 @@ pub enum BlobError {
     Full {
         /// Its length.
         bytes: u64,
-        /// What the others take.
+        /// What the others take, those that are coming, too.
         used: u64,
         /// What all may take.
         quota: u64,
@@ -96,19 +104,70 @@ pub struct Blobs {
 
 struct Inner {
     directory: PathBuf,
-    quota: u64,
-    /// Whole files and their lengths.
-    known: Mutex<BTreeMap<Hash, u64>>,
+    room: Mutex<Room>,
     /// Files that are being written, or fetched.
     writing: Mutex<BTreeMap<Hash, Arc<tokio::sync::Mutex<()>>>>,
-    /// Turns at answering.
-    turns: Arc<tokio::sync::Semaphore>,
+    /// Places for streams to each node that gives files.
+    places: Mutex<BTreeMap<NodeId, Arc<Semaphore>>>,
 }
 
-/// Whether nothing was written to a file for long.
-fn is_old(entry: &std::fs::DirEntry) -> bool {
-    let written = entry.metadata().and_then(|metadata| metadata.modified());
-    written.is_ok_and(|written| written.elapsed().is_ok_and(|age| age > FORGOTTEN_AFTER))
+/// The right to write a file, and the room for it.
+struct Writing {
+    blobs: Blobs,
+    hash: Hash,
+    _alone: tokio::sync::OwnedMutexGuard<()>,
+}
+
+impl Drop for Writing {
+    fn drop(&mut self) {
+        self.blobs.leave(&self.hash);
+    }
+}
+
+/// What a directory holds.
+#[derive(Default)]
+struct Found {
+    whole: BTreeMap<Hash, u64>,
+    /// What has come of others: when the last of it did, and how much it will be.
+    partial: BTreeMap<Hash, (SystemTime, u64)>,
+    /// What belongs to a file, and is of no use without it.
+    beside: Vec<(Hash, PathBuf)>,
+}
+
+impl Found {
+    fn add(&mut self, entry: &std::fs::DirEntry) -> io::Result<()> {
+        let path = entry.path();
+        let stem = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.parse::<Hash>().ok());
+        let Some(hash) = stem else { return Ok(()) };
+        match path.extension().and_then(|extension| extension.to_str()) {
+            // The hash of a file tells that it is whole: it gets that name last.
+            None => _ = self.whole.insert(hash, entry.metadata()?.len()),
+            // Half written when an earlier life ended.
+            Some(NEW) => std::fs::remove_file(&path)?,
+            Some(PARTIAL) => {
+                let (metadata, now) = (entry.metadata()?, SystemTime::now());
+                let written = metadata.modified().unwrap_or(now);
+                match now.duration_since(written).is_ok_and(|age| age > FORGOTTEN_AFTER) {
+                    // Of no use to anyone any more, it seems.
+                    true => std::fs::remove_file(&path)?,
+                    false => _ = self.partial.insert(hash, (written, metadata.len())),
+                }
+            }
+            Some(TREE | PARTS) => self.beside.push((hash, path)),
+            Some(_) => {}
+        }
+        Ok(())
+    }
+
+    /// Removes what belongs to nothing.
+    fn tidy(&self) -> Result<(), BlobError> {
+        let is_needed = |hash: &Hash, path: &Path| match path.extension().is_some_and(|extension| extension == PARTS) {
+            true => self.partial.contains_key(hash),
+            false => self.whole.contains_key(hash),
+        };
+        let mut useless = self.beside.iter().filter(|(hash, path)| !is_needed(hash, path));
+        useless.try_for_each(|(_, path)| std::fs::remove_file(path).map_err(at(path)))
+    }
 }
 
 fn at(path: &Path) -> impl FnOnce(io::Error) -> BlobError + use<> {
@@ -123,27 +182,17 @@ impl Blobs {
     /// When the directory cannot be used.
     pub fn open(directory: PathBuf, quota: u64) -> Result<Self, BlobError> {
         std::fs::create_dir_all(&directory).map_err(at(&directory))?;
-        let mut known = BTreeMap::new();
+        let mut found = Found::default();
         for entry in std::fs::read_dir(&directory).map_err(at(&directory))? {
             let entry = entry.map_err(at(&directory))?;
-            let path = entry.path();
-            match path.extension().and_then(|extension| extension.to_str()) {
-                // The hash of a file tells that it is whole: it gets that name last.
-                None => {
-                    let name = entry.file_name().into_string().ok().and_then(|name| name.parse::<Hash>().ok());
-                    if let Some(hash) = name {
-                        known.insert(hash, entry.metadata().map_err(at(&path))?.len());
-                    }
-                }
-                // Half written when an earlier life ended.
-                Some(NEW) => std::fs::remove_file(&path).map_err(at(&path))?,
-                // Of no use to anyone any more, it seems.
-                Some(PARTIAL | PARTS) if is_old(&entry) => std::fs::remove_file(&path).map_err(at(&path))?,
-                Some(_) => {}
-            }
+            found.add(&entry).map_err(at(&entry.path()))?;
         }
-        let turns = Arc::new(tokio::sync::Semaphore::new(serve::AT_A_TIME));
-        let inner = Inner { directory, quota, known: Mutex::new(known), writing: Mutex::default(), turns };
+        found.tidy()?;
+        let mut left: Vec<_> = found.partial.into_iter().collect();
+        left.sort_unstable_by_key(|(_, (written, _))| *written);
+        let left = left.into_iter().map(|(hash, (_, bytes))| (hash, bytes)).collect();
+        let room = Mutex::new(Room::new(quota, found.whole, left));
+        let inner = Inner { directory, room, writing: Mutex::default(), places: Mutex::default() };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -156,7 +205,7 @@ impl Blobs {
     /// The length of a file, in bytes, if it is here and whole.
     #[must_use]
     pub fn length(&self, hash: &Hash) -> Option<u64> {
-        lock(&self.inner.known).get(hash).copied()
+        lock(&self.inner.room).length(hash)
     }
 
     /// Keeps a copy of these bytes; gives their name.
@@ -165,18 +214,24 @@ impl Blobs {
     /// When there is no room for them.
     pub async fn put(&self, bytes: Vec<u8>) -> Result<Hash, BlobError> {
         let hash = Hash::of(&bytes);
-        let _written_once_at_a_time = self.turn(hash).await;
+        let alone = self.turn(hash).await;
         if self.length(&hash).is_some() {
             return Ok(hash);
         }
-        let length = bytes.len() as u64;
-        self.room_for(length)?;
-        let path = self.file(&hash).with_extension(NEW);
         let blobs = self.clone();
         on_disk(move || {
-            let mut file = create(&path)?;
-            file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(at(&path))?;
-            blobs.finish(&hash, length, &path)
+            let length = bytes.len() as u64;
+            let _writing = blobs.begin(hash, length, alone)?;
+            // All of it comes at once.
+            blobs.delete(&hash, &[PARTS, PARTIAL])?;
+            let path = blobs.file(&hash).with_extension(NEW);
+            let written = create(&path)
+                .and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(at(&path)))
+                .and_then(|()| blobs.finish(&hash, length, &path));
+            if written.is_err() {
+                drop(std::fs::remove_file(&path));
+            }
+            written
         })
         .await?;
         Ok(hash)
@@ -189,20 +244,25 @@ impl Blobs {
     pub async fn remove(&self, hash: Hash) -> Result<(), BlobError> {
         let blobs = self.clone();
         on_disk(move || {
-            lock(&blobs.inner.known).remove(&hash);
-            let file = blobs.file(&hash);
-            for path in [file.clone()].into_iter().chain([TREE, PARTIAL, PARTS].map(|of| file.with_extension(of))) {
-                match std::fs::remove_file(&path) {
-                    Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&path)(error)),
-                    _ => {}
-                }
-            }
-            Ok(())
+            lock(&blobs.inner.room).forget(&hash);
+            blobs.delete(&hash, &["", TREE, PARTIAL, PARTS])
         })
         .await
     }
 
-    /// The right to write a file: one at a time for each.
+    /// Removes what there is of a file.
+    fn delete(&self, hash: &Hash, extensions: &[&str]) -> Result<(), BlobError> {
+        let file = self.file(hash);
+        for path in extensions.iter().map(|extension| file.with_extension(extension)) {
+            match std::fs::remove_file(&path) {
+                Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(at(&path)(error)),
+                _ => {}
+            }
+        }
+        Ok(())
+    }
+
+    /// One writer at a time for each file.
     async fn turn(&self, hash: Hash) -> tokio::sync::OwnedMutexGuard<()> {
         let alone = {
             let mut writing = lock(&self.inner.writing);
@@ -212,16 +272,49 @@ impl Blobs {
         alone.lock_owned().await
     }
 
+    /// The right to open a stream to a node; none when the node ends.
+    async fn place(&self, at: NodeId) -> Option<OwnedSemaphorePermit> {
+        let places = {
+            let mut all = lock(&self.inner.places);
+            all.retain(|_, places| Arc::strong_count(places) > 1);
+            Arc::clone(all.entry(at).or_insert_with(|| Arc::new(Semaphore::new(TO_ONE))))
+        };
+        places.acquire_owned().await.ok()
+    }
+
     fn file(&self, hash: &Hash) -> PathBuf {
         self.inner.directory.join(hash.to_string())
     }
 
-    fn room_for(&self, bytes: u64) -> Result<(), BlobError> {
-        let used = lock(&self.inner.known).values().sum::<u64>();
-        let quota = self.inner.quota.min(MAX_BLOB_BYTES);
-        match used.checked_add(bytes).is_some_and(|all| all <= quota) {
-            true => Ok(()),
-            false => Err(BlobError::Full { bytes, used, quota }),
+    /// Takes room for a file. Blocks: what was left of others may have to go.
+    ///
+    /// # Errors
+    /// [`BlobError::Full`].
+    fn begin(&self, hash: Hash, bytes: u64, alone: tokio::sync::OwnedMutexGuard<()>) -> Result<Writing, BlobError> {
+        let mut room = lock(&self.inner.room);
+        let dropped = room.take(hash, bytes)?;
+        self.drop_left(&dropped);
+        Ok(Writing { blobs: self.clone(), hash, _alone: alone })
+    }
+
+    /// Nobody writes a file any more.
+    fn leave(&self, hash: &Hash) {
+        let mut room = lock(&self.inner.room);
+        match self.file(hash).with_extension(PARTIAL).exists() {
+            true => {
+                let dropped = room.leave(hash);
+                self.drop_left(&dropped);
+            }
+            false => room.give_up(hash),
+        }
+    }
+
+    /// Drops what was left of files. Nobody takes room meanwhile: none of them can be begun anew.
+    fn drop_left(&self, dropped: &[Hash]) {
+        for hash in dropped {
+            if let Err(error) = self.delete(hash, &[PARTS, PARTIAL]) {
+                warn!(%hash, %error, "what was left of a file cannot be removed");
+            }
         }
     }
 
@@ -239,7 +332,7 @@ impl Blobs {
         std::fs::rename(written, &file).map_err(at(&file))?;
         let directory = &self.inner.directory;
         File::open(directory).and_then(|directory| directory.sync_all()).map_err(at(directory))?;
-        lock(&self.inner.known).insert(*hash, bytes);
+        lock(&self.inner.room).keep(*hash, bytes);
         Ok(())
     }
 }

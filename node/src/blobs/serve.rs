@@ -2,7 +2,6 @@
 
 use std::fs::File;
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use consortium_protocol::hash::Hash;
@@ -10,12 +9,10 @@ use consortium_protocol::wire::blob::{BlobAnswer, BlobRequest, parts};
 use tokio_util::sync::CancellationToken;
 use tracing::{debug, warn};
 
-use super::{Blobs, TREE, at, on_disk, part};
+use super::{BlobError, Blobs, TREE, at, on_disk, part};
 use crate::pipeline::{read_message, write_bytes, write_message};
 use crate::swarm::{ByteStream, Incoming};
 
-/// Streams that are answered at a time; more are closed.
-pub(super) const AT_A_TIME: usize = 32;
 /// A stream on which nothing is asked for so long is closed.
 const IDLE: Duration = Duration::from_secs(30);
 
@@ -30,10 +27,8 @@ impl Blobs {
                     None => return,
                 },
             };
-            let Ok(turn) = Arc::clone(&self.inner.turns).try_acquire_owned() else { continue };
             let (blobs, stop) = (self.clone(), stop.clone());
             tokio::spawn(async move {
-                let _held_while_answering = turn;
                 tokio::select! {
                     () = stop.cancelled() => {}
                     answered = blobs.answer(stream) => if let Err(error) = answered {
@@ -67,7 +62,8 @@ impl Blobs {
         }
     }
 
-    /// A part of a file; none if it cannot be read any more. A file that has changed on the disk is forgotten.
+    /// A part of a file; none if it cannot be read now. A file that has changed on the disk is forgotten; one that the disk
+    /// does not give, or for which nothing can be opened any more, may be read another time.
     async fn encoded(&self, hash: Hash, bytes: u64, part: u64) -> Option<Vec<u8>> {
         let file = self.file(&hash);
         let read = on_disk(move || {
@@ -78,11 +74,21 @@ impl Blobs {
         });
         match read.await {
             Ok(encoded) => Some(encoded),
-            Err(error) => {
+            Err(error) if is_damaged(&error) => {
                 warn!(%hash, %error, "a file is damaged, and is forgotten");
                 drop(self.remove(hash).await);
                 None
             }
+            Err(error) => {
+                warn!(%hash, %error, "a file cannot be read now");
+                None
+            }
         }
     }
+}
+
+/// Whether a file was read, and is not what it was: other bytes, or fewer.
+fn is_damaged(error: &BlobError) -> bool {
+    use io::ErrorKind::{InvalidData, UnexpectedEof};
+    matches!(error, BlobError::Io { source, .. } if matches!(source.kind(), InvalidData | UnexpectedEof))
 }

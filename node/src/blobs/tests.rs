@@ -220,8 +220,104 @@ async fn there_are_bounds() {
     let error = tight.put(content()).await.unwrap_err();
     assert!(matches!(error, BlobError::Full { .. }), "{error}");
     assert!(matches!(bob.gets(Hash::of(b"?"), &[&alice]).await.unwrap_err(), BlobError::Nowhere(1)));
+    // One that cannot be read now may be read another time.
+    let (tree, kept) = (alice.blobs.file(&hash).with_extension(TREE), alice.dir.path().join("kept"));
+    std::fs::rename(&tree, &kept).unwrap();
+    std::fs::create_dir(&tree).unwrap();
+    assert!(bob.gets(hash, &[&alice]).await.is_err());
+    assert!(alice.blobs.file(&hash).exists() && alice.blobs.path(&hash).is_some());
+    std::fs::remove_dir(&tree).unwrap();
+    std::fs::rename(&kept, &tree).unwrap();
+    let carol = Blobs::open(bob.dir.path().join("carol"), QUOTA).unwrap();
+    carol.fetch(&bob.swarm, hash, QUOTA, &[alice.id()], |_| ()).await.unwrap();
     // A file that changed on the disk is not given out, and not had any more.
     std::fs::write(alice.blobs.file(&hash), vec![7; LENGTH]).unwrap();
     assert!(bob.gets(hash, &[&alice]).await.is_err());
     assert_eq!(alice.blobs.path(&hash), None);
+}
+
+#[tokio::test]
+async fn what_is_written_takes_room_and_what_was_left_gives_it() {
+    let dir = tempfile::tempdir().unwrap();
+    let blobs = Blobs::open(dir.path().join("two"), LENGTH as u64 * 3 / 2).unwrap();
+    let both = futures::future::join(blobs.put(content()), blobs.put(vec![1; LENGTH])).await;
+    assert!(both.0.is_ok() != both.1.is_ok(), "there is no room for two at a time: {both:?}");
+
+    let (mut weak, mut whole) = (Node::start(1, &[]).await, Node::start(2, &[]).await);
+    let wanting = Node::start(3, &[&weak, &whole]).await;
+    wanting.meets(&[&weak, &whole]).await;
+    let hash = whole.gives(content()).await;
+    let (bytes, donor) = (LENGTH as u64, whole.blobs.clone());
+    weak.answers(move |asked| match asked.part {
+        None => (BlobAnswer::Here { bytes }, None),
+        Some(3) => {
+            let file = donor.file(&hash);
+            let (data, tree) = (File::open(&file).unwrap(), File::open(file.with_extension(TREE)).unwrap());
+            (BlobAnswer::Here { bytes }, Some(part::encode(&data, &tree, hash, bytes, 3).unwrap()))
+        }
+        Some(_) => (BlobAnswer::Unknown, None),
+    });
+    let place = wanting.dir.path().join("tight");
+    let tight = Blobs::open(place.clone(), bytes * 3 / 2).unwrap();
+    let left = || std::fs::read_dir(&place).unwrap().count();
+    tight.fetch(&wanting.swarm, hash, QUOTA, &[weak.id()], |_| ()).await.unwrap_err();
+    assert_eq!(left(), 2, "what has come, and which parts");
+    // In this life, and in another.
+    for fill in 1..3 {
+        let other = Blobs::open(place.clone(), bytes * 3 / 2).unwrap();
+        let tight = if fill == 1 { &tight } else { &other };
+        tight.put(vec![fill; LENGTH]).await.unwrap();
+        assert_eq!(left(), 2, "the file and its tree alone");
+        tight.remove(Hash::of(&vec![fill; LENGTH])).await.unwrap();
+        tight.fetch(&wanting.swarm, hash, QUOTA, &[weak.id()], |_| ()).await.unwrap_err();
+        assert_eq!(left(), 2);
+    }
+    // A file that is more than all of what is left and free leaves it alone.
+    assert!(tight.put(vec![0; 2 * LENGTH]).await.is_err());
+    assert_eq!(left(), 2);
+    tight.fetch(&wanting.swarm, hash, QUOTA, &[whole.id()], |_| ()).await.unwrap();
+}
+
+#[tokio::test]
+async fn a_stranger_that_opens_many_streams_keeps_nobody_out() {
+    let mut alice = Node::start(1, &[]).await;
+    let (stranger, bob) = (Node::start(2, &[&alice]).await, Node::start(3, &[&alice]).await);
+    alice.meets(&[&stranger, &bob]).await;
+    let hash = alice.gives(content()).await;
+    let mut held = Vec::new();
+    for _ in 0..100 {
+        let mut stream = stranger.swarm.open_stream(alice.id(), BLOB).await.unwrap();
+        // Those that were refused at once hear nothing.
+        let asked = write_message(&mut stream, &BlobRequest { hash, part: None }).await;
+        held.push((asked.is_ok(), stream));
+    }
+    assert_eq!(std::fs::read(bob.gets(hash, &[&alice]).await.unwrap()).unwrap(), content());
+}
+
+#[tokio::test]
+async fn a_node_asks_another_for_no_more_at_a_time_than_it_is_given() {
+    let mut alice = Node::start(1, &[]).await;
+    let bob = Node::start(2, &[&alice]).await;
+    bob.meets(&[&alice]).await;
+    let (open, most) = (Arc::new(AtomicU64::new(0)), Arc::new(AtomicU64::new(0)));
+    let (mut incoming, most_seen) = (alice.incoming.take().unwrap(), Arc::clone(&most));
+    tokio::spawn(async move {
+        while let Some((_, mut stream)) = incoming.recv().await {
+            let (open, most) = (Arc::clone(&open), Arc::clone(&most_seen));
+            tokio::spawn(async move {
+                most.fetch_max(1 + open.fetch_add(1, Ordering::Relaxed), Ordering::Relaxed);
+                while let Ok(Some(_)) = read_message::<BlobRequest>(&mut stream).await {
+                    tokio::time::sleep(Duration::from_millis(100)).await;
+                    write_message(&mut stream, &BlobAnswer::Unknown).await.unwrap();
+                }
+                open.fetch_sub(1, Ordering::Relaxed);
+            });
+        }
+    });
+    let hashes: Vec<Hash> = (0..32u8).map(|n| Hash::of(&[n])).collect();
+    let donors = [&alice];
+    futures::future::join_all(hashes.iter().map(|hash| bob.gets(*hash, &donors))).await;
+    // A stream that one has closed may not have ended for the other yet.
+    let most = most.load(Ordering::Relaxed);
+    assert!((1..=2 * TO_ONE as u64).contains(&most), "{most}");
 }

@@ -9,7 +9,7 @@
 //! - `codec`: request-response in canonical CBOR, bounded before it is read.
 //! - `peer_id`: the one conversion between `NodeId` and libp2p's `PeerId`.
 //! - `topics`: gossip besides the cluster's own; `lookups`: who provides something, by Kademlia.
-//! - `streams`: opening and accepting streams, to this node itself too.
+//! - `streams`: opening and accepting streams, to this node itself too; `turns`: how many of them one node may have.
 
 mod actor;
 mod behaviour;
@@ -21,6 +21,7 @@ mod peer_id;
 mod streams;
 mod topics;
 mod transport;
+mod turns;
 
 pub use actor::{SwarmConfig, spawn};
 pub use handle::{PeerInfo, Reply, RpcError, SwarmError, SwarmEvent, SwarmHandle};

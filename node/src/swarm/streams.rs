@@ -10,6 +10,7 @@ use tokio::sync::mpsc;
 use tokio_util::compat::FuturesAsyncReadCompatExt as _;
 
 use super::peer_id;
+use super::turns::{Bound, Turns};
 
 /// Time to connect (if need be) and negotiate a stream.
 const OPEN: Duration = Duration::from_secs(10);
@@ -25,7 +26,8 @@ impl<T: AsyncRead + AsyncWrite + Send + Unpin> Duplex for T {}
 /// A stream to a peer, whatever carries it.
 pub type ByteStream = Box<dyn Duplex>;
 
-/// Streams that peers opened, with who they are. Dropping it refuses the protocol.
+/// Streams that peers opened, with who they are: no more at a time than the protocol's turns. Dropping it refuses the
+/// protocol.
 pub type Incoming = mpsc::Receiver<(NodeId, ByteStream)>;
 
 /// Why a stream could not be opened.
@@ -62,7 +64,7 @@ impl Streams {
         for protocol in protocols {
             let (sender, receiver) = mpsc::channel(BACKLOG);
             let incoming = control.clone().accept(StreamProtocol::new(protocol))?;
-            tokio::spawn(accept(incoming, sender.clone()));
+            tokio::spawn(accept(incoming, Turns::new(Bound::of(protocol)), sender.clone()));
             local.insert(protocol, sender);
             accepting.push(receiver);
         }
@@ -94,11 +96,16 @@ impl Streams {
     }
 }
 
-async fn accept(mut incoming: libp2p_stream::IncomingStreams, sender: mpsc::Sender<(NodeId, ByteStream)>) {
+async fn accept(
+    mut incoming: libp2p_stream::IncomingStreams,
+    turns: Turns,
+    sender: mpsc::Sender<(NodeId, ByteStream)>,
+) {
     while let Some((peer, stream)) = incoming.next().await {
         let Some(node) = peer_id::to_node(&peer) else { continue };
         // A full backlog drops the stream: the peer sees it close and may try again.
-        if let Err(mpsc::error::TrySendError::Closed(_)) = sender.try_send((node, Box::new(stream.compat()))) {
+        let stream = Box::new(turns.give(node, stream.compat()));
+        if let Err(mpsc::error::TrySendError::Closed(_)) = sender.try_send((node, stream)) {
             return;
         }
     }

@@ -3,15 +3,16 @@
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use consortium_protocol::wire::train::{RunSpec, StateFile};
+use consortium_protocol::wire::train::{Reveal, RunSpec, StateFile};
 use consortium_protocol::{Hash, Signed};
 use consortium_training::collective::{Parameters, Task};
 use consortium_training::run::archive::Archive;
-use consortium_training::run::{state_of, task_of};
+use consortium_training::run::{Submission, state_of, task_of};
 use futures::StreamExt as _;
 use tokio::time::{Instant, timeout_at};
 
 use super::RunError;
+use super::bench::longest_submission;
 use super::errands::{Errands, Got, Wanted};
 use super::store::{Kept, Store, StoreError, at};
 use super::view::Exported;
@@ -99,13 +100,13 @@ pub(crate) fn write(
             failed = archive.put_entry(entry).map_err(RunError::from).and_then(|()| {
                 exported.rounds += 1;
                 entry.body.reveals.iter().try_for_each(|reveal| {
-                    let found = blobs.path(&reveal.payload().update);
-                    let Some(path) = found else {
-                        exported.missing += 1;
-                        return Ok(());
-                    };
-                    archive.put_blob(&std::fs::read(&path).map_err(at(&path))?)?;
-                    exported.updates += 1;
+                    match update(blobs, &task, reveal.payload())? {
+                        Some(bytes) => {
+                            archive.put_blob(&bytes)?;
+                            exported.updates += 1;
+                        }
+                        None => exported.missing += 1,
+                    }
                     Ok(())
                 })
             });
@@ -127,6 +128,14 @@ pub(crate) fn write(
         exported.held_round = Some(round);
     }
     Ok(exported)
+}
+
+/// What a peer revealed, if it is here and what the peer said: a reveal may name any file of this node.
+fn update(blobs: &Blobs, task: &Task, said: &Reveal) -> Result<Option<Vec<u8>>, RunError> {
+    let found = blobs.path(&said.update).filter(|_| blobs.length(&said.update) == Some(said.bytes));
+    let Some(path) = found.filter(|_| said.bytes <= longest_submission(task)) else { return Ok(None) };
+    let bytes = std::fs::read(&path).map_err(at(&path))?;
+    Ok(Submission::read(task, &bytes).is_ok().then_some(bytes))
 }
 
 fn parameters(task: &Task, path: &Path, state: Hash) -> Result<Parameters, RunError> {

@@ -1,12 +1,10 @@
 //! Answers to what nodes ask about runs.
 
 use std::io;
-use std::sync::Arc;
 use std::time::Duration;
 
 use consortium_protocol::NodeId;
 use consortium_protocol::wire::train::TrainRequest;
-use tokio::sync::Semaphore;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
@@ -14,25 +12,20 @@ use super::Trainings;
 use crate::pipeline::{read_message, write_message};
 use crate::swarm::{ByteStream, Incoming};
 
-/// Streams that are answered at a time; more are closed.
-const AT_A_TIME: usize = 64;
 /// A stream on which nothing is asked for so long is closed.
 const IDLE: Duration = Duration::from_secs(15);
 
 impl Trainings {
     /// Answers until `stop`.
     pub async fn serve(self, mut incoming: Incoming, stop: CancellationToken) {
-        let turns = Arc::new(Semaphore::new(AT_A_TIME));
         loop {
             let next = tokio::select! {
                 () = stop.cancelled() => return,
                 next = incoming.recv() => next,
             };
             let Some((from, stream)) = next else { return };
-            let Ok(turn) = Arc::clone(&turns).try_acquire_owned() else { continue };
             let (runs, stop) = (self.clone(), stop.clone());
             tokio::spawn(async move {
-                let _held_while_answering = turn;
                 tokio::select! {
                     () = stop.cancelled() => {}
                     answered = runs.answer_all(from, stream) => if let Err(error) = answered {

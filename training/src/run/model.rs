@@ -3,10 +3,11 @@
 use std::path::Path;
 
 use consortium_protocol::wire::train::{Entry, LossPair, RunId, RunSpec};
-use consortium_protocol::{NodeId, Signed};
+use consortium_protocol::{Hash, NodeId, Signed};
 use serde::Serialize;
 
 use super::archive::Archive;
+use super::replay::{Depth, ReplayError, replay};
 use super::task::{state_of, task_of};
 use crate::corpus::Split;
 use crate::curve::{Panel, panels};
@@ -19,6 +20,15 @@ use crate::trainer::mean_loss;
 /// Held-out rows that a finished model is measured on: the first, beyond those of any run, and how many.
 const UNSEEN: (u64, usize) = (1 << 40, 64);
 
+/// What a card says of parameters that are what the log leads to.
+const CHECKED: &str = "Every update that
+is in it was measured by validators before it was let in; what they measured is signed, and anyone can compute all of it
+again.";
+/// What it says of others.
+const UNCHECKED: &str = "Every update that
+its log lets in was measured by validators; what they measured is signed. **That these parameters are what the log leads to was
+not checked:** no record names them yet, and not all that they would follow from is in the archive.";
+
 /// A model that was written.
 #[derive(Clone, Debug, PartialEq, Serialize)]
 pub struct Written {
@@ -26,6 +36,9 @@ pub struct Written {
     pub run: RunId,
     /// Rounds whose records it follows.
     pub round: u64,
+    /// Whether it was found to be what the log leads to. If not, no record names its state yet, and what it follows from is not
+    /// in the archive.
+    pub checked: bool,
     /// Numbers in it.
     pub parameters: u64,
     /// Bytes of weights and tokenizer files.
@@ -37,10 +50,11 @@ pub struct Written {
 }
 
 /// Writes the newest parameters of an archive to `directory` as a model (weights in bfloat16), with `loss.svg` and a
-/// `README.md` that names the run; `log` is how that says where the archive is.
+/// `README.md` that names the run; `log` is how that says where the archive is. The whole log is checked before, and that these
+/// parameters are those that it leads to.
 ///
 /// # Errors
-/// [`TrainError::Archive`] if the archive has no parameters or is damaged, [`TrainError::Io`] if nothing can be written.
+/// [`TrainError::Archive`] if the archive has no parameters, is damaged, or its parameters are not those of its log, [`TrainError::Io`] if nothing can be written.
 pub fn write_model(archive: &Archive, directory: &Path, log: &str) -> Result<Written, TrainError> {
     let spec = archive.spec()?;
     let json = archive.tokenizer()?;
@@ -49,8 +63,13 @@ pub fn write_model(archive: &Archive, directory: &Path, log: &str) -> Result<Wri
         path: archive.directory().to_path_buf(),
         reason: "has no parameters: export it from a node that holds them".into(),
     })?;
-    let entries = (1..=round).map(|round| archive.entry(round));
-    let entries: Vec<Entry> = entries.filter_map(Result::transpose).collect::<Result<_, _>>()?;
+    let mut entries = Vec::new();
+    replay(archive, Depth::Log, &mut |step| entries.push(step.entry.clone()))
+        .map_err(|error| refuse(archive, error))?;
+    let state = state_of(&parameters);
+    let checked = check_state(archive, spec.payload(), &entries, (round, state))?;
+    // Those after it had no part in it.
+    entries.retain(|entry| entry.record.round <= round);
     let held_out: Vec<(u64, f64)> =
         entries.iter().filter_map(|entry| Some((entry.record.round, held_out_loss(entry)?))).collect();
     let bytes = export(&parameters.model()?, &Tokenizer::from_json(&json)?, directory)?;
@@ -58,14 +77,64 @@ pub fn write_model(archive: &Archive, directory: &Path, log: &str) -> Result<Wri
     let unseen: Vec<u64> = (first..).take(count).collect();
     let loss = mean_loss(&parameters.model()?, &task.batch(Split::HeldOut, &unseen)?)?;
     let parameter_count = task.layout().parameters();
-    let written = Written { run: RunId::of(&spec), round, parameters: parameter_count, bytes, loss, held_out };
+    let run = RunId::of(&spec);
+    let written = Written { run, round, checked, parameters: parameter_count, bytes, loss, held_out };
     if !written.held_out.is_empty() {
         write_atomically(&directory.join("loss.svg"), loss_svg(&spec.payload().name, &written.held_out)?.as_bytes())?;
     }
-    let state = state_of(&parameters).to_string();
-    let card = card(&spec, &written, &peers(&entries), &state, log);
+    let card = card(&spec, &written, &peers(&entries), &state.to_string(), log);
     write_atomically(&directory.join("README.md"), card.as_bytes())?;
     Ok(written)
+}
+
+fn refuse(archive: &Archive, error: ReplayError) -> TrainError {
+    match error {
+        ReplayError::Files(error) => error,
+        error => archived(archive, error.to_string()),
+    }
+}
+
+fn archived(archive: &Archive, reason: String) -> TrainError {
+    TrainError::Archive { path: archive.directory().to_path_buf(), reason }
+}
+
+/// Whether the parameters after a round have the state that the log leads to; false if that cannot be found out.
+///
+/// # Errors
+/// If they have another, or the log has no such round.
+fn check_state(
+    archive: &Archive,
+    spec: &RunSpec,
+    log: &[Entry],
+    (round, found): (u64, Hash),
+) -> Result<bool, TrainError> {
+    let rounds = log.len();
+    let place = usize::try_from(round).ok().filter(|round| *round <= rounds).ok_or_else(|| {
+        archived(archive, format!("has parameters of round {round}, and the log ends with round {rounds}"))
+    })?;
+    let said = match (place.checked_sub(1).map(|last| &log[last].record), log.get(place)) {
+        (None, _) => Some(spec.model.initial),
+        (_, Some(next)) => Some(next.record.base),
+        // Nobody has signed yet what the last aggregate led to.
+        (Some(last), None) if last.reverts || last.accepted().next().is_some() => state_at_end(archive)?,
+        (Some(last), None) => Some(last.base),
+    };
+    match said {
+        Some(said) if said != found => Err(archived(
+            archive,
+            format!("has parameters of round {round} with the state {found}, and its log leads to {said}"),
+        )),
+        said => Ok(said.is_some()),
+    }
+}
+
+/// The state after the last round, computed from the beginning; none if what that takes is not in the archive.
+fn state_at_end(archive: &Archive) -> Result<Option<Hash>, TrainError> {
+    match replay(archive, Depth::Model, &mut |_| {}) {
+        Ok(replayed) => Ok(replayed.state),
+        Err(ReplayError::NoInitial | ReplayError::NoUpdate { .. }) => Ok(None),
+        Err(error) => Err(refuse(archive, error)),
+    }
 }
 
 /// The mean loss of the parameters that a round began from on its held-out batches, as its record has it, in nats per token;
@@ -110,6 +179,10 @@ fn card(spec: &Signed<RunSpec>, written: &Written, peers: &[NodeId], state: &str
         }
         _ => String::new(),
     };
+    let claim = match written.checked {
+        true => CHECKED,
+        false => UNCHECKED,
+    };
     let loss = format!("{:.4} on held-out rows that no validator drew{rounds}", written.loss);
     format!(
         "\
@@ -121,9 +194,7 @@ library_name: transformers
 ---
 # {name}
 
-A model of {parameters} parameters, trained together by {count} peers that did not have to trust each other. Every update that
-is in it was measured by validators before it was let in; what they measured is signed, and anyone can compute all of it
-again.
+A model of {parameters} parameters, trained together by {count} peers that did not have to trust each other. {claim}
 
 | | |
 |---|---|

@@ -10,6 +10,7 @@ use consortium_protocol::wire::train::Refusal;
 use consortium_training::rounds;
 use consortium_training::run::archive::Archive;
 use consortium_training::run::replay::{Depth, ReplayError, Replayed, replay};
+use consortium_training::run::write_model;
 use world::{Lie, World};
 
 fn export(world: &World) -> (tempfile::TempDir, Archive) {
@@ -152,4 +153,49 @@ fn parameters_that_are_not_the_runs_are_refused() {
     let spec = World::play(1, 2, 2, None).spec;
     let error = Archive::create(directory.path(), &spec).unwrap_err().to_string();
     assert!(error.contains("another run is in this directory"), "{error}");
+}
+
+#[test]
+fn a_model_is_written_of_what_the_log_leads_to_and_of_nothing_else() {
+    let world = World::play(1, 2, 2, None);
+    let (directory, archive) = export(&world);
+    let (whole, last) = (directory.path(), world.log().len() as u64);
+    let out = whole.join("model");
+    let refused = || write_model(&archive, &out, "run").unwrap_err().to_string();
+    let written = write_model(&archive, &out, "run").unwrap();
+    assert!(written.checked && written.round == last);
+    assert!(
+        std::fs::read_to_string(out.join("README.md")).unwrap().contains("measured by validators before it was let in")
+    );
+
+    // Of a round that never was.
+    archive.put_parameters(u64::MAX, &world.initial).unwrap();
+    assert!(refused().contains("has parameters of round 18446744073709551615, and the log ends with round 3"));
+    std::fs::remove_file(whole.join("parameters").join(u64::MAX.to_string())).unwrap();
+    // A log that was changed.
+    let entry = whole.join("log/000002.cbor");
+    let kept = std::fs::read(&entry).unwrap();
+    std::fs::write(&entry, flipped(kept.clone()).unwrap()).unwrap();
+    assert!(refused().contains("00000"));
+    std::fs::write(&entry, kept).unwrap();
+    // Other parameters than the last aggregate gave.
+    let newest = whole.join(format!("parameters/{last:06}"));
+    let true_ones = std::fs::read(&newest).unwrap();
+    archive.put_parameters(last, &world.initial).unwrap();
+    assert!(refused().contains("and the rounds before it give"));
+
+    // Where no record names them, and not all is there that they follow from, the card says so.
+    let update = world.log().last().unwrap().record.accepted().last().unwrap().1;
+    std::fs::remove_file(whole.join("blobs").join(update.to_string())).unwrap();
+    std::fs::write(&newest, true_ones).unwrap();
+    assert!(!write_model(&archive, &out, "run").unwrap().checked);
+    let card = std::fs::read_to_string(out.join("README.md")).unwrap();
+    assert!(card.contains("was\nnot checked") && !card.contains("before it was let in"), "{card}");
+    // Where a record names them it needs no update, and cannot be deceived.
+    std::fs::remove_file(&newest).unwrap();
+    archive.put_parameters(last - 1, &world.initial).unwrap();
+    assert!(refused().contains("and its log leads to"));
+    archive.put_parameters(1, &world.initial).unwrap();
+    std::fs::remove_file(whole.join(format!("parameters/{:06}", last - 1))).unwrap();
+    assert!(write_model(&archive, &out, "run").unwrap().checked, "in round 1 nobody trains");
 }

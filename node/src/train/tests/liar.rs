@@ -18,7 +18,7 @@ use crate::train::hub::HubWire;
 use crate::train::{Heard, Shelf, Wire};
 
 /// What it hands in.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Lie {
     /// No update at all.
     Garbage,

@@ -6,14 +6,16 @@ use std::time::Duration;
 use consortium_protocol::Msat;
 use consortium_protocol::wire::train::{Entry, Fate, Outcome, Refusal};
 use consortium_training::rounds::{Wish, replay};
+use consortium_training::run::Submission;
+use consortium_training::run::archive::Archive;
 use tokio_util::sync::CancellationToken;
 
-use super::kit::{Node, World, id};
+use super::kit::{Node, World, id, tokenizer};
 use super::liar::{Liar, Lie};
 use crate::blobs::Blobs;
-use crate::train::Store;
 use crate::train::pause::{self, Terms};
 use crate::train::view::{Phase, RoundLine, RunStatus};
+use crate::train::{Store, export};
 
 async fn all_end(nodes: &[&Node]) {
     for node in nodes {
@@ -189,7 +191,29 @@ async fn lied(lies: &[Lie]) -> Vec<Refusal> {
     liar.await.unwrap();
     let accepted = |entry: &Entry| entry.record.accepted().any(|(peer, ..)| peer == id(2));
     assert!(honest.log().iter().filter(|entry| accepted(entry)).count() >= lies.len(), "the honest one is not held up");
+    only_updates_are_exported(&world, &honest, lies).await;
     refusals(&honest, 3)
+}
+
+/// Even where a node has every file that was revealed it exports what is an update alone, and as long as was said.
+async fn only_updates_are_exported(world: &World, node: &Node, lies: &[Lie]) {
+    let theirs = Blobs::open(world.path(3).join("blobs"), 1 << 30).unwrap();
+    let reveals: Vec<_> = node.log().into_iter().flat_map(|entry| entry.body.reveals).collect();
+    for path in reveals.iter().filter_map(|reveal| theirs.path(&reveal.payload().update)) {
+        node.blobs.put(std::fs::read(path).unwrap()).await.unwrap();
+    }
+    node.blobs.put(tokenizer().to_vec()).await.unwrap();
+    let (target, kept) = (world.path(3).join("export"), Store::kept(&node.directory).unwrap());
+    let exported = export::write(&world.spec, &node.directory, kept, None, &node.blobs, &target).unwrap();
+    let archive = Archive::open(&target).unwrap();
+    for reveal in &reveals {
+        let said = reveal.payload();
+        if let Some(bytes) = archive.blob(said.update, u64::MAX).unwrap() {
+            assert_eq!(bytes.len() as u64, said.bytes);
+            assert!(Submission::read(&world.task, &bytes).is_ok());
+        }
+    }
+    assert!(exported.updates > 0 && (exported.missing > 0 || !lies.contains(&Lie::Garbage)), "{exported:?}");
 }
 
 #[tokio::test(flavor = "multi_thread")]
