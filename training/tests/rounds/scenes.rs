@@ -321,6 +321,23 @@ fn an_outsider_that_repeats_and_signs_what_it_hears_changes_nothing() {
 }
 
 #[test]
+fn a_lead_cannot_say_that_a_record_is_of_another_time() {
+    let day = 24 * 3600 * 1000;
+    // Of three, that one is a day ahead, and that all but one are ten days ahead.
+    for ahead in [[day, 0, 0], [0, 10 * day, 10 * day]] {
+        let mut world = World::honest(11, 3, 2, &[HONEST; 2], 6);
+        for (host, ahead) in ahead.into_iter().enumerate() {
+            world.hosts[host].clock_ahead = ahead;
+        }
+        let ended = play(&mut world, 120_000);
+        let log = world.log(1);
+        let true_for_most = ahead[1]..=ahead[1] + ended;
+        assert!(log.iter().all(|entry| true_for_most.contains(&entry.record.at_ms)));
+        assert!(log.iter().any(|entry| entry.record.view > 0), "the others do without it");
+    }
+}
+
+#[test]
 fn a_log_that_was_changed_does_not_replay() {
     let mut world = World::honest(7, 3, 2, &[HONEST; 2], 3);
     play(&mut world, 60_000);
@@ -334,16 +351,19 @@ fn a_log_that_was_changed_does_not_replay() {
     assert!(matches!(bad(&|log| log[2].record.outcomes[0].pay = Msat(1)), (3, BadEntry::Invalid(_))));
     assert!(matches!(bad(&|log| drop(log[2].body.cards.pop())), (3, BadEntry::Invalid(_))));
     assert_eq!(bad(&|log| drop(log[1].seals.seals.drain(1..))), (2, BadEntry::Quorum));
-    // Even if the signers agreed to it: pay must follow from the cards.
-    let forged = |log: &mut Vec<Entry>| {
-        let entry = &mut log[2];
-        entry.record.outcomes[0].pay = Msat(entry.record.outcomes[0].pay.0 + 1);
-        entry.seals.record = entry.record.id();
-        let (run, round, view) = (entry.seals.run, entry.seals.round, entry.seals.view);
-        let seal = Seal { run, round, view, record: entry.seals.record };
-        let mut seals: Vec<_> = (0..3).map(|n| Signed::sign(&key(n), seal)).collect();
-        seals.sort_by_key(Signed::signer);
-        entry.seals.seals = seals;
+    // Even if the signers agreed to it: pay must follow from the cards, and time goes on.
+    let forged = |change: fn(&mut Entry)| {
+        bad(&move |log: &mut Vec<Entry>| {
+            let entry = &mut log[2];
+            change(entry);
+            entry.seals.record = entry.record.id();
+            let (run, round, view) = (entry.seals.run, entry.seals.round, entry.seals.view);
+            let seal = Seal { run, round, view, record: entry.seals.record };
+            let mut seals: Vec<_> = (0..3).map(|n| Signed::sign(&key(n), seal)).collect();
+            seals.sort_by_key(Signed::signer);
+            entry.seals.seals = seals;
+        })
     };
-    assert_eq!(bad(&forged), (3, BadEntry::Outcome));
+    assert_eq!(forged(|entry| entry.record.outcomes[0].pay.0 += 1), (3, BadEntry::Outcome));
+    assert_eq!(forged(|entry| entry.record.at_ms = 1_500), (3, BadEntry::Time));
 }

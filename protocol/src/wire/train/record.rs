@@ -171,7 +171,8 @@ pub struct Record {
     pub round: u64,
     /// The attempt in which it was first proposed; its lead follows from that.
     pub view: u64,
-    /// Wall time at its lead, in milliseconds since 1970. A hint for people, and for nodes that restart.
+    /// Wall time at its lead, in milliseconds since 1970: not before that of the record before, and near that of those who
+    /// voted for it.
     pub at_ms: u64,
     /// Id of the record before.
     pub previous: Hash,
