@@ -80,7 +80,8 @@ impl Machine {
         let settled = |peer: &NodeId| heard.refusal(*peer, held.state).is_some() || heard.fetched.contains_key(peer);
         let last = self.chain.last();
         let opened = last.validators.iter().all(|v| v.locks.is_none() || heard.nonces.contains_key(&v.id));
-        let complete = opened && heard.peers.iter().all(settled);
+        // In a round without training the card, which draws who comes first, waits until all could say that they join.
+        let complete = opened && !heard.peers.is_empty() && heard.peers.iter().all(settled);
         if !closed || !(complete || now >= heard.reveals_until(self.spec())) {
             return;
         }

@@ -70,7 +70,7 @@ fn each_character_is_refused_for_what_it_does_and_comes_out_with_less_than_it_be
         (Nature::Silent, Some(Refusal::Withheld), -1),
     ];
     let natures: Vec<Nature> = characters.iter().map(|(nature, ..)| *nature).collect();
-    let mut world = World::honest(2, 3, 2, &natures, 8);
+    let mut world = World::honest(2, 3, 2, &natures, 12);
     play(&mut world, 90_000);
     let replayed = replay(world.spec.clone(), &world.log(0)).unwrap();
     for (peer, (nature, expected, sign)) in characters.iter().enumerate() {
@@ -87,7 +87,7 @@ fn each_character_is_refused_for_what_it_does_and_comes_out_with_less_than_it_be
 
 #[test]
 fn who_is_late_is_let_go_and_its_rows_go_to_the_others() {
-    let mut world = World::honest(3, 3, 2, &[HONEST, Nature::Late], 4);
+    let mut world = World::honest(3, 3, 2, &[HONEST, Nature::Late], 8);
     play(&mut world, 60_000);
     let late = refusals(&world, 1);
     assert!(!late.is_empty() && late.iter().all(|why| matches!(why, Some(Refusal::Late | Refusal::Missing))));
@@ -95,12 +95,28 @@ fn who_is_late_is_let_go_and_its_rows_go_to_the_others() {
     let after = log.iter().position(|entry| entry.record.outcomes.len() == 2).unwrap() + 1;
     assert_eq!(log[after].record.outcomes.len(), 1, "alone in the next round");
     assert_eq!(log.iter().flat_map(|e| &e.record.outcomes).map(|o| o.fee.0).sum::<u64>(), 0, "no work, no fee");
+    let took_part = |entry: &&Entry| entry.record.outcomes.len() == 2;
+    let rounds: Vec<u64> = log.iter().filter(took_part).map(|entry| entry.record.round).collect();
+    assert!(rounds.len() > 1 && rounds.windows(2).all(|pair| pair[1] - pair[0] > 3), "it sits out: {rounds:?}");
+}
+
+#[test]
+fn who_holds_a_seat_and_delivers_nothing_does_not_use_up_the_run() {
+    let mut world = World::honest(12, 3, 2, &[Nature::Late, HONEST], 3);
+    world.crash_at(1_060, 4);
+    world.start_at(20_000, 4);
+    play(&mut world, 120_000);
+    let log = world.log(0);
+    let alone = log.iter().filter(|e| e.record.outcomes.iter().all(|o| o.peer == World::peer(0)));
+    assert!(alone.filter(|e| !e.record.outcomes.is_empty()).count() > 1, "it held the only seat that was taken");
+    let accepted = refusals(&world, 1).into_iter().filter(Option::is_none).count();
+    assert_eq!(accepted, 3, "all rounds that count are of who trained");
 }
 
 #[test]
 fn a_peer_that_crashes_comes_back_and_one_that_comes_later_catches_up() {
     for seed in seeds(20) {
-        let mut world = World::honest(seed, 3, 2, &[HONEST; 4], 8);
+        let mut world = World::honest(seed, 3, 2, &[HONEST; 4], 14);
         world.crash_at(0, 5);
         world.start_at(6_000, 5);
         let at = world.random().random_range(2_500..5_000);
@@ -109,7 +125,7 @@ fn a_peer_that_crashes_comes_back_and_one_that_comes_later_catches_up() {
         world.crash_at(at + 500, 4);
         world.start_at(at + 600, 4);
         play(&mut world, 90_000);
-        assert_eq!(refusals(&world, 3).len(), 8, "seed {seed}: the one that stayed");
+        assert_eq!(refusals(&world, 3).len(), 14, "seed {seed}: the one that stayed");
         for peer in [0, 1, 2] {
             let came = refusals(&world, peer);
             assert!(came.contains(&None), "seed {seed}: peer {peer} took part again: {came:?}");
