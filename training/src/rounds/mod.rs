@@ -39,7 +39,8 @@
 //! # Seats
 //! Names cost nothing. So a draw says which of those that would join get the seats: the one that the cards of the round
 //! make, for those alone that were heard of before the first card. Who did not deliver sits out two rounds. A round in which
-//! no update was measured does not count for the run's length, but after a hundred thousand of them the run ends.
+//! no update was measured does not count for the run's length, but after a hundred thousand of them the run ends. No
+//! account is dropped while a unit is owed on it: then nobody new comes.
 //!
 //! # What a liar can do
 //! *A peer*: be refused, and pay for it. Two commitments in one round void both, and prove it. *A validator*: its losses

@@ -134,7 +134,6 @@ pub fn outcome(spec: &RunSpec, before: &Record, body: &Body, view: u64, at_ms: u
     let trained = before.trained + u64::from(outcomes.iter().any(|outcome| outcome.score.is_some()));
     let ended = trained >= spec.rounds || round - trained >= MOST_IN_VAIN;
     let payouts = pay_out(spec, ended, &mut accounts)?;
-    people::forget(&mut accounts);
     let (validators, candidates) = people::validators(spec, before, body, |card| strayed(card, &cards));
     Ok(Record {
         run: before.run,

@@ -71,7 +71,8 @@ pub(super) fn admit(
     coming.sort_by_key(|join| place(draw, join.signer()));
     for join in coming {
         let seats = accounts.values().filter(|account| account.active).count() < spec.most_peers as usize;
-        if seats && join_counts(join.payload(), accounts.get(&join.signer())) {
+        let counts = join_counts(join.payload(), accounts.get(&join.signer()));
+        if seats && counts && (accounts.contains_key(&join.signer()) || make_room(spec.pay.unit, accounts)) {
             let account = accounts.entry(join.signer()).or_insert_with(|| newcomer(join.signer(), round));
             account.active = true;
             account.since = round;
@@ -79,14 +80,15 @@ pub(super) fn admit(
     }
 }
 
-/// Drops accounts of peers that left, the longest gone first, until there is room for all that may be active.
-pub(super) fn forget(accounts: &mut BTreeMap<NodeId, Member>) {
-    while accounts.len() > MAX_ACCOUNTS {
-        let gone =
-            accounts.values().filter(|account| !account.active).min_by_key(|account| (account.since, account.peer));
-        let Some(peer) = gone.map(|account| account.peer) else { return };
-        accounts.remove(&peer);
+/// Makes room for one more account by dropping that of the peer that left longest ago, of those that are not owed a unit;
+/// tells whether there is room.
+fn make_room(unit: Msat, accounts: &mut BTreeMap<NodeId, Member>) -> bool {
+    if accounts.len() < MAX_ACCOUNTS {
+        return true;
     }
+    let empty = accounts.values().filter(|account| !account.active && account.due() < unit);
+    let gone = empty.min_by_key(|account| (account.since, account.peer)).map(|account| account.peer);
+    gone.is_some_and(|peer| accounts.remove(&peer).is_some())
 }
 
 /// The validators and candidates after a round.

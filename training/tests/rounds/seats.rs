@@ -1,9 +1,9 @@
-//! Who gets a seat, and when a run ends.
+//! Who gets a seat, whose account is kept, and when a run ends.
 
 use std::collections::BTreeSet;
 
-use consortium_protocol::wire::train::{Body, Join, Locks, Record, RunSpec, ScoreCard};
-use consortium_protocol::{Hash, NodeId, RootKey, Signed};
+use consortium_protocol::wire::train::{Body, Finite, Join, Locks, MAX_ACCOUNTS, Member, Record, RunSpec, ScoreCard};
+use consortium_protocol::{Hash, Msat, NodeId, RootKey, Signed};
 use consortium_training::rounds::{genesis, outcome};
 
 use crate::samples::{key, signed, spec};
@@ -55,4 +55,32 @@ fn a_run_in_which_nobody_trains_ends() {
     let (spec, before) = one_judge();
     let at = |round: u64| next(&spec, &Record { round, ..before.clone() }, &[]).ended;
     assert!(!at(50_000) && at(99_999));
+}
+
+#[test]
+fn an_account_with_something_on_it_is_kept_and_nobody_comes_instead() {
+    let (spec, mut before) = one_judge();
+    let unit = spec.pay.unit;
+    // More than a record pays out at once, which is 4095 units.
+    let gone = |n: usize, units: u64| Member {
+        peer: key(n).node_id(),
+        active: false,
+        since: 0,
+        mu: Finite::default(),
+        sigma: Finite::default(),
+        reliability: Finite::default(),
+        earned: Msat(unit.0 * units),
+        fees: Msat::ZERO,
+        paid: Msat::ZERO,
+    };
+    before.members = (300..300 + MAX_ACCOUNTS).map(|n| gone(n, 5000)).collect();
+    before.members.sort_by_key(|member| member.peer);
+    let record = next(&spec, &before, &[key(200)]);
+    assert!(record.members.iter().map(|m| m.peer).eq(before.members.iter().map(|m| m.peer)));
+    // One that is owed nothing makes room.
+    let empty = before.members[7].peer;
+    before.members[7].earned = Msat(unit.0 - 1);
+    let record = next(&spec, &before, &[key(200), key(201)]);
+    assert_eq!((record.members.len(), record.member(empty)), (MAX_ACCOUNTS, None));
+    assert_eq!(record.peers().count(), 1);
 }
