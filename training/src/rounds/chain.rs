@@ -20,6 +20,9 @@ pub enum BadEntry {
     /// It names another record as the one before.
     #[error("the record before is another")]
     Previous,
+    /// It is said to be older than the record before.
+    #[error("its time is before that of the record before")]
+    Time,
     /// Fewer validators than the quorum sealed it.
     #[error("not sealed by a quorum of the validators")]
     Quorum,
@@ -88,6 +91,9 @@ impl Chain {
         }
         if record.previous != self.last.id() {
             return Err(BadEntry::Previous);
+        }
+        if record.at_ms < self.last.at_ms {
+            return Err(BadEntry::Time);
         }
         let ours = entry.seals.signers().filter(|signer| self.last.validator(*signer).is_some()).count();
         if ours != entry.seals.seals.len() || ours < self.spec().quorum as usize {

@@ -3,13 +3,12 @@
 use std::collections::{BTreeMap, BTreeSet};
 
 use consortium_protocol::wire::train::{
-    Body, Commit, EvalNonce, MAX_ACCOUNTS, MAX_CANDIDATES, MAX_PEERS, Record, Refusal, Reveal, RunSpec, ScoreCard,
-    TrainMessage, commitment,
+    Body, Commit, EvalNonce, MAX_CANDIDATES, Record, Refusal, Reveal, RunSpec, ScoreCard, TrainMessage, commitment,
 };
 use consortium_protocol::{Hash, Millis, NodeId, Signed};
 
 use super::chain::Chain;
-use super::outcome::{card_fits, join_counts, nonce_fits, peers_of_round};
+use super::outcome::{card_fits, next_assignment, nonce_fits, peers_of_round};
 use super::people::is_fresh;
 use super::{FetchFailure, Machine, Output};
 
@@ -145,10 +144,8 @@ impl Machine {
         }
         match message {
             TrainMessage::Join(join) => {
-                let known = self.joins.get(&join.signer()).map(|old| old.payload().round);
-                if self.is_timely(join.payload().round, known, self.joins.len(), MAX_ACCOUNTS) {
-                    self.joins.insert(join.signer(), join);
-                }
+                let opened = !self.round.cards.is_empty();
+                self.newcomers.hear(join, self.chain.last(), opened);
             }
             TrainMessage::Candidate(candidate) => {
                 let known = self.candidates.get(&candidate.signer()).map(|old| old.payload().round);
@@ -239,23 +236,20 @@ impl Machine {
         let drawn = |card: &ScoreCard| card.drawn_with.iter().all(|id| heard.nonces.contains_key(id));
         let mut commits: Vec<_> = heard.commits.values().flatten().cloned().collect();
         commits.sort_by_key(|commit| (commit.signer(), commit.digest()));
-        let joins = self.joins.values().filter(|join| {
-            let said = join.payload();
-            let counts = join_counts(said, last.member(join.signer())) || !said.stays;
-            is_fresh(said.round, round) && counts && self.may_come(last, join.signer())
-        });
         let candidates = self
             .candidates
             .values()
             .filter(|candidate| is_fresh(candidate.payload().round, round) && self.may_come(last, candidate.signer()));
-        Body {
+        let mut body = Body {
             cards: heard.cards.values().map(|(card, _)| card.clone()).filter(|card| drawn(card.payload())).collect(),
             nonces: heard.nonces.values().cloned().collect(),
             commits,
             reveals: heard.reveals.values().cloned().collect(),
-            joins: joins.take(MAX_PEERS).cloned().collect(),
+            joins: Vec::new(),
             candidates: candidates.take(MAX_CANDIDATES).cloned().collect(),
-        }
+        };
+        body.joins = self.newcomers.joins(last, next_assignment(last, &body));
+        body
     }
 
     fn may_come(&self, last: &Record, node: NodeId) -> bool {

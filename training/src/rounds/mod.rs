@@ -36,11 +36,18 @@
 //! those of the round before are kept. Every node says what it hears to others, as gossip does. Two processes with one key
 //! would say two things: that is for the node to prevent.
 //!
+//! # Seats
+//! Names cost nothing. So a draw says which of those that would join get the seats: the one that the cards of the round
+//! make, for those alone that were heard of before the first card. Who did not deliver sits out two rounds. A round in which
+//! no update was measured does not count for the run's length, but after a hundred thousand of them the run ends. No
+//! account is dropped while a unit is owed on it: then nobody new comes.
+//!
 //! # What a liar can do
 //! *A peer*: be refused, and pay for it. Two commitments in one round void both, and prove it. *A validator*: its losses
 //! count as one of several, and the record says how often they were off from the medians. It can hold back its card,
 //! and is replaced after a while. *A lead* can leave out joins, for one view; cards and updates that a validator
 //! knows it left out are refused by that validator until all have been lead once, and after that not, for the run to go on.
+//! Its clock is believed as far as ten minutes ahead and a week behind, and never before the last record.
 //! That two records of a round become certain takes more liars than `agreement` bears.
 //!
 //! # Limits
@@ -53,6 +60,7 @@ mod chain;
 mod collect;
 mod evidence;
 mod io;
+mod newcomers;
 mod outcome;
 mod pay;
 mod peer;
@@ -71,6 +79,8 @@ pub use agreement::Ballot;
 pub use chain::{BadEntry, Chain, Replay, Replaying, replay};
 use collect::Round;
 pub use io::{Config, FetchFailure, Held, Input, Output, Stored, Wish};
+use newcomers::Newcomers;
+use outcome::join_counts;
 pub use outcome::{Unfit, aggregate_to_judge, card_fits, genesis, outcome, peers_of_round};
 pub use pay::shares;
 
@@ -88,7 +98,7 @@ pub struct Machine {
     held: Option<Held>,
     /// What is being applied, by round and, for a resync, its hash.
     applying: Option<(u64, Option<Hash>)>,
-    joins: BTreeMap<NodeId, Signed<Join>>,
+    newcomers: Newcomers,
     candidates: BTreeMap<NodeId, Signed<Candidate>>,
     states: BTreeMap<NodeId, StateHash>,
     leaving: bool,
@@ -122,6 +132,7 @@ impl Machine {
             }
         }
         let began = if chain.entry().is_some() { now.min(Millis(chain.last().at_ms)) } else { now };
+        let newcomers = Newcomers::new(*config.key.derive("consortium train newcomers 1"));
         let mut machine = Self {
             me: config.key.node_id(),
             key: config.key,
@@ -133,7 +144,7 @@ impl Machine {
             agreement: None,
             held: config.held,
             applying: None,
-            joins: BTreeMap::new(),
+            newcomers,
             candidates: BTreeMap::new(),
             states: BTreeMap::new(),
             leaving: false,
@@ -220,14 +231,15 @@ impl Machine {
     /// Says, once in a while, what this node would do in the run.
     fn say_wish(&mut self, out: &mut Vec<Output>) {
         let (run, round) = (self.run(), self.chain.round());
-        let active = self.chain.last().member(self.me).is_some_and(|member| member.active);
+        let account = self.chain.last().member(self.me);
         let would = self.wish == Wish::Train && !self.leaving;
         if self.is_validator() {
             return;
         }
-        if would != active && (would || self.leaving) {
-            let join = Signed::sign(&self.key, Join { run, round, stays: would });
-            self.joins.insert(self.me, join.clone());
+        let said = Join { run, round, stays: would };
+        let news = would != account.is_some_and(|account| account.active) && join_counts(&said, account);
+        if news && (would || self.leaving) {
+            let join = Signed::sign(&self.key, said);
             out.push(Output::Broadcast(TrainMessage::Join(join)));
         }
         if self.wish == Wish::Validate && !self.leaving {

@@ -3,14 +3,17 @@
 use std::collections::BTreeMap;
 
 use consortium_protocol::wire::train::{
-    Body, Fate, Finite, Join, Member, Outcome, Purpose, Record, Refusal, RunId, RunSpec, ScoreCard, Validator, beacon,
-    commitment, nonce_lock,
+    Beacon, Body, Fate, Finite, Join, Member, Outcome, Purpose, Record, Refusal, RunId, RunSpec, ScoreCard, Validator,
+    beacon, commitment, nonce_lock,
 };
 use consortium_protocol::{Hash, Msat, NodeId, Signed};
 
 use super::evidence::{Agreed, agree, mean_score, median_pairs, most_frequent, strayed};
 use super::{pay, people};
 use crate::gauntlet::{self, MARGIN, Rating, Showing, Standing, Verdict, take_round};
+
+/// A run ends after as many rounds in which nothing was trained.
+const MOST_IN_VAIN: u64 = 100_000;
 
 /// Why a body gives no record.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, thiserror::Error)]
@@ -125,13 +128,13 @@ pub fn outcome(spec: &RunSpec, before: &Record, body: &Body, view: u64, at_ms: u
 
     let mut accounts: BTreeMap<NodeId, Member> = before.members.iter().map(|m| (m.peer, m.clone())).collect();
     let outcomes = judge(spec, body, &peers, reverts, &mut accounts)?;
-    people::admit(spec, round, body, &outcomes, &mut accounts);
-    let trained = before.trained + u64::from(!peers.is_empty());
-    let ended = trained >= spec.rounds;
+    let assignment = next_assignment(before, body);
+    people::admit(spec, round, body, &outcomes, assignment, &mut accounts);
+    // Who holds a seat and delivers nothing does not use up a round.
+    let trained = before.trained + u64::from(outcomes.iter().any(|outcome| outcome.score.is_some()));
+    let ended = trained >= spec.rounds || round - trained >= MOST_IN_VAIN;
     let payouts = pay_out(spec, ended, &mut accounts)?;
-    people::forget(&mut accounts);
     let (validators, candidates) = people::validators(spec, before, body, |card| strayed(card, &cards));
-    let nonces = body.cards.iter().filter_map(|card| Some((card.signer(), card.payload().opened.as_ref()?)));
     Ok(Record {
         run: before.run,
         round,
@@ -148,8 +151,15 @@ pub fn outcome(spec: &RunSpec, before: &Record, body: &Body, view: u64, at_ms: u
         members: accounts.into_values().collect(),
         validators,
         candidates,
-        assignment: beacon(before.run, round + 1, Purpose::Assignment, before.id(), nonces),
+        assignment,
     })
+}
+
+/// The draw that the cards of `body` make for the round after the next record: of the assignment, and of who comes first
+/// among those that would join. Nobody knows it before the cards are opened.
+pub(super) fn next_assignment(before: &Record, body: &Body) -> Beacon {
+    let nonces = body.cards.iter().filter_map(|card| Some((card.signer(), card.payload().opened.as_ref()?)));
+    beacon(before.run, before.round + 2, Purpose::Assignment, before.id(), nonces)
 }
 
 fn check_body(spec: &RunSpec, before: &Record, body: &Body) -> Result<(), Unfit> {

@@ -3,16 +3,18 @@
 use std::collections::BTreeMap;
 
 use consortium_protocol::wire::train::{
-    Body, Candidacy, Fate, Finite, MAX_ACCOUNTS, MAX_CANDIDATES, Member, Outcome, Record, Refusal, RunSpec, ScoreCard,
-    Validator,
+    Beacon, Body, Candidacy, Fate, Finite, MAX_ACCOUNTS, MAX_CANDIDATES, Member, Outcome, Record, Refusal, RunSpec,
+    ScoreCard, Validator,
 };
-use consortium_protocol::{Msat, NodeId, Signed};
+use consortium_protocol::{Hash, Msat, NodeId, Signed};
 
 use super::outcome::join_counts;
 use crate::gauntlet::Standing;
 
 /// For how many rounds it holds that someone would join, or be a validator.
 const FRESH: u64 = 3;
+/// Rounds that who did not deliver sits out before it may say again that it joins.
+const BACK_OFF: u64 = 2;
 
 /// Whether what was said in one round still holds in another.
 pub(super) fn is_fresh(said_in: u64, round: u64) -> bool {
@@ -36,19 +38,26 @@ pub(super) fn newcomer(peer: NodeId, since: u64) -> Member {
     }
 }
 
-/// Lets go of peers that left or did not deliver, and lets in those that would join while there are seats.
+/// A node's place among those that would join, the lowest first: drawn when nobody can choose a name for it any more.
+pub(super) fn place(draw: Beacon, node: NodeId) -> Hash {
+    Hash::of(&[b"consortium/train/place\0".as_slice(), draw.0.as_bytes(), node.as_bytes()].concat())
+}
+
+/// Lets go of peers that left or did not deliver, and lets in those that would join while there are seats, in the order of
+/// `draw`.
 pub(super) fn admit(
     spec: &RunSpec,
     round: u64,
     body: &Body,
     outcomes: &[Outcome],
+    draw: Beacon,
     accounts: &mut BTreeMap<NodeId, Member>,
 ) {
     for outcome in outcomes {
         let lost = matches!(outcome.fate, Fate::Refused(Refusal::Missing | Refusal::Late | Refusal::Withheld));
         if let Some(account) = accounts.get_mut(&outcome.peer) {
             account.active = !lost;
-            account.since = round;
+            account.since = if lost { round.saturating_add(BACK_OFF) } else { round };
         }
     }
     for join in body.joins.iter().filter(|join| !join.payload().stays) {
@@ -58,9 +67,12 @@ pub(super) fn admit(
             account.since = round;
         }
     }
-    for join in body.joins.iter().filter(|join| join.payload().stays) {
+    let mut coming: Vec<_> = body.joins.iter().filter(|join| join.payload().stays).collect();
+    coming.sort_by_key(|join| place(draw, join.signer()));
+    for join in coming {
         let seats = accounts.values().filter(|account| account.active).count() < spec.most_peers as usize;
-        if seats && join_counts(join.payload(), accounts.get(&join.signer())) {
+        let counts = join_counts(join.payload(), accounts.get(&join.signer()));
+        if seats && counts && (accounts.contains_key(&join.signer()) || make_room(spec.pay.unit, accounts)) {
             let account = accounts.entry(join.signer()).or_insert_with(|| newcomer(join.signer(), round));
             account.active = true;
             account.since = round;
@@ -68,14 +80,15 @@ pub(super) fn admit(
     }
 }
 
-/// Drops accounts of peers that left, the longest gone first, until there is room for all that may be active.
-pub(super) fn forget(accounts: &mut BTreeMap<NodeId, Member>) {
-    while accounts.len() > MAX_ACCOUNTS {
-        let gone =
-            accounts.values().filter(|account| !account.active).min_by_key(|account| (account.since, account.peer));
-        let Some(peer) = gone.map(|account| account.peer) else { return };
-        accounts.remove(&peer);
+/// Makes room for one more account by dropping that of the peer that left longest ago, of those that are not owed a unit;
+/// tells whether there is room.
+fn make_room(unit: Msat, accounts: &mut BTreeMap<NodeId, Member>) -> bool {
+    if accounts.len() < MAX_ACCOUNTS {
+        return true;
     }
+    let empty = accounts.values().filter(|account| !account.active && account.due() < unit);
+    let gone = empty.min_by_key(|account| (account.since, account.peer)).map(|account| account.peer);
+    gone.is_some_and(|peer| accounts.remove(&peer).is_some())
 }
 
 /// The validators and candidates after a round.

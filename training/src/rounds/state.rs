@@ -26,7 +26,7 @@ impl Machine {
             out.push(Output::Ended);
         }
         let next = self.chain.round();
-        self.joins.retain(|_, join| is_fresh(join.payload().round, next) || join.payload().round > next);
+        self.newcomers.go_on(next);
         self.candidates.retain(|_, c| is_fresh(c.payload().round, next) || c.payload().round > next);
         self.round = Round::new(&self.chain, now);
         self.agreement = None;

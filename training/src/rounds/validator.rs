@@ -10,6 +10,11 @@ use super::agreement::{Act, Agreement, Ballot, Times};
 use super::outcome::{aggregate_to_judge, card_fits, outcome};
 use super::{Machine, Output, Stored};
 
+/// How far ahead of this node's clock the time of a record may be for its vote.
+const AHEAD: Millis = Millis(10 * 60 * 1000);
+/// How far behind it: of machines that sleep now and then clocks stay behind.
+const BEHIND: Millis = Millis(7 * 24 * 3600 * 1000);
+
 impl Machine {
     /// Begins to agree on the record of the round, if this node judges in it.
     pub(super) fn open_agreement(&mut self, ballot: Option<Ballot>) {
@@ -75,7 +80,8 @@ impl Machine {
         let settled = |peer: &NodeId| heard.refusal(*peer, held.state).is_some() || heard.fetched.contains_key(peer);
         let last = self.chain.last();
         let opened = last.validators.iter().all(|v| v.locks.is_none() || heard.nonces.contains_key(&v.id));
-        let complete = opened && heard.peers.iter().all(settled);
+        // In a round without training the card, which draws who comes first, waits until all could say that they join.
+        let complete = opened && !heard.peers.is_empty() && heard.peers.iter().all(settled);
         if !closed || !(complete || now >= heard.reveals_until(self.spec())) {
             return;
         }
@@ -167,7 +173,7 @@ impl Machine {
         if self.is_ready(now) && agreement.wants_proposal(now) {
             agreement.propose(|view| self.fresh(view, now), now, &mut acts);
         }
-        agreement.advance(|proposal| self.follows(proposal), now, &mut acts);
+        agreement.advance(|proposal| self.follows(proposal, now), now, &mut acts);
         agreement.tick(now, &mut acts);
         self.agreement = Some(agreement);
         self.act(acts, now, out);
@@ -201,21 +207,33 @@ impl Machine {
     /// The record that follows from what this node heard.
     fn fresh(&self, view: u64, now: Millis) -> Option<(Record, Body)> {
         let body = self.body();
-        let at_ms = now.0.min(i64::MAX as u64);
-        let record = outcome(self.spec(), self.chain.last(), &body, view, at_ms).ok()?;
+        let last = self.chain.last();
+        let at_ms = now.0.min(i64::MAX as u64).max(last.at_ms);
+        let record = outcome(self.spec(), last, &body, view, at_ms).ok()?;
         Some((record, body))
     }
 
-    /// Whether this node would vote for a proposal: its record follows from its body, and, until every validator was lead
-    /// once, nothing is left out that this node had in time.
-    fn follows(&self, proposal: &Proposal) -> bool {
+    /// Whether this node would vote for a proposal: its record follows from its body and is of now, and, until every
+    /// validator was lead once, nothing is left out that this node had in time.
+    fn follows(&self, proposal: &Proposal, now: Millis) -> bool {
         let said = &proposal.record;
+        if !self.is_of_now(proposal, now) {
+            return false;
+        }
         let follows = outcome(self.spec(), self.chain.last(), &proposal.body, said.view, said.at_ms);
         if follows.as_ref() != Ok(said) {
             return false;
         }
         let all_led = proposal.view >= self.chain.last().validators.len() as u64;
         all_led || proposal.locked.is_some() || !self.is_left_out(&proposal.body)
+    }
+
+    /// Whether the time of a proposed record may be true, by this node's clock. That of the record before always may, for
+    /// the run to go on where clocks differ; what was first proposed in an earlier view may be of long ago.
+    fn is_of_now(&self, proposal: &Proposal, now: Millis) -> bool {
+        let (at, last) = (Millis(proposal.record.at_ms), Millis(self.chain.last().at_ms));
+        let is_recent = proposal.record.view < proposal.view || at + BEHIND >= now;
+        last <= at && at <= last.max(now + AHEAD) && is_recent
     }
 
     fn is_left_out(&self, body: &Body) -> bool {

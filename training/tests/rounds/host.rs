@@ -71,6 +71,8 @@ pub(crate) struct Host {
     /// Parameters that came out otherwise than those of the others, once, after this round.
     pub(crate) slips_at: Option<u64>,
     pub(crate) resyncs: u32,
+    /// How far its clock is ahead, in milliseconds.
+    pub(crate) clock_ahead: u64,
     /// How long parameters are fetched for, in milliseconds.
     pub(crate) fetches_for: (u64, u64),
     echoed: u64,
@@ -99,6 +101,7 @@ impl Host {
             held,
             slips_at: None,
             resyncs: 0,
+            clock_ahead: 0,
             fetches_for: (50, 200),
             echoed: 0,
             heard: Vec::new(),
@@ -120,7 +123,7 @@ impl Host {
 
     pub(crate) fn start(&mut self, spec: &Signed<RunSpec>, now: u64) {
         let config = Config { key: Arc::clone(&self.key), wish: self.wish(), resend: Millis(300), held: self.held };
-        let machine = Machine::new(config, spec.clone(), self.disk.iter().cloned(), Millis(now));
+        let machine = Machine::new(config, spec.clone(), self.disk.iter().cloned(), Millis(now + self.clock_ahead));
         self.machine = Some(machine.expect("what a machine stored fits"));
         self.life += 1;
     }
@@ -156,7 +159,8 @@ impl Host {
         if let Input::Applied(held) = &input {
             self.held = Some(*held);
         }
-        let outputs = self.machine.as_mut().map(|machine| machine.handle(input, Millis(now))).unwrap_or_default();
+        let now = Millis(now + self.clock_ahead);
+        let outputs = self.machine.as_mut().map(|machine| machine.handle(input, now)).unwrap_or_default();
         let mut effects = seen;
         for output in outputs {
             self.effect(output, natures, harms, rng, &mut effects);

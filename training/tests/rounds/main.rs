@@ -8,4 +8,5 @@
 mod host;
 mod samples;
 mod scenes;
+mod seats;
 mod world;

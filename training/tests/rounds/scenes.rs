@@ -70,7 +70,7 @@ fn each_character_is_refused_for_what_it_does_and_comes_out_with_less_than_it_be
         (Nature::Silent, Some(Refusal::Withheld), -1),
     ];
     let natures: Vec<Nature> = characters.iter().map(|(nature, ..)| *nature).collect();
-    let mut world = World::honest(2, 3, 2, &natures, 8);
+    let mut world = World::honest(2, 3, 2, &natures, 12);
     play(&mut world, 90_000);
     let replayed = replay(world.spec.clone(), &world.log(0)).unwrap();
     for (peer, (nature, expected, sign)) in characters.iter().enumerate() {
@@ -87,7 +87,7 @@ fn each_character_is_refused_for_what_it_does_and_comes_out_with_less_than_it_be
 
 #[test]
 fn who_is_late_is_let_go_and_its_rows_go_to_the_others() {
-    let mut world = World::honest(3, 3, 2, &[HONEST, Nature::Late], 4);
+    let mut world = World::honest(3, 3, 2, &[HONEST, Nature::Late], 8);
     play(&mut world, 60_000);
     let late = refusals(&world, 1);
     assert!(!late.is_empty() && late.iter().all(|why| matches!(why, Some(Refusal::Late | Refusal::Missing))));
@@ -95,12 +95,28 @@ fn who_is_late_is_let_go_and_its_rows_go_to_the_others() {
     let after = log.iter().position(|entry| entry.record.outcomes.len() == 2).unwrap() + 1;
     assert_eq!(log[after].record.outcomes.len(), 1, "alone in the next round");
     assert_eq!(log.iter().flat_map(|e| &e.record.outcomes).map(|o| o.fee.0).sum::<u64>(), 0, "no work, no fee");
+    let took_part = |entry: &&Entry| entry.record.outcomes.len() == 2;
+    let rounds: Vec<u64> = log.iter().filter(took_part).map(|entry| entry.record.round).collect();
+    assert!(rounds.len() > 1 && rounds.windows(2).all(|pair| pair[1] - pair[0] > 3), "it sits out: {rounds:?}");
+}
+
+#[test]
+fn who_holds_a_seat_and_delivers_nothing_does_not_use_up_the_run() {
+    let mut world = World::honest(12, 3, 2, &[Nature::Late, HONEST], 3);
+    world.crash_at(1_060, 4);
+    world.start_at(20_000, 4);
+    play(&mut world, 120_000);
+    let log = world.log(0);
+    let alone = log.iter().filter(|e| e.record.outcomes.iter().all(|o| o.peer == World::peer(0)));
+    assert!(alone.filter(|e| !e.record.outcomes.is_empty()).count() > 1, "it held the only seat that was taken");
+    let accepted = refusals(&world, 1).into_iter().filter(Option::is_none).count();
+    assert_eq!(accepted, 3, "all rounds that count are of who trained");
 }
 
 #[test]
 fn a_peer_that_crashes_comes_back_and_one_that_comes_later_catches_up() {
     for seed in seeds(20) {
-        let mut world = World::honest(seed, 3, 2, &[HONEST; 4], 8);
+        let mut world = World::honest(seed, 3, 2, &[HONEST; 4], 14);
         world.crash_at(0, 5);
         world.start_at(6_000, 5);
         let at = world.random().random_range(2_500..5_000);
@@ -109,7 +125,7 @@ fn a_peer_that_crashes_comes_back_and_one_that_comes_later_catches_up() {
         world.crash_at(at + 500, 4);
         world.start_at(at + 600, 4);
         play(&mut world, 90_000);
-        assert_eq!(refusals(&world, 3).len(), 8, "seed {seed}: the one that stayed");
+        assert_eq!(refusals(&world, 3).len(), 14, "seed {seed}: the one that stayed");
         for peer in [0, 1, 2] {
             let came = refusals(&world, peer);
             assert!(came.contains(&None), "seed {seed}: peer {peer} took part again: {came:?}");
@@ -321,6 +337,23 @@ fn an_outsider_that_repeats_and_signs_what_it_hears_changes_nothing() {
 }
 
 #[test]
+fn a_lead_cannot_say_that_a_record_is_of_another_time() {
+    let day = 24 * 3600 * 1000;
+    // Of three, that one is a day ahead, and that all but one are ten days ahead.
+    for ahead in [[day, 0, 0], [0, 10 * day, 10 * day]] {
+        let mut world = World::honest(11, 3, 2, &[HONEST; 2], 6);
+        for (host, ahead) in ahead.into_iter().enumerate() {
+            world.hosts[host].clock_ahead = ahead;
+        }
+        let ended = play(&mut world, 120_000);
+        let log = world.log(1);
+        let true_for_most = ahead[1]..=ahead[1] + ended;
+        assert!(log.iter().all(|entry| true_for_most.contains(&entry.record.at_ms)));
+        assert!(log.iter().any(|entry| entry.record.view > 0), "the others do without it");
+    }
+}
+
+#[test]
 fn a_log_that_was_changed_does_not_replay() {
     let mut world = World::honest(7, 3, 2, &[HONEST; 2], 3);
     play(&mut world, 60_000);
@@ -334,16 +367,19 @@ fn a_log_that_was_changed_does_not_replay() {
     assert!(matches!(bad(&|log| log[2].record.outcomes[0].pay = Msat(1)), (3, BadEntry::Invalid(_))));
     assert!(matches!(bad(&|log| drop(log[2].body.cards.pop())), (3, BadEntry::Invalid(_))));
     assert_eq!(bad(&|log| drop(log[1].seals.seals.drain(1..))), (2, BadEntry::Quorum));
-    // Even if the signers agreed to it: pay must follow from the cards.
-    let forged = |log: &mut Vec<Entry>| {
-        let entry = &mut log[2];
-        entry.record.outcomes[0].pay = Msat(entry.record.outcomes[0].pay.0 + 1);
-        entry.seals.record = entry.record.id();
-        let (run, round, view) = (entry.seals.run, entry.seals.round, entry.seals.view);
-        let seal = Seal { run, round, view, record: entry.seals.record };
-        let mut seals: Vec<_> = (0..3).map(|n| Signed::sign(&key(n), seal)).collect();
-        seals.sort_by_key(Signed::signer);
-        entry.seals.seals = seals;
+    // Even if the signers agreed to it: pay must follow from the cards, and time goes on.
+    let forged = |change: fn(&mut Entry)| {
+        bad(&move |log: &mut Vec<Entry>| {
+            let entry = &mut log[2];
+            change(entry);
+            entry.seals.record = entry.record.id();
+            let (run, round, view) = (entry.seals.run, entry.seals.round, entry.seals.view);
+            let seal = Seal { run, round, view, record: entry.seals.record };
+            let mut seals: Vec<_> = (0..3).map(|n| Signed::sign(&key(n), seal)).collect();
+            seals.sort_by_key(Signed::signer);
+            entry.seals.seals = seals;
+        })
     };
-    assert_eq!(bad(&forged), (3, BadEntry::Outcome));
+    assert_eq!(forged(|entry| entry.record.outcomes[0].pay.0 += 1), (3, BadEntry::Outcome));
+    assert_eq!(forged(|entry| entry.record.at_ms = 1_500), (3, BadEntry::Time));
 }

@@ -11,7 +11,8 @@
 //! time for a payout, and another one only when that has come to nothing. The peer agrees with whichever validator offers. The
 //! author agrees with the one whose turn it is, and with none while it has an escrow for the payout that is not over, or has
 //! paid: so nothing is paid twice, whatever clocks, crashes and validators do. The log of escrows remembers all of this;
-//! nothing else is written down. If only a part arrived, the rest goes on the tab of the two.
+//! nothing else is written down. If only a part arrived, the rest goes on the tab of the two; and all of it, if no escrow came
+//! about in [`OFFERED`].
 //!
 //! # What is trusted
 //! The validator, with what is locked: less than twice the payout. One that gives out more than the record does has signed
@@ -36,6 +37,8 @@ const TURN: u64 = 10 * 60 * 1000;
 const CLOSING: u64 = 60 * 1000;
 /// Validators offer escrows for a payout for so long after its record, in milliseconds: thirty days.
 const OFFERED: u64 = 30 * 24 * 3600 * 1000;
+/// A day later nobody, by whatever clock, offers or agrees any more: what is not paid by then goes on the tab.
+const GIVEN_UP: u64 = OFFERED + 24 * 3600 * 1000;
 
 /// Makes payouts by escrows.
 pub(super) struct Making {
@@ -110,6 +113,11 @@ impl Due {
         let paid = Msat::sum(seen.iter().map(|escrow| escrow.paid)).unwrap_or(Msat(u64::MAX));
         let open = seen.iter().find(|escrow| !escrow.over);
         let ended = seen.iter().any(|escrow| escrow.over && escrow.paid > Msat::ZERO);
+        let age = now_ms.saturating_sub(self.at_ms);
+        let is_party = me == self.owed.peer || me == self.owed.author;
+        if is_party && !ended && age >= OFFERED {
+            return if open.is_none() && age >= GIVEN_UP { Step::Done(paid) } else { Step::Wait };
+        }
         if me == self.owed.peer {
             // Of those that nobody pays some may stay open for long.
             let is_open = |judge: &NodeId| seen.iter().any(|escrow| !escrow.over && escrow.validator == *judge);
@@ -121,7 +129,7 @@ impl Due {
             Some(_) => Step::Wait,
             None if ended => Step::Done(paid),
             None if me == self.owed.author => Step::Expect(self.on_turn(now_ms).into_iter().collect()),
-            None if now_ms.saturating_sub(self.at_ms) >= OFFERED => Step::Done(Msat::ZERO),
+            None if age >= OFFERED => Step::Done(Msat::ZERO),
             None if self.on_turn(now_ms) == Some(me) => Step::Offer,
             None => Step::Wait,
         }
@@ -277,6 +285,22 @@ mod tests {
         assert_eq!(step(&[]), Step::Expect([3, 4, 5].map(node).to_vec()));
         assert_eq!(step(&[seen(3, false, 0), seen(4, true, 0)]), Step::Expect([4, 5].map(node).to_vec()));
         assert_eq!(step(&[seen(3, false, 0), seen(4, true, 2_000_000)]), Step::Done(Msat(2_000_000)));
+    }
+
+    #[test]
+    fn what_no_escrow_paid_in_time_author_and_peer_put_on_the_tab() {
+        let due = due(5);
+        let step = |n: u8, seen: &[Seen], age: u64| due.step(node(n), seen, AT + age);
+        for n in [1, 2] {
+            assert_ne!(step(n, &[], OFFERED - 1), Step::Wait, "it may still come");
+            for age in [OFFERED, GIVEN_UP - 1] {
+                assert_eq!(step(n, &[seen(3, true, 0)], age), Step::Wait, "by another's clock it may still come");
+            }
+            assert_eq!(step(n, &[seen(3, true, 0)], GIVEN_UP), Step::Done(Msat::ZERO));
+            assert_eq!(step(n, &[seen(3, false, 0)], 2 * GIVEN_UP), Step::Wait, "what is locked comes to its end first");
+            assert_eq!(step(n, &[seen(3, true, 800_000)], OFFERED), Step::Done(Msat(800_000)));
+        }
+        assert_eq!(step(3, &[], OFFERED), Step::Done(Msat::ZERO));
     }
 
     #[test]

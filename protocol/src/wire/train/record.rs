@@ -109,7 +109,8 @@ pub struct Member {
     pub peer: NodeId,
     /// Whether it takes part in the next round.
     pub active: bool,
-    /// The round of the newest [`Join`] that was heeded, or of its last part in the run.
+    /// The round of the newest [`Join`] that was heeded, or of its last part in the run; of who did not deliver then, the
+    /// last round that it sits out. A [`Join`] of a later round counts.
     pub since: u64,
     /// Mean of its rating.
     pub mu: Finite,
@@ -171,7 +172,8 @@ pub struct Record {
     pub round: u64,
     /// The attempt in which it was first proposed; its lead follows from that.
     pub view: u64,
-    /// Wall time at its lead, in milliseconds since 1970. A hint for people, and for nodes that restart.
+    /// Wall time at its lead, in milliseconds since 1970: not before that of the record before, and near that of those who
+    /// voted for it.
     pub at_ms: u64,
     /// Id of the record before.
     pub previous: Hash,
@@ -181,7 +183,7 @@ pub struct Record {
     pub base: Hash,
     /// Whether the last aggregate is to be taken back: it made things worse.
     pub reverts: bool,
-    /// Rounds with training so far.
+    /// Rounds so far in which an update was measured.
     pub trained: u64,
     /// Whether this is the last record.
     pub ended: bool,

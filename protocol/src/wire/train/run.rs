@@ -52,7 +52,7 @@ pub struct RunSpec {
     pub batches: Batches,
     /// What is paid.
     pub pay: PaySchedule,
-    /// The run ends after as many rounds with training.
+    /// The run ends after as many rounds in which an update was measured.
     pub rounds: u64,
     /// Wall time before which nothing begins, in milliseconds since 1970.
     pub starts_at_ms: u64,
