@@ -11,7 +11,7 @@ use consortium_protocol::{Hash, Millis, NodeId, Signed};
 use super::chain::Chain;
 use super::outcome::{card_fits, join_counts, nonce_fits, peers_of_round};
 use super::people::is_fresh;
-use super::{FetchFailure, Machine, Output};
+use super::{FetchFailure, Machine, Output, bond};
 
 /// The statements of a round, as far as they arrived.
 pub(super) struct Round {
@@ -145,6 +145,9 @@ impl Machine {
         }
         match message {
             TrainMessage::Join(join) => {
+                if !bond::is_backed(self.spec(), self.chain.last(), &join) {
+                    return;
+                }
                 let known = self.joins.get(&join.signer()).map(|old| old.payload().round);
                 if self.is_timely(join.payload().round, known, self.joins.len(), MAX_ACCOUNTS) {
                     self.joins.insert(join.signer(), join);
@@ -242,7 +245,10 @@ impl Machine {
         let joins = self.joins.values().filter(|join| {
             let said = join.payload();
             let counts = join_counts(said, last.member(join.signer())) || !said.stays;
-            is_fresh(said.round, round) && counts && self.may_come(last, join.signer())
+            is_fresh(said.round, round)
+                && counts
+                && self.may_come(last, join.signer())
+                && bond::fits(self.spec(), last, join)
         });
         let candidates = self
             .candidates

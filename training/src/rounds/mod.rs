@@ -46,9 +46,11 @@
 //! # Limits
 //! The run stands while no quorum of its validators is there, and goes on when they come back: replacing needs a quorum,
 //! too, so at most a minority may go at a time. If cards of the honest are not the majority of those in a record,
-//! its medians are not theirs. A bond, and any trial of newcomers, is for the node: it hands on only the joins it admits.
+//! its medians are not theirs. Where a run wants bonds ([`bond`]), that one is held is the word of one validator; to hold them
+//! is for the node, and so is any trial of newcomers.
 
 mod agreement;
+pub mod bond;
 mod chain;
 mod collect;
 mod evidence;
@@ -63,7 +65,7 @@ mod validator;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use consortium_protocol::wire::train::{Candidate, Join, RunId, RunSpec, StateHash, TrainMessage};
+use consortium_protocol::wire::train::{Candidate, Join, Pledged, RunId, RunSpec, StateHash, TrainMessage};
 use consortium_protocol::{Hash, Millis, NodeId, RootKey, Signed};
 
 use agreement::Agreement;
@@ -89,6 +91,8 @@ pub struct Machine {
     /// What is being applied, by round and, for a resync, its hash.
     applying: Option<(u64, Option<Hash>)>,
     joins: BTreeMap<NodeId, Signed<Join>>,
+    /// The newest word that a validator holds this node's bond.
+    pledged: Option<Signed<Pledged>>,
     candidates: BTreeMap<NodeId, Signed<Candidate>>,
     states: BTreeMap<NodeId, StateHash>,
     leaving: bool,
@@ -134,6 +138,7 @@ impl Machine {
             held: config.held,
             applying: None,
             joins: BTreeMap::new(),
+            pledged: None,
             candidates: BTreeMap::new(),
             states: BTreeMap::new(),
             leaving: false,
@@ -178,6 +183,12 @@ impl Machine {
             Input::NotApplied => {
                 self.applying = None;
                 self.held = None;
+            }
+            Input::Pledged(bond) => {
+                self.pledged = Some(bond);
+                if !self.chain.last().ended {
+                    self.say_wish(&mut out);
+                }
             }
             Input::Leave => self.leaving = true,
         }
@@ -225,9 +236,13 @@ impl Machine {
             return;
         }
         if would != active && (would || self.leaving) {
-            let join = Signed::sign(&self.key, Join { run, round, stays: would });
-            self.joins.insert(self.me, join.clone());
-            out.push(Output::Broadcast(TrainMessage::Join(join)));
+            let bond = self.pledged.clone().filter(|_| would && self.spec().has_bond());
+            let join = Signed::sign(&self.key, Join { run, round, stays: would, bond });
+            // Without the bond that the run wants nobody would hear it.
+            if bond::fits(self.spec(), self.chain.last(), &join) {
+                self.joins.insert(self.me, join.clone());
+                out.push(Output::Broadcast(TrainMessage::Join(join)));
+            }
         }
         if self.wish == Wish::Validate && !self.leaving {
             let candidate = Signed::sign(&self.key, Candidate { run, round });

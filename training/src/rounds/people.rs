@@ -8,6 +8,7 @@ use consortium_protocol::wire::train::{
 };
 use consortium_protocol::{Msat, NodeId, Signed};
 
+use super::bond;
 use super::outcome::join_counts;
 use crate::gauntlet::Standing;
 
@@ -36,7 +37,8 @@ pub(super) fn newcomer(peer: NodeId, since: u64) -> Member {
     }
 }
 
-/// Lets go of peers that left or did not deliver, and lets in those that would join while there are seats.
+/// Lets go of peers that left, did not deliver, or forfeited their bond, and lets in those that would join while there are
+/// seats.
 pub(super) fn admit(
     spec: &RunSpec,
     round: u64,
@@ -45,7 +47,8 @@ pub(super) fn admit(
     accounts: &mut BTreeMap<NodeId, Member>,
 ) {
     for outcome in outcomes {
-        let lost = matches!(outcome.fate, Fate::Refused(Refusal::Missing | Refusal::Late | Refusal::Withheld));
+        let silent = matches!(outcome.fate, Fate::Refused(Refusal::Missing | Refusal::Late | Refusal::Withheld));
+        let lost = silent || (spec.has_bond() && bond::abuse(body, outcome.peer).is_some());
         if let Some(account) = accounts.get_mut(&outcome.peer) {
             account.active = !lost;
             account.since = round;
