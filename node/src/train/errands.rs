@@ -7,6 +7,7 @@ use std::time::Duration;
 
 use consortium_protocol::wire::train::StateFile;
 use consortium_protocol::{Hash, NodeId};
+use consortium_training::TrainError;
 use consortium_training::collective::Task;
 use consortium_training::rounds::FetchFailure;
 use futures::StreamExt as _;
@@ -87,7 +88,9 @@ impl<W: Wire> Errands<W> {
             Ok(Ok(())) if self.blobs.length(&wanted.update) == Some(wanted.bytes) => return Ok(()),
             // It is an update, but not the one that its peer described: a replay cannot find fault with either.
             Ok(Ok(())) => FetchFailure::Missing,
-            _ => FetchFailure::Malformed,
+            // That this node's disk fails is not its peer's doing.
+            Ok(Err(TrainError::Io { .. })) | Err(_) => FetchFailure::Missing,
+            Ok(Err(_)) => FetchFailure::Malformed,
         };
         debug!(peer = %wanted.peer, ?found, "an update is not what its peer said");
         let _of_no_use = self.blobs.remove(wanted.update).await;

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::announcements::Announcements;
+use super::bonds::Bonds;
 use super::driver::{Parts, RunHandle, spawn};
 use super::net::{self, ask};
 use super::roster::Roster;
@@ -76,6 +77,7 @@ struct Inner {
     known: Mutex<BTreeMap<RunId, Known>>,
     /// Held while a run is joined, or taken up.
     joining: tokio::sync::Mutex<()>,
+    bonds: Bonds,
     askers: Buckets<NodeId>,
 }
 
@@ -96,6 +98,16 @@ struct Joined {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What is guarded is changed in one step: a panic leaves it whole.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(feature = "lightning")]
+fn bonds_of(parts: &TrainingParts) -> Bonds {
+    Bonds::new(parts.pay.escrows(), Arc::clone(&parts.key), parts.swarm.clone(), parts.stop.clone())
+}
+
+#[cfg(not(feature = "lightning"))]
+fn bonds_of(_: &TrainingParts) -> Bonds {
+    Bonds
 }
 
 /// Does what waits for the disk, or computes, on a thread made for that.
@@ -125,7 +137,8 @@ impl Trainings {
             }
         }
         let (heard, known, askers) = (Mutex::default(), Mutex::new(known), Buckets::of_at_most(ASKERS));
-        let inner = Inner { parts, directory, heard, known, joining: tokio::sync::Mutex::default(), askers };
+        let (bonds, joining) = (bonds_of(&parts), tokio::sync::Mutex::default());
+        let inner = Inner { parts, directory, heard, known, joining, bonds, askers };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -157,6 +170,7 @@ impl Trainings {
     fn pay_what_is_left(&self, run: RunId) {
         let spec = lock(&self.inner.known).get(&run).map(|known| known.spec.clone());
         if let Some(spec) = spec {
+            self.inner.bonds.follow(spec.clone(), &self.path(run), None);
             self.inner.parts.pay.follow(spec, &self.path(run), None);
         }
     }
@@ -318,6 +332,7 @@ impl Trainings {
                 return Err(error);
             }
         };
+        self.inner.bonds.follow(said.clone(), &self.path(run), Some(handle.clone()));
         parts.pay.follow(said, &self.path(run), Some(handle.watch()));
         tokio::spawn(self.clone().see_out(run, handle.clone(), stop.clone()));
         if let Some(known) = lock(&self.inner.known).get_mut(&run) {
@@ -438,7 +453,8 @@ impl Trainings {
     /// Where a run stands that this node takes part in.
     #[must_use]
     pub fn status(&self, run: &RunId) -> Option<RunStatus> {
-        self.handle(run).map(|handle| handle.status())
+        let status = self.handle(run)?.status();
+        Some(RunStatus { bond: self.inner.bonds.view(*run), ..status })
     }
 
     /// Writes all that a replay of a run needs into a directory, as far as it is here: see
@@ -487,6 +503,7 @@ impl Trainings {
                 let spec = here.or_else(|| lock(&self.inner.heard).spec(&run));
                 spec.map_or(TrainAnswer::No, |spec| TrainAnswer::Run(Box::new(spec)))
             }
+            TrainRequest::Pledge(run) => self.inner.bonds.asked(run, from),
             TrainRequest::State { run, state } => self.file(&run, state).map_or(TrainAnswer::No, TrainAnswer::File),
         }
     }

@@ -44,6 +44,12 @@ pub fn abuse(body: &Body, peer: NodeId) -> Option<Abuse> {
     (shown && 2 * malformed > body.cards.len()).then_some(Abuse::Malformed)
 }
 
+/// Whether a word that was given in one round may still be used in another.
+#[must_use]
+pub fn is_usable(given_in: u64, round: u64) -> bool {
+    is_fresh(given_in, round)
+}
+
 /// Whether a join comes with the bond that the run wants, whatever the round: that is, with the word of a validator of the
 /// round after `before`; or without, where none is wanted.
 pub(super) fn is_backed(spec: &RunSpec, before: &Record, join: &Signed<Join>) -> bool {
@@ -62,7 +68,8 @@ pub(super) fn is_backed(spec: &RunSpec, before: &Record, join: &Signed<Join>) ->
 /// bond may have gone back since.
 pub(super) fn fits(spec: &RunSpec, before: &Record, join: &Signed<Join>) -> bool {
     let since = before.member(join.signer()).map(|member| member.since);
-    let holds = |word: &Pledged| is_fresh(word.round, before.round + 1) && since.is_none_or(|since| word.round > since);
+    let holds =
+        |word: &Pledged| is_usable(word.round, before.round + 1) && since.is_none_or(|since| word.round > since);
     is_backed(spec, before, join) && join.payload().bond.as_ref().is_none_or(|bond| holds(bond.payload()))
 }
 
