@@ -128,6 +128,8 @@ async fn prepare(args: LocalArgs, validators: &[Arc<RootKey>]) -> Result<Prepare
     let mut wishes = args.plan.wishes(SwarmArgs::default())?;
     wishes.validators = validators.iter().map(|key| key.node_id()).collect();
     wishes.reserves = Vec::new();
+    // Nobody has a wallet here.
+    wishes.bond_sat = None;
     (wishes.least_peers, wishes.most_peers) = (Some(peers), Some(peers));
     wishes.latency_ms = wishes.latency_ms.or(Some(LATENCY_MS));
     wishes.link_mbit = wishes.link_mbit.or(Some(1000.0));

@@ -242,6 +242,7 @@ impl Follower {
             self.seek(known, subject, &own).await?;
         } else {
             self.expect_no_more(subject).await;
+            self.parts.desk.decline_about(subject);
             self.why = None;
         }
         let amount = self.parts.spec.payload().pay.bond;
