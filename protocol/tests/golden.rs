@@ -119,6 +119,7 @@ fn all() -> Golden {
     golden.message("audit", "opening", &samples::opening());
     golden.signed("train-run", samples::train::spec());
     golden.signed("train-run-by-escrow", samples::train::spec_by_escrow());
+    golden.signed("train-run-with-bond", samples::train::spec_with_bond());
     for (name, value) in samples::train::messages() {
         golden.message("train", name, &value);
     }

@@ -8,7 +8,7 @@ use consortium_protocol::envelope::{ENVELOPE_BYTES, Payload, Signed};
 use consortium_protocol::wire::Message;
 use consortium_protocol::wire::train::{
     Candidacy, Entry, Finding, Finite, Loss, LossPair, MAX_ACCOUNTS, MAX_CANDIDATES, MAX_PEERS, MAX_VALIDATORS,
-    Measure, PayWay, Proposal, Record, RunSpec, ScoreCard, TrainMessage, Validator,
+    Measure, PayWay, Proposal, Record, RunId, RunSpec, ScoreCard, TrainMessage, Validator, pledge_subject,
 };
 use consortium_protocol::{Hash, Invalid, Msat, NodeId, RootKey};
 use samples::{key, train};
@@ -97,7 +97,7 @@ fn bounds_leave_room_for_the_largest_honest_messages() {
     entry.body.cards = validators.iter().map(|key| Signed::sign(key, largest_card())).collect();
     entry.body.nonces = validators.iter().map(|key| Signed::sign(key, train::eval_nonce())).collect();
     entry.body.reveals = peers.iter().map(|key| Signed::sign(key, train::reveal())).collect();
-    entry.body.joins = peers.iter().map(|key| Signed::sign(key, train::join())).collect();
+    entry.body.joins = peers.iter().map(|key| Signed::sign(key, train::join_with_bond())).collect();
     entry.body.candidates = peers[..MAX_CANDIDATES].iter().map(|key| Signed::sign(key, train::candidate())).collect();
     entry.body.commits = peers
         .iter()
@@ -156,6 +156,41 @@ fn a_run_that_makes_no_sense_is_refused() {
         change(&mut spec);
         assert!(matches!(spec.check(), Err(Invalid { field: f, .. }) if f == *field), "{field}: {:?}", spec.check());
     }
+}
+
+#[test]
+fn a_bond_is_of_a_run_that_escrows_pay_and_that_ends_before_it_goes_back() {
+    let spec = train::spec_with_bond();
+    assert!(spec.check().is_ok());
+    let refused: &[fn(&mut RunSpec)] = &[
+        |s| s.pay.way = PayWay::Accounts,
+        |s| s.pay.bond = Msat(354_999),
+        |s| s.rounds = 1000,
+        |s| (s.rounds, s.phases.train_ms) = (1 << 20, 7 * 24 * 3600 * 1000),
+    ];
+    for change in refused {
+        let mut spec = spec.clone();
+        change(&mut spec);
+        assert!(matches!(spec.check(), Err(Invalid { field: "bond", .. })), "{:?}", spec.check());
+    }
+    // Without a bond nothing of this matters.
+    let long = RunSpec { rounds: 1 << 20, ..train::spec_by_escrow() };
+    assert!(long.check().is_ok() && !long.has_bond());
+    // A short run takes the usual delta, a longer one more: twice the blocks that are usual in its time, and what is apart.
+    let of = |rounds: u64| RunSpec { rounds, ..spec.clone() }.bond_delta();
+    let hours = |rounds: u64| spec.bond_blocks(rounds) / 12;
+    assert_eq!((of(1), hours(1)), (Some(144), 1));
+    let most = (1..1000).rev().find(|rounds| of(*rounds).is_some()).unwrap();
+    assert_eq!((hours(most), u64::from(of(most).unwrap())), (67, spec.bond_blocks(most) + 96));
+}
+
+#[test]
+fn what_bonds_are_about_differs_by_run_and_peer() {
+    let other = RunId(Hash::of(b"another"));
+    let (one, two) = (key(1).node_id(), key(2).node_id());
+    let subjects =
+        [(train::run(), one), (train::run(), two), (other, one)].map(|(run, peer)| pledge_subject(run, peer));
+    assert!(subjects[0] != subjects[1] && subjects[0] != subjects[2] && subjects[1] != subjects[2]);
 }
 
 #[test]

@@ -276,6 +276,23 @@ impl EscrowDesk {
         lock(&self.inner.offers).decline_about(&subject, wall_ms());
     }
 
+    /// Forgets what was stated beforehand about what is to be judged: only what is agreed to already goes on.
+    pub async fn expect_no_more(&self, subject: Hash) {
+        let _none_comes_meanwhile = self.inner.agreeing.lock().await;
+        lock(&self.inner.offers).expect_no_more(&subject);
+    }
+
+    /// The height of the chain, as the wallet has it.
+    #[must_use]
+    pub fn height(&self) -> u32 {
+        self.inner.escrows.height()
+    }
+
+    /// Escrows of this node in which something is still to be done.
+    pub async fn unfinished(&self) -> Vec<Escrow> {
+        self.inner.escrows.unfinished().await.into_iter().map(|(_, escrow)| escrow).collect()
+    }
+
     /// Escrows of this node in which something is judged, also those that are over.
     ///
     /// # Errors

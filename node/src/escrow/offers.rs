@@ -163,6 +163,11 @@ impl Offers {
         Ok(None)
     }
 
+    /// Forgets what was stated about this subject.
+    pub(super) fn expect_no_more(&mut self, subject: &Hash) {
+        self.expected.retain(|expected| expected.subject != *subject);
+    }
+
     /// States again what was taken for an offer that could not be agreed to.
     pub(super) fn expect_again(&mut self, expectation: Expectation) {
         if self.expected.len() < MAX_EXPECTED {
@@ -294,6 +299,21 @@ mod tests {
         assert_eq!(offers.take(terms(3, 3).payload().id), Some(taken));
         assert_eq!(offers.expect(expectation(), 3), Ok(None));
         assert_eq!(offers.hear(&terms(3, 4), 100), Heard::Waits, "what was expected is over");
+        assert_eq!(
+            offers
+                .expect(Expectation { least: Msat(2), until_ms: 200, ..expectation() }, 100)
+                .unwrap()
+                .unwrap()
+                .0
+                .terms,
+            terms(3, 4)
+        );
+        assert_eq!(offers.expect(Expectation { until_ms: 200, ..expectation() }, 100), Ok(None));
+        offers.expect_no_more(&Hash::of(b"other work"));
+        assert!(matches!(offers.hear(&terms(3, 5), 101), Heard::Expected(_)));
+        assert_eq!(offers.expect(Expectation { until_ms: 200, ..expectation() }, 101), Ok(None));
+        offers.expect_no_more(&Hash::of(b"work"));
+        assert_eq!(offers.hear(&terms(3, 6), 102), Heard::Waits, "it is not expected any more");
     }
 
     #[test]

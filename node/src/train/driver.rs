@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use consortium_protocol::wire::train::{Entry, RunId, RunSpec, TrainMessage};
+use consortium_protocol::wire::train::{Entry, Pledged, RunId, RunSpec, TrainMessage};
 use consortium_protocol::{Hash, Millis, NodeId, RootKey, Signed};
 use consortium_training::collective::{Examination, Task};
 use consortium_training::rounds::{Config, FetchFailure, Input, Machine, Stored, Wish};
@@ -80,6 +80,7 @@ pub struct RunHandle {
 #[derive(Debug)]
 enum Command {
     Leave,
+    Pledged(Signed<Pledged>),
 }
 
 impl RunHandle {
@@ -106,6 +107,11 @@ impl RunHandle {
     /// Leaves the run at the end of the round. Nothing happens if it has ended.
     pub async fn leave(&self) {
         let _ended = self.commands.send(Command::Leave).await;
+    }
+
+    /// Takes part with the bond that a validator says it holds. Nothing happens if the run has ended.
+    pub async fn pledged(&self, word: Signed<Pledged>) {
+        let _ended = self.commands.send(Command::Pledged(word)).await;
     }
 
     /// Ends as a process does that is killed: whatever is under way stays where it is.
@@ -279,7 +285,7 @@ impl<W: Wire> Driver<W> {
         while !self.is_over() {
             tokio::select! {
                 () = self.stop.cancelled() => break,
-                Some(Command::Leave) = self.commands.recv() => self.leave().await,
+                Some(command) = self.commands.recv() => self.obey(command).await,
                 Some(heard) = self.inbox.recv() => self.hear(heard).await,
                 Some(event) = self.under_way.join_next() => if let Ok(event) = event { self.happen(event).await },
                 done = self.works.done() => self.take(done).await,
@@ -500,6 +506,13 @@ impl<W: Wire> Driver<W> {
             let _stays_until_later = self.errands.blobs.remove(update).await;
         }
         info!(run = %self.run, round = record.round, accepted = record.accepted().count(), reverts = record.reverts, "a round is certain");
+    }
+
+    async fn obey(&mut self, command: Command) {
+        match command {
+            Command::Leave => self.leave().await,
+            Command::Pledged(word) => self.input(Input::Pledged(word)).await,
+        }
     }
 
     async fn leave(&mut self) {

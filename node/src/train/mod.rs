@@ -47,10 +47,12 @@
 //!
 //! # Who pays
 //! What certain records pay out is read from the log, apart from the rounds: `pay`, and [`Trainings::payouts`]. An author takes
-//! part in its run from the announcement on, if only by watching: otherwise it would not hear what it owes.
+//! part in its run from the announcement on, if only by watching: otherwise it would not hear what it owes. Where peers pledge
+//! bonds, these are looked after alike, apart from the rounds: `bonds`.
 
 mod announcements;
 mod bench;
+mod bonds;
 mod deeds;
 mod driver;
 mod errands;

@@ -17,6 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
 use super::announcements::Announcements;
+use super::bonds::Bonds;
 use super::driver::{Parts, RunHandle, spawn};
 use super::errands::Errands;
 use super::net::{self, SwarmWire, ask};
@@ -79,6 +80,7 @@ struct Inner {
     known: Mutex<BTreeMap<RunId, Known>>,
     /// Held while a run is joined, or taken up.
     joining: tokio::sync::Mutex<()>,
+    bonds: Bonds,
     askers: Buckets<NodeId>,
 }
 
@@ -101,6 +103,16 @@ struct Joined {
 fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What is guarded is changed in one step: a panic leaves it whole.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+#[cfg(feature = "lightning")]
+fn bonds_of(parts: &TrainingParts) -> Bonds {
+    Bonds::new(parts.pay.escrows(), Arc::clone(&parts.key), parts.swarm.clone(), parts.stop.clone())
+}
+
+#[cfg(not(feature = "lightning"))]
+fn bonds_of(_: &TrainingParts) -> Bonds {
+    Bonds
 }
 
 /// Does what waits for the disk, or computes, on a thread made for that.
@@ -130,7 +142,8 @@ impl Trainings {
             }
         }
         let (heard, known, askers) = (Mutex::default(), Mutex::new(known), Buckets::of_at_most(ASKERS));
-        let inner = Inner { parts, directory, heard, known, joining: tokio::sync::Mutex::default(), askers };
+        let (bonds, joining) = (bonds_of(&parts), tokio::sync::Mutex::default());
+        let inner = Inner { parts, directory, heard, known, joining, bonds, askers };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -164,6 +177,7 @@ impl Trainings {
     fn pay_what_is_left(&self, run: RunId) {
         let spec = lock(&self.inner.known).get(&run).map(|known| known.spec.clone());
         if let Some(spec) = spec {
+            self.inner.bonds.follow(spec.clone(), &self.path(run), None);
             self.inner.parts.pay.follow(spec, &self.path(run), None);
         }
     }
@@ -335,6 +349,7 @@ impl Trainings {
                 return Err(error);
             }
         };
+        self.inner.bonds.follow(said.clone(), &self.path(run), Some(handle.clone()));
         parts.pay.follow(said, &self.path(run), Some(handle.watch()));
         tokio::spawn(self.clone().see_out(run, handle.clone(), stop.clone()));
         if let Some(known) = lock(&self.inner.known).get_mut(&run) {
@@ -455,7 +470,8 @@ impl Trainings {
     /// Where a run stands that this node takes part in.
     #[must_use]
     pub fn status(&self, run: &RunId) -> Option<RunStatus> {
-        self.handle(run).map(|handle| handle.status())
+        let status = self.handle(run)?.status();
+        Some(RunStatus { bond: self.inner.bonds.view(*run), ..status })
     }
 
     /// Writes all that a replay of a run needs into a directory: see [`consortium_training::run::archive`]. In a run that
@@ -523,6 +539,7 @@ impl Trainings {
                 let spec = here.or_else(|| lock(&self.inner.heard).spec(&run));
                 spec.map_or(TrainAnswer::No, |spec| TrainAnswer::Run(Box::new(spec)))
             }
+            TrainRequest::Pledge(run) => self.inner.bonds.asked(run, from),
             TrainRequest::State { run, state } => self.file(&run, state).map_or(TrainAnswer::No, TrainAnswer::File),
         }
     }

@@ -116,8 +116,40 @@ pub struct RunStatus {
     pub seconds_per_round: f64,
     /// How it stands with its terms, if it trains on terms: [`super::pause`].
     pub pause: Option<Standing>,
+    /// This node's bond; none if the run wants none, or this node has pledged none.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bond: Option<BondView>,
     /// What went wrong last, and was not put right since.
     pub last_error: Option<String>,
+}
+
+/// How this node's bond for a run is doing.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BondView {
+    /// How it is doing.
+    pub state: BondState,
+    /// How much it is, in millisatoshi.
+    pub msat: u64,
+    /// The validator that holds it, or held it last.
+    pub validator: Option<NodeId>,
+    /// While it is held: the height of the chain at which it goes back, whatever happens.
+    pub deadline: Option<u32>,
+    /// Why nothing goes on.
+    pub why: Option<String>,
+}
+
+/// How a bond is doing.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum BondState {
+    /// This node would pledge it, and nothing is locked yet.
+    Wanted,
+    /// It is locked.
+    Held,
+    /// It came back.
+    Returned,
+    /// The validator took it.
+    Forfeited,
 }
 
 impl RunStatus {
@@ -137,6 +169,7 @@ impl RunStatus {
             paid_msat: 0,
             seconds_per_round: 0.0,
             pause: None,
+            bond: None,
             last_error: None,
         }
     }

@@ -1,9 +1,10 @@
 //! One value of every type of a training run.
 
+use consortium_protocol::wire::escrow::EscrowId;
 use consortium_protocol::wire::train::{
     Batches, Beacon, Body, Candidacy, Candidate, Certified, Commit, DataSpec, Entry, EvalNonce, Fate, Finding, Finite,
     HyperParameters, Join, Locked, Locks, Loss, LossPair, Measure, Member, ModelSpec, NewView, Nonce, Outcome,
-    PaySchedule, PayWay, Phases, Proposal, Purpose, Record, Refusal, Reveal, RunId, RunSpec, ScoreCard, Seal,
+    PaySchedule, PayWay, Phases, Pledged, Proposal, Purpose, Record, Refusal, Reveal, RunId, RunSpec, ScoreCard, Seal,
     StateFile, StateHash, TrainAnswer, TrainGossip, TrainMessage, TrainRequest, Validator, Vote, commitment,
     nonce_lock,
 };
@@ -71,6 +72,7 @@ pub(crate) fn spec() -> RunSpec {
             unit: Msat(100_000),
             least_units: 10,
             way: PayWay::Accounts,
+            bond: Msat::ZERO,
         },
         rounds: 1000,
         starts_at_ms: 1_800_000_000_000,
@@ -82,6 +84,20 @@ pub(crate) fn spec_by_escrow() -> RunSpec {
     let spec = spec();
     let pay = PaySchedule { unit: Msat(1_000_000), least_units: 1, way: PayWay::Escrow, ..spec.pay };
     RunSpec { pay, ..spec }
+}
+
+/// As [`spec_by_escrow`], with a bond, and as short as that takes.
+pub(crate) fn spec_with_bond() -> RunSpec {
+    let spec = spec_by_escrow();
+    RunSpec { pay: PaySchedule { bond: Msat(50_000_000), ..spec.pay }, rounds: 100, ..spec }
+}
+
+pub(crate) fn pledged() -> Pledged {
+    Pledged { run: run(), round: 6, peer: key(7).node_id(), escrow: EscrowId([0xb0; 16]) }
+}
+
+pub(crate) fn join_with_bond() -> Join {
+    Join { bond: Some(Signed::sign(&key(2), pledged())), ..join() }
 }
 
 pub(crate) fn commit() -> Commit {
@@ -137,7 +153,7 @@ pub(crate) fn body() -> Body {
 }
 
 pub(crate) fn join() -> Join {
-    Join { run: run(), round: 6, stays: true }
+    Join { run: run(), round: 6, stays: true, bond: None }
 }
 
 pub(crate) fn candidate() -> Candidate {
@@ -228,6 +244,7 @@ pub(crate) fn entry() -> Entry {
 pub(crate) fn messages() -> Vec<(&'static str, TrainMessage)> {
     vec![
         ("join", TrainMessage::Join(Signed::sign(&key(7), join()))),
+        ("join-with-bond", TrainMessage::Join(Signed::sign(&key(7), join_with_bond()))),
         ("candidate", TrainMessage::Candidate(Signed::sign(&key(5), candidate()))),
         ("commit", TrainMessage::Commit(Signed::sign(&key(1), commit()))),
         ("reveal", TrainMessage::Reveal(Signed::sign(&key(1), reveal()))),
@@ -253,6 +270,7 @@ pub(crate) fn requests() -> Vec<(&'static str, TrainRequest)> {
         ("say", TrainRequest::Say(Box::new(ask))),
         ("run", TrainRequest::Run(run())),
         ("state", TrainRequest::State { run: run(), state: Hash::of(b"a state") }),
+        ("pledge", TrainRequest::Pledge(run())),
     ]
 }
 
@@ -263,5 +281,6 @@ pub(crate) fn answers() -> Vec<(&'static str, TrainAnswer)> {
         ("no", TrainAnswer::No),
         ("run", TrainAnswer::Run(Box::new(Signed::sign(&key(1), spec())))),
         ("file", TrainAnswer::File(file)),
+        ("pledged", TrainAnswer::Pledged(Signed::sign(&key(2), pledged()))),
     ]
 }

@@ -16,6 +16,7 @@ pub const SCHEDULE: PaySchedule = PaySchedule {
     unit: Msat(1),
     least_units: 1,
     way: PayWay::Accounts,
+    bond: Msat::ZERO,
 };
 
 /// What a peer gets, or pays, for a round.

@@ -86,8 +86,9 @@ fn book(node: &Value, book: Book) -> i64 {
 /// The peers: neighbours of the first node in the ring of channels.
 const PEERS: [usize; 2] = [1, 3];
 
-/// Has the first node announce a run that the third judges, and the others train in it to its end; what they are to be paid.
-fn paid_by_a_run(nodes: &[Value], more: &[&str]) -> [i64; 2] {
+/// Has the first node announce a run that the third judges, and the others train in it to its end; the run, and what they are
+/// to be paid.
+fn paid_by_a_run(nodes: &[Value], more: &[&str]) -> (String, [i64; 2]) {
     let judge = nodes[2]["peer_id"].as_str().unwrap();
     let wishes = ["train", "announce", "--model", "nano", "--rounds", "5", "--least-peers", "2", "--most-peers", "2"];
     let pay = ["--budget", "20000", "--base", "20000", "--latency-ms", "200", "--validator", judge];
@@ -101,7 +102,36 @@ fn paid_by_a_run(nodes: &[Value], more: &[&str]) -> [i64; 2] {
     eventually("the run has ended for all", || (0..4).all(|n| status(n)["phase"] == "ended"));
     let paid = PEERS.map(|n| status(n)["paid_msat"].as_i64().unwrap());
     assert!(paid.iter().any(|paid| *paid > 0), "{}", status(1));
-    paid
+    (run, paid)
+}
+
+/// What a peer pledges, in sat.
+const BOND: &str = "5000";
+
+/// Each peer's bond was locked before the first round that it trained in, and came back with the end.
+fn bonds_came_back(nodes: &[Value], run: &str) {
+    let judge = nodes[2]["peer_id"].as_str().unwrap();
+    for n in PEERS {
+        let status = || told(&nodes[n], &["train", "status", run])["status"].take();
+        eventually("the bond is back", || status()["bond"]["state"] == "returned");
+        let (status, me) = (status(), nodes[n]["peer_id"].as_str().unwrap());
+        assert_eq!(
+            (status["bond"]["validator"].as_str(), status["bond"]["msat"].as_u64()),
+            (Some(judge), Some(5_000_000))
+        );
+        let escrows = told(&nodes[n], &["escrow", "list"])["escrows"].take();
+        let bonds: Vec<&Value> = escrows.as_array().unwrap().iter().filter(|escrow| escrow["kind"] == "bond").collect();
+        assert_eq!(bonds.len(), 1, "{bonds:?}");
+        assert_eq!((&bonds[0]["verdict"]["finding"], &bonds[0]["paid"]), (&"accepted".into(), &0.into()));
+        let shown = told(&nodes[n], &["escrow", "show", bonds[0]["escrow"].as_str().unwrap()]);
+        let sent = shown["events"].as_array().unwrap().iter().find(|event| event["event"] == "sent 0").unwrap();
+        let rounds = status["history"].as_array().unwrap().iter();
+        let trained = |line: &&Value| line["peers"].as_array().unwrap().iter().any(|peer| peer["node"] == me);
+        let first = rounds.clone().position(|line| trained(&line)).unwrap();
+        // It trained from the record before on.
+        let began = status["history"][first - 1]["at_ms"].as_u64();
+        assert!(sent["at_ms"].as_u64() < began, "{shown} {status}");
+    }
 }
 
 #[test]
@@ -110,7 +140,8 @@ fn peers_are_paid_by_escrows_or_on_their_tabs_and_all_books_agree() {
     assert!(place.simnet("t", &["up", "4", "--detach"]).stdout(Stdio::null()).status().unwrap().success());
     let nodes = place.nodes("t");
 
-    let by_escrow = paid_by_a_run(&nodes, &["--escrow"]);
+    let (run, by_escrow) = paid_by_a_run(&nodes, &["--escrow", "--bond", BOND]);
+    bonds_came_back(&nodes, &run);
     let sum: i64 = by_escrow.iter().sum();
     eventually("all of it came by escrow", || {
         let of_peers = |of| PEERS.map(|n| book(&nodes[n], of));
@@ -127,7 +158,8 @@ fn peers_are_paid_by_escrows_or_on_their_tabs_and_all_books_agree() {
         escrows["escrows"].as_array().unwrap().iter().map(|escrow| escrow["paid"].as_i64().unwrap()).sum();
     assert_eq!(settled, sum);
 
-    let on_the_tab = paid_by_a_run(&nodes, &["--unit", "1000"]);
+    let (run, on_the_tab) = paid_by_a_run(&nodes, &["--unit", "1000"]);
+    assert!(told(&nodes[1], &["train", "status", &run])["status"]["bond"].is_null(), "it wants none");
     let all = [0, 1].map(|n| by_escrow[n] + on_the_tab[n]);
     eventually("all of it is booked", || PEERS.map(|n| book(&nodes[n], Book::Training)) == all);
     let findings: Value = serde_json::from_str(&place.succeed("t", &["books", "--wait", "60", "--json"])).unwrap();

@@ -10,7 +10,7 @@ use consortium_protocol::{Hash, Millis, NodeId, Signed};
 use super::chain::Chain;
 use super::outcome::{card_fits, next_assignment, nonce_fits, peers_of_round};
 use super::people::is_fresh;
-use super::{FetchFailure, Machine, Output};
+use super::{FetchFailure, Machine, Output, bond};
 
 /// The statements of a round, as far as they arrived.
 pub(super) struct Round {
@@ -144,8 +144,10 @@ impl Machine {
         }
         match message {
             TrainMessage::Join(join) => {
-                let opened = !self.round.cards.is_empty();
-                self.newcomers.hear(join, self.chain.last(), opened);
+                if bond::is_backed(self.spec(), self.chain.last(), &join) {
+                    let opened = !self.round.cards.is_empty();
+                    self.newcomers.hear(join, self.chain.last(), opened);
+                }
             }
             TrainMessage::Candidate(candidate) => {
                 let known = self.candidates.get(&candidate.signer()).map(|old| old.payload().round);
@@ -248,7 +250,8 @@ impl Machine {
             joins: Vec::new(),
             candidates: candidates.take(MAX_CANDIDATES).cloned().collect(),
         };
-        body.joins = self.newcomers.joins(last, next_assignment(last, &body));
+        body.joins =
+            self.newcomers.joins(last, next_assignment(last, &body), |join| bond::fits(self.spec(), last, join));
         body
     }
 

@@ -2,7 +2,9 @@
 
 use std::sync::Arc;
 
-use consortium_protocol::wire::train::{Beacon, Commit, Entry, LossPair, Measure, Refusal, ScoreCard, TrainMessage};
+use consortium_protocol::wire::train::{
+    Beacon, Commit, Entry, LossPair, Measure, Pledged, Refusal, ScoreCard, TrainMessage,
+};
 use consortium_protocol::{Hash, Millis, Msat, NodeId, RootKey, Signed};
 use serde::{Deserialize, Serialize};
 
@@ -107,6 +109,9 @@ pub enum Input {
     Applied(Held),
     /// It could not be done; the parameters are to be fetched.
     NotApplied,
+    /// A validator says that it holds this node's bond: a join takes that where the run wants it, and a new one each time,
+    /// of the round that goes on.
+    Pledged(Signed<Pledged>),
     /// This node would leave at the end of the round.
     Leave,
     /// It would take part again, after [`Self::Leave`].

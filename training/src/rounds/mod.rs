@@ -53,9 +53,11 @@
 //! # Limits
 //! The run stands while no quorum of its validators is there, and goes on when they come back: replacing needs a quorum,
 //! too, so at most a minority may go at a time. If cards of the honest are not the majority of those in a record,
-//! its medians are not theirs. A bond, and any trial of newcomers, is for the node: it hands on only the joins it admits.
+//! its medians are not theirs. Where a run wants bonds ([`bond`]), that one is held is the word of one validator; to hold them
+//! is for the node, and so is any trial of newcomers.
 
 mod agreement;
+pub mod bond;
 mod chain;
 mod collect;
 mod evidence;
@@ -71,7 +73,7 @@ mod validator;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use consortium_protocol::wire::train::{Candidate, Join, RunId, RunSpec, StateHash, TrainMessage};
+use consortium_protocol::wire::train::{Candidate, Join, Pledged, RunId, RunSpec, StateHash, TrainMessage};
 use consortium_protocol::{Hash, Millis, NodeId, RootKey, Signed};
 
 use agreement::Agreement;
@@ -99,6 +101,8 @@ pub struct Machine {
     /// What is being applied, by round and, for a resync, its hash.
     applying: Option<(u64, Option<Hash>)>,
     newcomers: Newcomers,
+    /// The newest word that a validator holds this node's bond.
+    pledged: Option<Signed<Pledged>>,
     candidates: BTreeMap<NodeId, Signed<Candidate>>,
     states: BTreeMap<NodeId, StateHash>,
     leaving: bool,
@@ -145,6 +149,7 @@ impl Machine {
             held: config.held,
             applying: None,
             newcomers,
+            pledged: None,
             candidates: BTreeMap::new(),
             states: BTreeMap::new(),
             leaving: false,
@@ -189,6 +194,12 @@ impl Machine {
             Input::NotApplied => {
                 self.applying = None;
                 self.held = None;
+            }
+            Input::Pledged(bond) => {
+                self.pledged = Some(bond);
+                if !self.chain.last().ended {
+                    self.say_wish(&mut out);
+                }
             }
             Input::Leave => self.leaving = true,
             Input::Return => self.leaving = false,
@@ -236,11 +247,15 @@ impl Machine {
         if self.is_validator() {
             return;
         }
-        let said = Join { run, round, stays: would };
+        let bond = self.pledged.clone().filter(|_| would && self.spec().has_bond());
+        let said = Join { run, round, stays: would, bond };
         let news = would != account.is_some_and(|account| account.active) && join_counts(&said, account);
         if news && (would || self.leaving) {
             let join = Signed::sign(&self.key, said);
-            out.push(Output::Broadcast(TrainMessage::Join(join)));
+            // Without the bond that the run wants nobody would hear it.
+            if bond::fits(self.spec(), self.chain.last(), &join) {
+                out.push(Output::Broadcast(TrainMessage::Join(join)));
+            }
         }
         if self.wish == Wish::Validate && !self.leaving {
             let candidate = Signed::sign(&self.key, Candidate { run, round });

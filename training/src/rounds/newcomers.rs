@@ -41,7 +41,8 @@ impl Newcomers {
 
     /// Takes note of what a node says in the round after `last`; `opened` tells whether the draw of that round may be known.
     pub(super) fn hear(&mut self, join: Signed<Join>, last: &Record, opened: bool) {
-        let (node, said, round) = (join.signer(), *join.payload(), last.round + 1);
+        let (node, round) = (join.signer(), last.round + 1);
+        let said = join.payload();
         let known = self.heard.get(&node);
         // Who is a round ahead of this node has no news for it yet, but will have.
         if said.round > round + 1 || known.is_some_and(|known| known.join.payload().round >= said.round) {
@@ -69,9 +70,13 @@ impl Newcomers {
         self.heard.retain(|_, heard| holds(heard.join.payload().round));
     }
 
-    /// What the record after `last` is to heed, in ascending order of the nodes: of those that come, the first by `draw`.
-    pub(super) fn joins(&self, last: &Record, draw: Beacon) -> Vec<Signed<Join>> {
-        let timely = self.heard.values().filter(|heard| heard.since <= last.round + 1 && counts(&heard.join, last));
+    /// What the record after `last` is to heed of what `fits`, in ascending order of the nodes: of those that come, the first by
+    /// `draw`.
+    pub(super) fn joins(&self, last: &Record, draw: Beacon, fits: impl Fn(&Signed<Join>) -> bool) -> Vec<Signed<Join>> {
+        let timely = self
+            .heard
+            .values()
+            .filter(|heard| heard.since <= last.round + 1 && counts(&heard.join, last) && fits(&heard.join));
         let mut joins: Vec<&Signed<Join>> = timely.map(|heard| &heard.join).collect();
         joins.sort_by_cached_key(|join| (join.payload().stays, place(draw, join.signer())));
         joins.truncate(MAX_PEERS);
@@ -97,7 +102,7 @@ mod tests {
     }
 
     fn join(n: u64, round: u64, stays: bool) -> Signed<Join> {
-        Signed::sign(&key(n), Join { run: RunId(Hash::of(b"run")), round, stays })
+        Signed::sign(&key(n), Join { run: RunId(Hash::of(b"run")), round, stays, bond: None })
     }
 
     fn last(members: Vec<Member>) -> Record {
@@ -137,12 +142,12 @@ mod tests {
         assert_eq!(newcomers.heard.len(), MAX_ACCOUNTS);
         let early = (0..MAX_ACCOUNTS as u64).filter(|n| newcomers.heard.contains_key(&key(*n).node_id())).count();
         assert!((5..80).contains(&early), "a quarter of those remembered, or so: {early}");
-        let joins = newcomers.joins(&last, Beacon(Hash::of(b"a draw")));
+        let joins = newcomers.joins(&last, Beacon(Hash::of(b"a draw")), |_| true);
         assert_eq!(joins.len(), MAX_PEERS);
         assert!(named(&joins).contains(&key(9000).node_id()), "who goes makes room");
         let lowest: Vec<NodeId> = newcomers.heard.keys().take(MAX_PEERS).copied().collect();
         assert_ne!(named(&joins), lowest);
-        assert_ne!(joins, newcomers.joins(&last, Beacon(Hash::of(b"another"))));
+        assert_ne!(joins, newcomers.joins(&last, Beacon(Hash::of(b"another")), |_| true));
         assert!(named(&joins).is_sorted());
     }
 
@@ -155,10 +160,10 @@ mod tests {
         newcomers.hear(join(1, ROUND, true), &last, true);
         newcomers.hear(join(2, ROUND, true), &last, true);
         newcomers.hear(join(3, ROUND + 2, true), &last, false);
-        assert_eq!(named(&newcomers.joins(&last, draw)), [key(1).node_id()]);
+        assert_eq!(named(&newcomers.joins(&last, draw, |_| true)), [key(1).node_id()]);
         newcomers.go_on(ROUND + 1);
         let next = Record { round: ROUND, ..last };
-        assert_eq!(newcomers.joins(&next, draw).len(), 2);
+        assert_eq!(newcomers.joins(&next, draw, |_| true).len(), 2);
         newcomers.go_on(ROUND + 3);
         assert!(newcomers.heard.is_empty());
     }
@@ -169,6 +174,6 @@ mod tests {
         let (last, mut newcomers) = (last(vec![out]), Newcomers::new([7; 32]));
         newcomers.hear(join(1, ROUND, true), &last, false);
         newcomers.hear(join(2, ROUND, false), &last, false);
-        assert!(newcomers.joins(&last, Beacon(Hash::of(b"a draw"))).is_empty());
+        assert!(newcomers.joins(&last, Beacon(Hash::of(b"a draw")), |_| true).is_empty());
     }
 }

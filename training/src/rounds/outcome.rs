@@ -9,7 +9,7 @@ use consortium_protocol::wire::train::{
 use consortium_protocol::{Hash, Msat, NodeId, Signed};
 
 use super::evidence::{Agreed, agree, mean_score, median_pairs, most_frequent, strayed};
-use super::{pay, people};
+use super::{bond, pay, people};
 use crate::gauntlet::{self, MARGIN, Rating, Showing, Standing, Verdict, take_round};
 
 /// A run ends after as many rounds in which nothing was trained.
@@ -36,7 +36,7 @@ pub enum Unfit {
     /// What was revealed is not what was committed to, or is too long.
     #[error("what was revealed is not what was committed to")]
     Reveal,
-    /// Someone joins who may not, or said so too long ago.
+    /// Someone joins who may not, said so too long ago, or has not pledged what the run wants.
     #[error("a join or a candidate does not fit the round")]
     Join,
     /// Most validators do not hold the same parameters.
@@ -189,6 +189,7 @@ fn check_body(spec: &RunSpec, before: &Record, body: &Body) -> Result<(), Unfit>
         let fits = (said.run, said.round) == (run, round) && shown && said.bytes <= spec.max_update_bytes;
         unless(fits, Unfit::Reveal)?;
     }
+    unless(body.joins.iter().all(|join| bond::fits(spec, before, join)), Unfit::Join)?;
     let joins = body.joins.iter().map(|join| (join.signer(), join.payload().run, join.payload().round));
     let candidates = body.candidates.iter().map(|c| (c.signer(), c.payload().run, c.payload().round));
     for (who, of, said_in) in joins.chain(candidates) {

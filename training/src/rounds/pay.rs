@@ -50,6 +50,7 @@ mod tests {
             unit,
             least_units: 1,
             way: PayWay::Accounts,
+            bond: Msat::ZERO,
         }
     }
 

@@ -8,6 +8,7 @@ use consortium_protocol::wire::train::{
 };
 use consortium_protocol::{Hash, Msat, NodeId, Signed};
 
+use super::bond;
 use super::outcome::join_counts;
 use crate::gauntlet::Standing;
 
@@ -43,8 +44,8 @@ pub(super) fn place(draw: Beacon, node: NodeId) -> Hash {
     Hash::of(&[b"consortium/train/place\0".as_slice(), draw.0.as_bytes(), node.as_bytes()].concat())
 }
 
-/// Lets go of peers that left or did not deliver, and lets in those that would join while there are seats, in the order of
-/// `draw`.
+/// Lets go of peers that left, did not deliver, or forfeited their bond, and lets in those that would join while there are
+/// seats, in the order of `draw`.
 pub(super) fn admit(
     spec: &RunSpec,
     round: u64,
@@ -54,7 +55,8 @@ pub(super) fn admit(
     accounts: &mut BTreeMap<NodeId, Member>,
 ) {
     for outcome in outcomes {
-        let lost = matches!(outcome.fate, Fate::Refused(Refusal::Missing | Refusal::Late | Refusal::Withheld));
+        let silent = matches!(outcome.fate, Fate::Refused(Refusal::Missing | Refusal::Late | Refusal::Withheld));
+        let lost = silent || (spec.has_bond() && bond::abuse(body, outcome.peer).is_some());
         if let Some(account) = accounts.get_mut(&outcome.peer) {
             account.active = !lost;
             account.since = if lost { round.saturating_add(BACK_OFF) } else { round };

@@ -43,6 +43,8 @@ pub struct PayPlan {
     pub unit_sat: Option<u64>,
     /// Whether escrows pay, in place of accounts.
     pub escrow: bool,
+    /// What a peer pledges before it may join; nothing by default. Only where escrows pay.
+    pub bond_sat: u64,
 }
 
 /// What may be chosen about a run.
@@ -142,6 +144,7 @@ impl RunPlan {
         let config = self.model.config();
         let mut spec = self.draft(serde_json::to_string(&config)?)?;
         // What is wrong is said before anything that takes time.
+        check_bond(&spec)?;
         check(&spec)?;
         let tokenizer = Tokenizer::train(self.seed, self.model.documents(), config.vocab_size)?.to_json()?.into_bytes();
         spec.tokenizer = Hash::of(&tokenizer);
@@ -158,6 +161,7 @@ impl RunPlan {
         let times = self.times(&spec, row_seconds, update)?;
         spec.max_update_bytes = most;
         spec.phases = self.phases(&times);
+        check_bond(&spec)?;
         check(&spec)?;
         let cost = spec.pay.budget.checked_mul(spec.rounds);
         let expected = Expected {
@@ -228,6 +232,7 @@ impl RunPlan {
             // A thousand sat at least: above what the chain calls dust.
             least_units: u32::try_from(1000_u64.div_ceil(unit.max(1))).unwrap_or(1).max(1),
             way: if plan.escrow { PayWay::Escrow } else { PayWay::Accounts },
+            bond: sat(plan.bond_sat),
         }
     }
 
@@ -330,6 +335,25 @@ fn check(spec: &RunSpec) -> Result<(), TrainError> {
     spec.check().map_err(refuse)
 }
 
+/// Says in plain words what is wrong with a bond.
+fn check_bond(spec: &RunSpec) -> Result<(), TrainError> {
+    if !spec.has_bond() {
+        return Ok(());
+    }
+    if spec.pay.way != PayWay::Escrow {
+        return Err(setting("bond_sat", "takes wallets: only a run that pays by escrow can have a bond"));
+    }
+    if spec.bond_delta().is_none() {
+        let hours = spec.bond_blocks(spec.rounds) / 12;
+        let reason = format!(
+            "cannot stay locked for as long as the run may last, {hours} hours with all its deadlines: Lightning holds \
+             money for 67 hours at most with certainty; take fewer rounds, or no bond"
+        );
+        return Err(setting("bond_sat", reason));
+    }
+    Ok(())
+}
+
 fn setting(name: &'static str, reason: impl Into<String>) -> TrainError {
     TrainError::Setting { name, reason: reason.into() }
 }
@@ -411,6 +435,22 @@ mod tests {
         assert_eq!((pay.way, pay.unit, pay.least_units), (PayWay::Escrow, Msat(1_000_000), 1));
         assert!(escrowed(Some(354)).prepare(1).is_err(), "dust");
         assert!(paid(u64::MAX).prepare(1).is_err());
+    }
+
+    #[test]
+    fn a_bond_takes_escrows_and_a_run_that_ends_before_it_goes_back() {
+        let bonded = |escrow, bond_sat| RunPlan { pay: PayPlan { escrow, bond_sat, ..PayPlan::default() }, ..plan() };
+        let spec = bonded(true, 5000).prepare(1).unwrap().spec;
+        assert_eq!((spec.pay.bond, spec.bond_delta()), (Msat(5_000_000), Some(144)));
+        assert!(!bonded(true, 0).prepare(1).unwrap().spec.has_bond());
+        let refused = |plan: RunPlan, word: &str| {
+            let error = plan.prepare(1).unwrap_err().to_string();
+            assert!(error.contains(word), "{word}: {error}");
+        };
+        refused(bonded(false, 5000), "pays by escrow");
+        refused(bonded(true, 354), "bond");
+        refused(bonded(true, u64::MAX), "ten bitcoin");
+        refused(RunPlan { rounds: 100_000, ..bonded(true, 5000) }, "hours with all its deadlines");
     }
 
     #[test]

@@ -85,6 +85,9 @@ pub struct Wishes {
     /// [`PayPlan::escrow`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub escrow: Option<bool>,
+    /// [`PayPlan::bond_sat`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub bond_sat: Option<u64>,
     /// [`RunPlan::starts_at_ms`]; at once if it is not said.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub starts_at_ms: Option<u64>,
@@ -121,6 +124,7 @@ impl Wishes {
             fee_sat: self.fee_sat.or(other.fee_sat),
             unit_sat: self.unit_sat.or(other.unit_sat),
             escrow: self.escrow.or(other.escrow),
+            bond_sat: self.bond_sat.or(other.bond_sat),
             starts_at_ms: self.starts_at_ms.or(other.starts_at_ms),
         }
     }
@@ -155,6 +159,7 @@ impl Wishes {
                 fee_sat: self.fee_sat,
                 unit_sat: self.unit_sat,
                 escrow: self.escrow.unwrap_or_default(),
+                bond_sat: self.bond_sat.unwrap_or_default(),
             },
             starts_at_ms: self.starts_at_ms.unwrap_or(now_ms),
             ..usual

@@ -5,6 +5,7 @@
 
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod bonds;
 mod host;
 mod samples;
 mod scenes;

@@ -62,6 +62,7 @@ pub(crate) fn spec(validators: usize, quorum: u32, delta_ms: u64, rounds: u64) -
             unit: Msat(10_000),
             least_units: 3,
             way: PayWay::Accounts,
+            bond: Msat::ZERO,
         },
         rounds,
         starts_at_ms: 1_000,

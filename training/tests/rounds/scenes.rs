@@ -9,7 +9,7 @@ use crate::host::Nature;
 use crate::samples::{key, spec};
 use crate::world::{BAD, GOOD, Link, World};
 
-const HONEST: Nature = Nature::Worth(0.01);
+pub(crate) const HONEST: Nature = Nature::Worth(0.01);
 
 /// How many seeds a scene is played with.
 fn seeds(usual: u64) -> std::ops::Range<u64> {
@@ -18,7 +18,7 @@ fn seeds(usual: u64) -> std::ops::Range<u64> {
 }
 
 /// Plays to the end, and checks that all logs are one.
-fn play(world: &mut World, end: u64) -> u64 {
+pub(crate) fn play(world: &mut World, end: u64) -> u64 {
     let ended = world.play(end);
     assert_eq!(world.split, None, "seed {}: two certain records of a round", world.seed);
     let ended = ended.unwrap_or_else(|| panic!("seed {}: no end\n{}", world.seed, world.describe()));

@@ -21,7 +21,8 @@ fn next(spec: &RunSpec, before: &Record, joining: &[RootKey]) -> Record {
         opened: None,
         locks: Locks { assignment: Hash::of(b"one"), evaluation: Hash::of(b"other") },
     };
-    let mut joins: Vec<_> = joining.iter().map(|key| Signed::sign(key, Join { run, round, stays: true })).collect();
+    let mut joins: Vec<_> =
+        joining.iter().map(|key| Signed::sign(key, Join { run, round, stays: true, bond: None })).collect();
     joins.sort_by_key(Signed::signer);
     let body = Body { cards: vec![Signed::sign(&key(0), card)], joins, ..Body::default() };
     outcome(spec, before, &body, 0, before.at_ms).unwrap()

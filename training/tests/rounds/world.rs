@@ -4,7 +4,8 @@ use std::cmp::Reverse;
 use std::collections::{BTreeMap, BTreeSet, BinaryHeap};
 
 use consortium_protocol::wire::Message;
-use consortium_protocol::wire::train::{Entry, RunSpec, TrainMessage};
+use consortium_protocol::wire::escrow::EscrowId;
+use consortium_protocol::wire::train::{Entry, Pledged, RunSpec, TrainMessage};
 use consortium_protocol::{Hash, NodeId, Signed};
 use consortium_training::rounds::{FetchFailure, Input, Stored, replay};
 use rand::{Rng, SeedableRng};
@@ -47,6 +48,8 @@ pub(crate) struct World {
     pub(crate) split: Option<u64>,
     /// Whether messages go through their bytes.
     pub(crate) encodes: bool,
+    /// For hosts at these places, again and again: the key that says that it holds their bond, and in which escrow.
+    pub(crate) words: BTreeMap<usize, (usize, u8)>,
     rng: ChaCha8Rng,
     now: u64,
     order: u64,
@@ -80,6 +83,7 @@ impl World {
             harmful: BTreeSet::new(),
             split: None,
             encodes: false,
+            words: BTreeMap::new(),
             rng: ChaCha8Rng::seed_from_u64(seed),
             now: 1000,
             order: 0,
@@ -148,6 +152,9 @@ impl World {
         match event {
             Event::Deliver { to, from, message } => self.handle(to, Input::Message { from, message: *message }),
             Event::Tick { host, life } if self.lives(host, life) => {
+                if let Some(bond) = self.word(host) {
+                    self.handle(host, Input::Pledged(bond));
+                }
                 self.handle(host, Input::Tick);
                 self.push(self.now + 40, Event::Tick { host, life });
             }
@@ -163,6 +170,13 @@ impl World {
             Event::Crash(host) => self.hosts[host].machine = None,
             Event::Weather(link) => self.link = link,
         }
+    }
+
+    fn word(&self, host: usize) -> Option<Signed<Pledged>> {
+        let (by, escrow) = self.words.get(&host)?;
+        let chain = self.hosts[host].machine.as_ref()?.chain();
+        let (peer, escrow) = (self.hosts[host].id(), EscrowId([*escrow; 16]));
+        Some(Signed::sign(&key(*by), Pledged { run: chain.run(), round: chain.round(), peer, escrow }))
     }
 
     fn lives(&self, host: usize, life: u32) -> bool {

@@ -125,6 +125,8 @@ async fn prepare(asked: &Asked, validators: &[Arc<RootKey>]) -> Result<Prepared>
     let (peers, mut wishes) = (u32::from(asked.peers), asked.plan.clone());
     wishes.validators = validators.iter().map(|key| key.node_id()).collect();
     wishes.reserves = Vec::new();
+    // Nobody has a wallet here.
+    wishes.bond_sat = None;
     (wishes.least_peers, wishes.most_peers) = (Some(peers), Some(peers));
     wishes.latency_ms = wishes.latency_ms.or(Some(LATENCY_MS));
     wishes.link_mbit = wishes.link_mbit.or(Some(1000.0));

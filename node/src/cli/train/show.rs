@@ -11,7 +11,7 @@ use super::announce::Announced;
 use crate::cli::terminal::{Align, printable, short_peer, table};
 use crate::cli::units::{self, sats};
 use crate::train::pause::{Balance, Standing};
-use crate::train::view::{Exported, PeerLine, Phase, RoundLine, RunStatus, RunSummary};
+use crate::train::view::{BondState, BondView, Exported, PeerLine, Phase, RoundLine, RunStatus, RunSummary};
 
 const RUNS: [(&str, Align); 9] = [
     ("RUN", Align::Left),
@@ -80,6 +80,13 @@ fn plan(spec: &RunSpec, expected: &Expected) -> String {
             if spec.pay.way == PayWay::Escrow { "by escrows" } else { "on tabs" },
         ),
     };
+    let bond = match spec.bond_delta().filter(|_| spec.has_bond()) {
+        None => "none".to_owned(),
+        Some(delta) => format!(
+            "{} of each peer, locked with a validator for {delta} blocks at most; forfeited by abuse that the log proves",
+            sats(spec.pay.bond.0.into())
+        ),
+    };
     let lines = [
         ("name", format!("{}: {}", spec.name, spec.model.name)),
         ("model", format!("{} parameters", expected.parameters)),
@@ -105,6 +112,7 @@ fn plan(spec: &RunSpec, expected: &Expected) -> String {
             ),
         ),
         ("pay", pay),
+        ("bond", bond),
     ];
     lines.iter().map(|(name, value)| format!("{name:<11} {value}\n")).collect()
 }
@@ -208,6 +216,9 @@ pub(super) fn status(status: &RunStatus, me: NodeId) -> String {
     if let Some(standing) = &status.pause {
         text.push_str(&pause(standing));
     }
+    if let Some(bond) = &status.bond {
+        text.push_str(&format!("bond {}\n", self::bond(bond)));
+    }
     if let Some(error) = &status.last_error {
         text.push_str(&format!("trouble: {}\n", printable(error)));
     }
@@ -246,6 +257,29 @@ fn pause(standing: &Standing) -> String {
         (false, Some(now)) => text.push_str(&format!("its newest {}\n", of(now, "paid", "cost"))),
         (_, None) if standing.milliwatts().is_none() => text.push_str("its power was not measured yet\n"),
         _ => {}
+    }
+    text
+}
+
+/// How this node's bond is doing.
+fn bond(bond: &BondView) -> String {
+    let amount = sats(bond.msat.into());
+    let validator = bond.validator.map_or_else(|| "a validator".to_owned(), |id| short_peer(&id.to_string()));
+    let mut text = match (bond.state, bond.deadline) {
+        (BondState::Wanted, _) => format!("of {amount} is to be locked with {validator} first"),
+        (BondState::Held, Some(deadline)) => {
+            format!("of {amount} held by {validator}, up to block {deadline} at the latest")
+        }
+        (BondState::Held, None) => format!("of {amount} held by {validator}"),
+        (BondState::Returned, _) => format!("of {amount} is back from {validator}"),
+        (BondState::Forfeited, _) => {
+            format!(
+                "of {amount} forfeited to {validator}: no other is pledged in this run; see `consortium-node escrow list`"
+            )
+        }
+    };
+    if let Some(why) = &bond.why {
+        text.push_str(&format!(": {}", printable(why)));
     }
     text
 }
@@ -337,6 +371,7 @@ pub(super) mod tests {
         ] {
             assert!(shown.contains(words), "{words:?} in\n{shown}");
         }
+        assert!(!shown.contains("bond"), "the run wants none");
         let outside = line(&sample().rounds[0], Some(id(7)));
         assert_eq!(outside, "round    2    30.0 s  held-out 3.0000  let in 1 of 2  best +2.00 %  mine -");
     }
@@ -362,6 +397,25 @@ pub(super) mod tests {
         assert!(told(began).contains("trains while that pays for its power\n"));
         let unknown = Standing::new(Terms { milliwatts: None, ..terms });
         assert!(told(unknown).contains("not measured yet"));
+    }
+
+    #[test]
+    fn a_status_tells_how_ones_bond_is_doing() {
+        let told = |state, deadline, why: Option<&str>| {
+            let bond = BondView { state, msat: 5_000_000, validator: None, deadline, why: why.map(str::to_owned) };
+            status(&RunStatus { bond: Some(bond), ..sample() }, id(1))
+        };
+        for (shown, words) in [
+            (
+                told(BondState::Wanted, None, Some("nobody answers")),
+                "bond of 5000 sat is to be locked with a validator first: nobody answers\n",
+            ),
+            (told(BondState::Held, Some(812), None), "bond of 5000 sat held by a validator, up to block 812"),
+            (told(BondState::Returned, None, None), "bond of 5000 sat is back from a validator\n"),
+            (told(BondState::Forfeited, None, None), "bond of 5000 sat forfeited to a validator: no other"),
+        ] {
+            assert!(shown.contains(words), "{words:?} in\n{shown}");
+        }
     }
 
     #[test]

@@ -130,6 +130,12 @@ impl Payouts {
         Ok(())
     }
 
+    /// The escrows of this node, if it has a wallet.
+    #[cfg(feature = "lightning")]
+    pub(super) fn escrows(&self) -> Option<EscrowDesk> {
+        self.inner.escrows.clone()
+    }
+
     fn has_wallet(&self) -> bool {
         #[cfg(feature = "lightning")]
         return self.inner.escrows.is_some();

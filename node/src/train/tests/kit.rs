@@ -105,6 +105,7 @@ fn draft(validators: u8, rounds: u64) -> RunSpec {
             unit: Msat(10_000),
             least_units: 3,
             way: PayWay::Accounts,
+            bond: Msat::ZERO,
         },
         rounds,
         starts_at_ms: wall_ms(),

@@ -6,6 +6,7 @@
 //!
 //! | said by | what | when |
 //! |---|---|---|
+//! | validator | [`Pledged`] | where the run wants bonds: that it holds one, for a peer to join with |
 //! | peer | [`Join`] | before it takes part, and again when it was dropped |
 //! | peer | [`Commit`] | when its update is ready: fixes it and hides it |
 //! | peer | [`Reveal`] | when nobody can commit any more |
@@ -28,6 +29,7 @@ use crate::hash::Hash;
 
 mod agreement;
 mod beacon;
+mod bond;
 mod record;
 mod round;
 mod run;
@@ -35,12 +37,13 @@ mod talk;
 
 pub use agreement::{Certified, Locked, NewView, Proposal, Seal, Vote};
 pub use beacon::{Beacon, Nonce, Purpose, beacon, commitment, nonce_lock};
+pub use bond::Pledged;
 pub use record::{Body, Candidacy, Entry, Fate, Member, Outcome, Record, Refusal, Validator};
 pub use round::{
     Candidate, Commit, EvalNonce, Finding, Join, Locks, Loss, LossPair, Measure, Reveal, ScoreCard, StateHash,
 };
 pub use run::{Batches, DataSpec, HyperParameters, ModelSpec, PaySchedule, PayWay, Phases, RunSpec};
-pub use talk::{StateFile, TrainAnswer, TrainGossip, TrainRequest, run_key, run_topic};
+pub use talk::{StateFile, TrainAnswer, TrainGossip, TrainRequest, pledge_subject, run_key, run_topic};
 
 /// Peers of one run at most.
 pub const MAX_PEERS: usize = 64;

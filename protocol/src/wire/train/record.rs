@@ -15,8 +15,8 @@ use crate::wire::Message;
 
 /// Longest [`Record`], in bytes: 64 outcomes of at most 400, 128 members of at most 220, and the rest.
 pub(super) const MAX_RECORD: usize = 64 * 1024;
-/// Longest [`Body`], in bytes: nine cards, and five statements of at most 420 for each of 64 peers.
-pub(super) const MAX_BODY: usize = MAX_VALIDATORS * (ScoreCard::MAX_BYTES + 200) + MAX_PEERS * 5 * 420;
+/// Longest [`Body`], in bytes: nine cards, and for each of 64 peers two commitments, a reveal and a join of at most 2100 together.
+pub(super) const MAX_BODY: usize = MAX_VALIDATORS * (ScoreCard::MAX_BYTES + 200) + MAX_PEERS * 2100;
 
 /// Why an update is kept out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]

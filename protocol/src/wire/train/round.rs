@@ -2,8 +2,8 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{MAX_BATCHES, MAX_PEERS, Nonce, Refusal, RunId, rises};
-use crate::envelope::{Invalid, Payload};
+use super::{MAX_BATCHES, MAX_PEERS, Nonce, Pledged, Refusal, RunId, rises};
+use crate::envelope::{ENVELOPE_BYTES, Invalid, Payload, Signed};
 use crate::hash::Hash;
 use crate::identity::NodeId;
 
@@ -12,7 +12,7 @@ const MAX_LOSS: u64 = 1_000_000_000_000;
 
 /// A peer (the signer) comes, or goes: what it said last in the latest round counts. It takes effect with the record of
 /// that round or of one of the two after it.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Join {
     /// The run.
@@ -21,12 +21,15 @@ pub struct Join {
     pub round: u64,
     /// Whether it stays.
     pub stays: bool,
+    /// That a validator holds its bond, where the run wants one of who comes; else none, and it is not written.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub bond: Option<Signed<Pledged>>,
 }
 
 impl Payload for Join {
     const DOMAIN: &'static str = "train-join";
     const VERSION: u16 = 1;
-    const MAX_BYTES: usize = 128;
+    const MAX_BYTES: usize = 128 + Pledged::MAX_BYTES + ENVELOPE_BYTES;
 
     fn check(&self) -> Result<(), Invalid> {
         Ok(())

@@ -14,7 +14,7 @@ const MAX_CONFIG: usize = 4096;
 /// Longest phase: a week.
 const MAX_PHASE_MS: u64 = 7 * 24 * 3600 * 1000;
 /// The smallest tranche of an escrow: of less, a channel that is closed by force makes fees.
-const LEAST_ESCROWED: Msat = Msat(355_000);
+pub(super) const LEAST_ESCROWED: Msat = Msat(355_000);
 /// Longest update, in bytes.
 const MAX_UPDATE: u64 = 4 << 30;
 
@@ -182,13 +182,22 @@ pub struct PaySchedule {
     /// How it is paid.
     #[serde(default, skip_serializing_if = "PayWay::is_usual")]
     pub way: PayWay,
+    /// What a peer pledges before it may join; nothing as a rule, and then it is not written. It goes back, but for abuse that
+    /// the log proves: see `rounds`.
+    #[serde(default, skip_serializing_if = "is_nothing")]
+    pub bond: Msat,
+}
+
+fn is_nothing(amount: &Msat) -> bool {
+    *amount == Msat::ZERO
 }
 
 impl PaySchedule {
     fn check(&self) -> Result<(), Invalid> {
         // Ten bitcoin: sums over all rounds and peers stay below 2^63 for ever.
         let most = Msat(10 * 100_000_000 * 1000);
-        let bounded = [self.budget, self.base_rate, self.fee, self.unit].iter().all(|amount| *amount <= most);
+        let bounded =
+            [self.budget, self.base_rate, self.fee, self.unit, self.bond].iter().all(|amount| *amount <= most);
         Invalid::unless(bounded, "pay", "above ten bitcoin")?;
         Invalid::unless(self.unit > Msat::ZERO, "unit", "nothing")?;
         let locks = self.way == PayWay::Accounts || self.unit >= LEAST_ESCROWED;
@@ -247,6 +256,7 @@ impl Payload for RunSpec {
         self.pay.check()?;
         self.check_people()?;
         self.check_numbers()?;
+        self.check_bond()?;
         check_time(self.starts_at_ms, "starts_at_ms")
     }
 }

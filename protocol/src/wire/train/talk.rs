@@ -6,11 +6,15 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{RunId, RunSpec, TrainMessage};
+use super::{Pledged, RunId, RunSpec, TrainMessage};
 use crate::envelope::{ENVELOPE_BYTES, Invalid, Payload as _, Signed};
 use crate::hash::{Hash, hex_text};
+use crate::identity::NodeId;
 use crate::wire::Message;
 use crate::wire::blob::MAX_BLOB_BYTES;
+
+/// Domain of what bonds are about.
+const PLEDGE: &str = "consortium training pledge 1";
 
 /// The gossip topic that carries the small messages of a run: named by the first 16 hexadecimal digits of its id.
 #[must_use]
@@ -22,6 +26,13 @@ pub fn run_topic(run: RunId) -> String {
 #[must_use]
 pub fn run_key(run: RunId) -> Hash {
     Hash::of(&[b"consortium/train/run/".as_slice(), run.0.as_bytes()].concat())
+}
+
+/// What an escrow with a peer's bond is about: BLAKE3 in `derive_key` mode over the run and the peer. The escrow's own name
+/// tells one pledge of the peer from another.
+#[must_use]
+pub fn pledge_subject(run: RunId, peer: NodeId) -> Hash {
+    Hash::from_bytes(blake3::derive_key(PLEDGE, &[run.0.as_bytes().as_slice(), peer.as_bytes()].concat()))
 }
 
 /// A small message of a run.
@@ -70,6 +81,10 @@ pub enum TrainRequest {
         /// State hash of the parameters.
         state: Hash,
     },
+    /// The asking peer would have this validator hold its bond for a run, or holds one there already. It asks again until it
+    /// has joined; answered by [`TrainAnswer::Pledged`], by [`TrainAnswer::Taken`] while nothing is locked yet, or by
+    /// [`TrainAnswer::No`].
+    Pledge(RunId),
 }
 
 impl Message for TrainRequest {
@@ -78,7 +93,7 @@ impl Message for TrainRequest {
     fn check(&self) -> Result<(), Invalid> {
         match self {
             Self::Say(message) => message.check(),
-            Self::Run(_) | Self::State { .. } => Ok(()),
+            Self::Run(_) | Self::State { .. } | Self::Pledge(_) => Ok(()),
         }
     }
 }
@@ -86,7 +101,7 @@ impl Message for TrainRequest {
 /// The answer to a [`TrainRequest`].
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TrainAnswer {
-    /// The message was taken.
+    /// The message was taken, or what was asked for is under way.
     Taken,
     /// There is no such run here, no such file, or no room for the message.
     No,
@@ -94,6 +109,8 @@ pub enum TrainAnswer {
     Run(Box<Signed<RunSpec>>),
     /// The file.
     File(StateFile),
+    /// The answering validator holds the asking peer's bond.
+    Pledged(Signed<Pledged>),
 }
 
 impl Message for TrainAnswer {
