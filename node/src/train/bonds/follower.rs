@@ -192,7 +192,7 @@ impl Follower {
     async fn decide(&mut self, known: &Known, bond: Bond, asks: bool) {
         let round = known.round();
         let said_in = *self.said.entry(bond.id).or_insert(round);
-        let lately = self.is_heard_lately(&bond, asks);
+        let lately = self.is_heard_lately(&bond, asks || bond.stands(known));
         let now = Now { lately, height: self.parts.desk.height(), asks, said_in, here: self.parts.handle.is_some() };
         let judged = match bond.step(known, self.parts.spec.payload(), self.me, now) {
             Step::Wait => return,
@@ -211,10 +211,10 @@ impl Follower {
         }
     }
 
-    /// Whether the peer of a bond asked for it, or locked it, a short time ago.
-    fn is_heard_lately(&mut self, bond: &Bond, asks: bool) -> bool {
+    /// Whether the peer of a bond is there, or was a short time ago: it asked for it, locked it, or took part with it.
+    fn is_heard_lately(&mut self, bond: &Bond, is_there: bool) -> bool {
         let (at, locked) = self.heard.entry(bond.id).or_insert((Instant::now(), false));
-        if asks || (bond.is_locked() && !*locked) {
+        if is_there || (bond.is_locked() && !*locked) {
             (*at, *locked) = (Instant::now(), bond.is_locked());
         }
         at.elapsed() < LATELY

@@ -68,6 +68,11 @@ impl Bond {
         Self { id: terms.id, peer: terms.payer, deadline, judged: escrow.verdict().is_some() }
     }
 
+    /// Whether it stands for its peer, which takes part.
+    pub(super) fn stands(&self, known: &Known) -> bool {
+        known.pledges.of(self.peer).is_some_and(|word| word.payload().escrow == self.id)
+    }
+
     pub(super) fn is_locked(&self) -> bool {
         self.deadline.is_some()
     }
@@ -81,10 +86,9 @@ impl Bond {
         if known.last.ended || !now.here {
             return Step::GiveBack;
         }
-        let stands = known.pledges.of(self.peer).is_some_and(|word| word.payload().escrow == self.id);
         let left = spec.bond_blocks(spec.rounds.saturating_sub(known.last.trained));
         let lasts = u64::from(now.height) + u64::from(JUDGE_GUARD) + left <= u64::from(deadline);
-        match (stands, now.asks && lasts && known.last.validator(me).is_some()) {
+        match (self.stands(known), now.asks && lasts && known.last.validator(me).is_some()) {
             (true, _) => Step::Wait,
             (false, true) => Step::Say,
             // Its peer may still join with what was said, or is about to: rounds can be shorter than a message takes.
@@ -101,7 +105,7 @@ pub(super) struct Now {
     pub(super) height: u32,
     /// Whether the peer asks.
     pub(super) asks: bool,
-    /// Whether it asked, or locked the bond, a short time ago.
+    /// Whether it asked, locked the bond, or took part a short time ago.
     pub(super) lately: bool,
     /// The round of this node's last word on the bond, or in which it was first seen here.
     pub(super) said_in: u64,
