@@ -3,7 +3,7 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::PathBuf;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use consortium_ledger::escrow::driver::Offer;
 use consortium_ledger::escrow::limits::Consent;
@@ -32,6 +32,10 @@ use crate::train::view::RunStatus;
 
 /// Pause between two looks while something is under way.
 const LOOK: Duration = Duration::from_secs(1);
+/// Time in which a validator that is asked gives its word: less than a round takes.
+const MOMENT: Duration = Duration::from_millis(150);
+/// A bond whose peer was heard of in this time is not given back, if it can still be of use.
+const LATELY: Duration = Duration::from_secs(10);
 /// Longest pause before the run begins.
 const LONG_LOOK: Duration = Duration::from_secs(3600);
 /// An offer that was asked for is agreed to for so long, in milliseconds.
@@ -58,6 +62,8 @@ pub(super) struct Follower {
     log: Option<(Tail, Known)>,
     /// In which round each bond that is held was last spoken for, or first seen.
     said: BTreeMap<EscrowId, u64>,
+    /// When the peer of each was last heard of, or it was first seen locked.
+    heard: BTreeMap<EscrowId, (Instant, bool)>,
     search: Search,
     /// What this node expects to be offered: by whom, and until when.
     expects: Option<(NodeId, u64)>,
@@ -74,6 +80,7 @@ impl Follower {
             me: parts.key.node_id(),
             log: Some((Tail::of(&parts.directory), known)),
             said: BTreeMap::new(),
+            heard: BTreeMap::new(),
             search: Search::default(),
             expects: None,
             why: None,
@@ -159,6 +166,7 @@ impl Follower {
         let escrows = self.parts.desk.unfinished().await;
         let open: Vec<Bond> = escrows.iter().filter(|escrow| self.is_held_here(escrow)).map(Bond::of).collect();
         self.said.retain(|id, _| open.iter().any(|bond| bond.id == *id));
+        self.heard.retain(|id, _| open.iter().any(|bond| bond.id == *id));
         let asked = {
             let mut told = self.parts.shared.told();
             let judges = known.last.validator(self.me).is_some() && !known.last.ended;
@@ -184,7 +192,8 @@ impl Follower {
     async fn decide(&mut self, known: &Known, bond: Bond, asks: bool) {
         let round = known.round();
         let said_in = *self.said.entry(bond.id).or_insert(round);
-        let now = Now { height: self.parts.desk.height(), asks, said_in, here: self.parts.handle.is_some() };
+        let lately = self.is_heard_lately(&bond, asks || bond.stands(known));
+        let now = Now { lately, height: self.parts.desk.height(), asks, said_in, here: self.parts.handle.is_some() };
         let judged = match bond.step(known, self.parts.spec.payload(), self.me, now) {
             Step::Wait => return,
             Step::Say => {
@@ -200,6 +209,15 @@ impl Follower {
         if let Err(error) = judged {
             warn!(run = %self.run, peer = %bond.peer, %error, "a bond cannot be decided on");
         }
+    }
+
+    /// Whether the peer of a bond is there, or was a short time ago: it asked for it, locked it, or took part with it.
+    fn is_heard_lately(&mut self, bond: &Bond, is_there: bool) -> bool {
+        let (at, locked) = self.heard.entry(bond.id).or_insert((Instant::now(), false));
+        if is_there || (bond.is_locked() && !*locked) {
+            (*at, *locked) = (Instant::now(), bond.is_locked());
+        }
+        at.elapsed() < LATELY
     }
 
     async fn judge(&self, bond: Bond, finding: EscrowFinding, record: Hash) -> Result<(), DeskError> {
@@ -269,10 +287,10 @@ impl Follower {
             return Ok(());
         };
         self.expect(validator, subject, own, now_ms).await?;
-        let request = TrainRequest::Pledge(self.run);
+        let asking = self.ask(validator, own.iter().any(|bond| bond.is_locked_with(validator)));
         let answer = tokio::select! {
             () = self.stop.cancelled() => return Ok(()),
-            answer = ask(&self.parts.swarm, validator, &request) => answer,
+            answer = asking => answer,
         };
         match answer {
             Some(TrainAnswer::Pledged(word)) if self.is_mine(&word, validator) => {
@@ -292,6 +310,17 @@ impl Follower {
         Ok(())
     }
 
+    /// Asks a validator; of one that holds the bond the word is had a moment after it was asked for.
+    async fn ask(&self, validator: NodeId, holds: bool) -> Option<TrainAnswer> {
+        let request = TrainRequest::Pledge(self.run);
+        let answer = ask(&self.parts.swarm, validator, &request).await?;
+        if !holds {
+            return Some(answer);
+        }
+        tokio::time::sleep(MOMENT).await;
+        ask(&self.parts.swarm, validator, &request).await
+    }
+
     fn is_mine(&self, word: &Signed<Pledged>, validator: NodeId) -> bool {
         let said = word.payload();
         (word.signer(), said.run, said.peer) == (validator, self.run, self.me)
@@ -299,12 +328,14 @@ impl Follower {
 
     /// States that an offer of this validator is agreed to, and of no other.
     async fn expect(&mut self, validator: NodeId, subject: Hash, own: &[Own], now_ms: u64) -> Result<(), DeskError> {
-        if self.expects.is_some_and(|(by, until_ms)| by == validator && now_ms < until_ms) {
+        // What was stated is used up by an offer that was agreed to.
+        let may = may_expect(own, validator);
+        if may && self.expects.is_some_and(|(by, until_ms)| by == validator && now_ms < until_ms) {
             return Ok(());
         }
         self.expect_no_more(subject).await;
         let spec = self.parts.spec.payload();
-        let Some(longest) = spec.bond_delta().filter(|_| may_expect(own, validator)) else { return Ok(()) };
+        let Some(longest) = spec.bond_delta().filter(|_| may) else { return Ok(()) };
         let (amount, until_ms): (Msat, u64) = (spec.pay.bond, now_ms.saturating_add(EXPECTED));
         let expectation = Expectation {
             validator,

@@ -68,6 +68,15 @@ impl Bond {
         Self { id: terms.id, peer: terms.payer, deadline, judged: escrow.verdict().is_some() }
     }
 
+    /// Whether it stands for its peer, which takes part.
+    pub(super) fn stands(&self, known: &Known) -> bool {
+        known.pledges.of(self.peer).is_some_and(|word| word.payload().escrow == self.id)
+    }
+
+    pub(super) fn is_locked(&self) -> bool {
+        self.deadline.is_some()
+    }
+
     /// What `me` is to do now.
     pub(super) fn step(self, known: &Known, spec: &RunSpec, me: NodeId, now: Now) -> Step {
         let Some(deadline) = self.deadline.filter(|_| !self.judged) else { return Step::Wait };
@@ -77,14 +86,13 @@ impl Bond {
         if known.last.ended || !now.here {
             return Step::GiveBack;
         }
-        let stands = known.pledges.of(self.peer).is_some_and(|word| word.payload().escrow == self.id);
         let left = spec.bond_blocks(spec.rounds.saturating_sub(known.last.trained));
         let lasts = u64::from(now.height) + u64::from(JUDGE_GUARD) + left <= u64::from(deadline);
-        match (stands, now.asks && lasts && known.last.validator(me).is_some()) {
+        match (self.stands(known), now.asks && lasts && known.last.validator(me).is_some()) {
             (true, _) => Step::Wait,
             (false, true) => Step::Say,
-            // Somebody may still join with what was said.
-            (false, false) if is_usable(now.said_in, known.round()) => Step::Wait,
+            // Its peer may still join with what was said, or is about to: rounds can be shorter than a message takes.
+            (false, false) if is_usable(now.said_in, known.round()) || (now.lately && lasts) => Step::Wait,
             _ => Step::GiveBack,
         }
     }
@@ -97,6 +105,8 @@ pub(super) struct Now {
     pub(super) height: u32,
     /// Whether the peer asks.
     pub(super) asks: bool,
+    /// Whether it asked, locked the bond, or took part a short time ago.
+    pub(super) lately: bool,
     /// The round of this node's last word on the bond, or in which it was first seen here.
     pub(super) said_in: u64,
     /// Whether this node takes part in the run.
@@ -146,7 +156,7 @@ mod tests {
     }
 
     fn now() -> Now {
-        Now { height: 1000, asks: false, said_in: 1, here: true }
+        Now { height: 1000, asks: false, lately: false, said_in: 1, here: true }
     }
 
     /// Adds a round after which key 9 is active, or not; it joined with an escrow, or committed so often.
@@ -214,10 +224,11 @@ mod tests {
             add(&mut known, false, None, 0);
         }
         assert_eq!(step(&known, Now { asks: true, ..now() }), Step::Say);
+        assert_eq!(step(&known, Now { lately: true, ..now() }), Step::Wait, "rounds pass before it can ask again");
         // A block more, and the run may outlast it: what was said before can still be used, and nothing is said any more.
         let last = 1105 - JUDGE_GUARD - u32::try_from(spec.bond_blocks(10)).unwrap();
         assert_eq!(step(&known, Now { asks: true, height: last, ..now() }), Step::Say);
-        let late = Now { asks: true, height: last + 1, ..now() };
+        let late = Now { asks: true, lately: true, height: last + 1, ..now() };
         assert_eq!(
             [step(&known, late), step(&known, Now { said_in: known.round(), ..late })],
             [Step::GiveBack, Step::Wait]

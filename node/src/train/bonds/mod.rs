@@ -15,7 +15,7 @@
 //!
 //! # When it comes back
 //! The validator gives a bond back when the run has ended; or when its peer takes no part (it left, was let go, or never came)
-//! and no word on the bond can be used any more, which takes three rounds. It takes a bond when a certain record proves abuse
+//! and no word on the bond can be used any more, which takes three rounds, or ten seconds where that is longer. It takes a bond when a certain record proves abuse
 //! by the peer for which it stands, and keeps it: a bond's payee is its validator. A validator that leaves a run, or
 //! cannot take it up again when it starts, gives back all that it holds, without looking any further. Whatever anyone does or
 //! does not do, a bond is back with its peer when its time is over, 18 blocks before the deadline if its validator runs.

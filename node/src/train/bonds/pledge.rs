@@ -56,6 +56,10 @@ impl Own {
         matches!(self.how, How::UnderWay | How::Locked(_))
     }
 
+    pub(super) fn is_locked_with(&self, validator: NodeId) -> bool {
+        self.is_locked() && self.validator == validator
+    }
+
     fn is_locked(&self) -> bool {
         matches!(self.how, How::Locked(_))
     }
@@ -119,7 +123,7 @@ impl Search {
             self.asked = Some((chosen, now_ms));
             return Some(chosen);
         };
-        let locked = own.iter().any(|bond| bond.is_locked() && bond.validator == chosen);
+        let locked = own.iter().any(|bond| bond.is_locked_with(chosen));
         if now_ms.saturating_sub(since) < if locked { LONG_PATIENCE } else { PATIENCE } {
             return Some(chosen);
         }
