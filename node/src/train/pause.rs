@@ -41,7 +41,8 @@ const HOUR_MS: u128 = 3_600_000;
 pub struct Terms {
     /// What a kilowatt-hour costs.
     pub kwh_msat: Msat,
-    /// What the machine takes while it trains, in milliwatts; measured if not given.
+    /// What the machine takes while it trains, in milliwatts. If not given it is measured for a second of the local steps of
+    /// every round that has so many: without any nothing is weighed.
     #[serde(default)]
     pub milliwatts: Option<u64>,
 }

@@ -58,7 +58,7 @@ impl<W: Wire> Driver<W> {
                 "pauses in a training run: its last rounds paid less than their power cost"
             ),
             Turn::Return if rounds == 0 => {
-                info!(%run, "trains again in a run: nobody else does, so it tries what that pays")
+                info!(%run, "trains again in a run: nobody else does, so it tries what that pays");
             }
             Turn::Return => info!(
                 %run, rounds, pay_msat_per_hour = pay, power_msat_per_hour = cost,

@@ -60,14 +60,23 @@ fn a_run_is_announced_joined_followed_exported_and_replayed() {
 
     said(b, &["train", "join", &id]);
     assert!(said(b, &["train", "status"]).contains("this node trains"));
+    let terms = ["--pause-below-cost", "--watts", "50", "--price-kwh", "300"];
+    let joined = said(b, &[&["train", "join", &id][..], &terms].concat());
+    assert!(joined.contains("while that pays for its power"), "{joined}");
+    let status = said(b, &["train", "status"]);
+    assert!(status.contains("this node trains\ntrains while that pays for its power"), "{status}");
     let digits = &id[..6];
     until("the end of the run", || json(b, &["train", "status", digits, "--json"])["status"]["phase"] == "ended");
     let followed = said(b, &["train", "status", digits, "--follow", "--json", "--watts", "50"]);
     let lines: Vec<Value> = followed.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let rounds = lines.iter().filter(|line| line["round"].is_object()).count();
     assert!(rounds >= 3 && lines.last().unwrap()["ended"] == id.as_str(), "{followed}");
-    let told = json(b, &["train", "status", digits, "--json", "--watts", "50", "--price-kwh", "300"]);
+    // What was said by joining need not be said again.
+    let told = json(b, &["train", "status", digits, "--json"]);
     assert_eq!(told["worth"]["break_even"]["milliwatts"], 50_000, "{told}");
+    assert!(told["worth"]["break_even"]["profit_msat_per_hour"].is_i64(), "{told}");
+    let standing = &told["status"]["pause"];
+    assert!(standing["paused"] == false && standing["terms"]["kwh_msat"] == 300_000, "{told}");
 
     let (run_dir, svg) = (out.path().join("run"), out.path().join("run.svg"));
     let (to, picture) = (run_dir.to_str().unwrap(), svg.to_str().unwrap());
@@ -153,6 +162,8 @@ fn what_cannot_be_done_is_said_with_what_to_do() {
         (&["train", "announce", "--plan", "/no/such/plan.toml"], "/no/such/plan.toml"),
         (&["train", "status"], "takes part in no run"),
         (&["train", "join", "not-hex"], "is no id of a run"),
+        (&["train", "join", "not-hex", "--pause-below-cost"], "--price-kwh"),
+        (&["train", "join", "not-hex", "--watch", "--pause-below-cost", "--price-kwh", "9"], "cannot be used with"),
     ] {
         let text = complaint(dir.path(), arguments);
         assert!(text.contains(words), "{arguments:?}: {text}");
