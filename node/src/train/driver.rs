@@ -131,6 +131,7 @@ pub(super) enum Event {
     Apply(Apply),
     Evaluate(Evaluate),
     NotApplied(&'static str),
+    Sent(Result<(), StoreError>),
 }
 
 pub(super) struct Driver<W> {
@@ -145,6 +146,8 @@ pub(super) struct Driver<W> {
     pub(super) under_way: JoinSet<Event>,
     /// The errand after which parameters change.
     pub(super) applying: Option<AbortHandle>,
+    /// The errand that sends an entry to who asked for it.
+    pub(super) sending: Option<AbortHandle>,
     pub(super) shelf: Shelf,
     pub(super) history: Arc<Mutex<History>>,
     pub(super) progress: Progress,
@@ -182,7 +185,7 @@ pub fn spawn<W: Wire>(parts: Parts<W>) -> Result<RunHandle, RunError> {
     Ok(handle)
 }
 
-fn prepare<W: Wire>(parts: Parts<W>) -> Result<(Driver<W>, RunHandle), RunError> {
+pub(super) fn prepare<W: Wire>(parts: Parts<W>) -> Result<(Driver<W>, RunHandle), RunError> {
     let Parts { key, wish, spec, task, examination, directory, blobs, shelf, roster, wire, inbox, stop } = parts;
     let (run, (_, resend)) = (RunId::of(&spec), paces(spec.payload()));
     let mut history = History::default();
@@ -226,6 +229,7 @@ fn prepare<W: Wire>(parts: Parts<W>) -> Result<(Driver<W>, RunHandle), RunError>
         errands: Errands::new(wire, blobs, task, roster),
         under_way: JoinSet::new(),
         applying: None,
+        sending: None,
         shelf,
         history,
         progress: Progress::default(),
@@ -331,6 +335,8 @@ impl<W: Wire> Driver<W> {
                 self.works.order(Order::Apply(apply));
             }
             Event::Evaluate(order) => self.works.order(Order::Evaluate(order)),
+            Event::Sent(Ok(())) => {}
+            Event::Sent(Err(error)) => self.trouble(&error),
             Event::NotApplied(why) => {
                 self.progress.trouble(why.to_owned());
                 self.input(Input::NotApplied).await;

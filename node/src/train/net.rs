@@ -14,13 +14,13 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::post::{self, Letter};
+use super::post::{self, Letter, Said};
 use super::roster::{Roster, speaks_for_itself};
 use super::wire::{Heard, Wire};
 use crate::blobs::{BlobError, Blobs};
 use crate::buckets::{Buckets, Pace};
 use crate::clock::wall_ms;
-use crate::pipeline::{read_message, write_message};
+use crate::pipeline::{read_message, write_bytes};
 use crate::swarm::{Gossiped, Judgement, SwarmError, SwarmHandle};
 
 /// Messages that wait to be read, from gossip or for the run.
@@ -55,9 +55,14 @@ pub(super) struct SwarmWire {
 
 /// Asks a node something about runs.
 pub(super) async fn ask(swarm: &SwarmHandle, node: NodeId, request: &TrainRequest) -> Option<TrainAnswer> {
+    ask_in_bytes(swarm, node, &request.encode()).await
+}
+
+/// Asks what these are the bytes of.
+pub(super) async fn ask_in_bytes(swarm: &SwarmHandle, node: NodeId, request: &[u8]) -> Option<TrainAnswer> {
     let asked = async {
         let mut stream = swarm.open_stream(node, TRAIN).await.ok()?;
-        write_message(&mut stream, request).await.ok()?;
+        write_bytes(&mut stream, request).await.ok()?;
         read_message::<TrainAnswer>(&mut stream).await.ok()?
     };
     tokio::time::timeout(ANSWER, asked).await.ok().flatten()
@@ -120,6 +125,14 @@ pub(super) async fn leave(swarm: &SwarmHandle, run: RunId) {
     }
 }
 
+impl SwarmWire {
+    fn post(&self, to: NodeId, said: Said) {
+        if self.letters.try_send(Letter { to, said }).is_err() {
+            debug!(%to, "a message of a run is dropped: too many wait");
+        }
+    }
+}
+
 impl Wire for SwarmWire {
     async fn gossip(&self, message: TrainMessage) {
         let again = self.again.fetch_add(1, Ordering::Relaxed);
@@ -130,9 +143,11 @@ impl Wire for SwarmWire {
     }
 
     fn send(&self, to: NodeId, message: TrainMessage) {
-        if self.letters.try_send(Letter { to, message }).is_err() {
-            debug!(%to, "a message of a run is dropped: too many wait");
-        }
+        self.post(to, Said::Message(Box::new(message)));
+    }
+
+    fn send_entry(&self, to: NodeId, entry: &[u8]) {
+        self.post(to, Said::Entry(entry.to_vec()));
     }
 
     async fn locate(&self, at: NodeId, state: Hash) -> Option<StateFile> {

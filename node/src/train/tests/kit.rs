@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::blobs::Blobs;
 use crate::clock::wall_ms;
-use crate::train::hub::Hub;
+use crate::train::hub::{Hub, HubWire};
 use crate::train::view::{Phase, RunStatus};
 use crate::train::{Kept, Parts, Payouts, Roster, RunHandle, Shelf, Store, spawn};
 
@@ -160,6 +160,15 @@ impl World {
 
     /// As [`Self::start`], with room for so many bytes of files.
     pub(super) async fn start_within(&self, n: u8, wish: Wish, quota: u64) -> Node {
+        let parts = self.parts(n, wish, quota).await;
+        let (directory, blobs) = (parts.directory.clone(), parts.blobs.clone());
+        let handle = spawn(parts).unwrap();
+        pay(n, &self.path(n), &CancellationToken::new()).follow(self.spec.clone(), &directory, Some(handle.watch()));
+        Node { n, directory, blobs, handle }
+    }
+
+    /// What a node starts from.
+    pub(super) async fn parts(&self, n: u8, wish: Wish, quota: u64) -> Parts<HubWire> {
         let root = self.path(n);
         let directory = root.join("run");
         Store::create(&directory, &self.spec).unwrap();
@@ -174,23 +183,20 @@ impl World {
         }
         let shelf = Shelf::new(kept);
         let (wire, inbox) = self.hub.enter(self.run(), id(n), blobs.clone(), shelf.clone());
-        let handle = spawn(Parts {
+        Parts {
             key: key(n),
             wish,
             spec: self.spec.clone(),
             task: Arc::clone(&self.task),
             examination: examination_of(self.spec.payload()),
-            directory: directory.clone(),
-            blobs: blobs.clone(),
+            directory,
+            blobs,
             shelf,
             roster: Roster::default(),
             wire,
             inbox,
             stop: CancellationToken::new(),
-        })
-        .unwrap();
-        pay(n, &root, &CancellationToken::new()).follow(self.spec.clone(), &directory, Some(handle.watch()));
-        Node { n, directory, blobs, handle }
+        }
     }
 
     /// Kills a node, and takes it away from the others.
