@@ -33,7 +33,9 @@ use crate::clock::wall_ms;
 pub(super) const ASK_AGAIN: Duration = Duration::from_secs(2);
 /// Bounds of the time between two ticks, and of the time after which something is said again.
 const TICKS: (u64, u64) = (20, 1000);
-const RESENDS: (u64, u64) = (250, 10_000);
+const RESENDS: (u64, u64) = (SAID_AGAIN, 10_000);
+/// The shortest time after which anything is said again, in milliseconds.
+pub(super) const SAID_AGAIN: u64 = 250;
 
 /// What a node needs for its part in a run.
 pub struct Parts<W> {
@@ -310,7 +312,7 @@ impl<W: Wire> Driver<W> {
     }
 
     async fn hear(&mut self, heard: Heard) {
-        let Heard { from, message } = heard;
+        let Heard { from, message, room: _until_it_is_dealt_with } = heard;
         self.errands.roster.hear(from);
         if let Some(speaker) = super::roster::speaks_for_itself(&message) {
             self.errands.roster.hear(speaker);

@@ -65,7 +65,7 @@ impl HubWire {
     /// What a node hears of a message: what its bytes say.
     fn deliver(&self, place: &Place, bytes: &[u8]) {
         if let Ok(message) = TrainMessage::decode(bytes) {
-            let _full_or_gone = place.inbox.try_send(Heard { from: self.me, message });
+            let _full_or_gone = place.inbox.try_send(Heard { from: self.me, message, room: None });
         }
     }
 
@@ -97,7 +97,7 @@ impl Wire for HubWire {
         if let Some(place) = self.hub.place(self.run, to).filter(|_| self.is_in())
             && let Ok(TrainRequest::Say(message)) = TrainRequest::decode(&TrainRequest::say_entry(entry))
         {
-            let _full_or_gone = place.inbox.try_send(Heard { from: self.me, message: *message });
+            let _full_or_gone = place.inbox.try_send(Heard { from: self.me, message: *message, room: None });
         }
     }
 

@@ -297,7 +297,11 @@ mod tests {
                 assert_eq!(step(n, &[seen(3, true, 0)], age), Step::Wait, "by another's clock it may still come");
             }
             assert_eq!(step(n, &[seen(3, true, 0)], GIVEN_UP), Step::Done(Msat::ZERO));
-            assert_eq!(step(n, &[seen(3, false, 0)], 2 * GIVEN_UP), Step::Wait, "what is locked comes to its end first");
+            assert_eq!(
+                step(n, &[seen(3, false, 0)], 2 * GIVEN_UP),
+                Step::Wait,
+                "what is locked comes to its end first"
+            );
             assert_eq!(step(n, &[seen(3, true, 800_000)], OFFERED), Step::Done(Msat(800_000)));
         }
         assert_eq!(step(3, &[], OFFERED), Step::Done(Msat::ZERO));

@@ -1,5 +1,6 @@
 //! Runs of a tiny model in one process.
 
+mod gate;
 mod kit;
 mod liar;
 mod parts;
