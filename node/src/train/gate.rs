@@ -8,7 +8,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use consortium_protocol::wire::Message as _;
-use consortium_protocol::wire::train::{RunId, TrainGossip, TrainMessage};
+use consortium_protocol::wire::train::{Entry, RunId, TrainGossip, TrainMessage};
 use consortium_protocol::{Hash, NodeId, Signed};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore, mpsc};
 
@@ -111,35 +111,31 @@ impl Gate {
 
     /// Has the run hear a message, if it counts and there is room for it; tells whether it does.
     pub(super) fn take(&self, from: NodeId, message: TrainMessage, now: Instant) -> bool {
-        let (digest, bytes) = match (&message, word(&message)) {
-            (_, Some(word)) => {
-                if !self.is_at_hand(&message) || self.is_recent(&word.digest, now) {
-                    return false;
-                }
-                if !self.may_say(&message, word.by, now) {
-                    return false;
-                }
-                (Some(word.digest), word.bytes)
-            }
-            (TrainMessage::Entry(entry), _) => {
-                let is_next = self.roster.round() == Some(entry.record.round);
-                if !is_next || !entry.seals.signers().all(|sealer| self.roster.judges(sealer)) {
-                    return false;
-                }
-                (None, entry.encode().len())
-            }
-            _ if self.askers.take(from, 1, ASKING, now).is_err() => return false,
-            _ => (None, 0),
+        let word = word(&message);
+        let bytes = match (&message, &word) {
+            (_, Some(word)) => self.counts(&message, word, now).then_some(word.bytes),
+            (TrainMessage::Entry(entry), None) => self.is_next(entry).then(|| entry.encode().len()),
+            (_, None) => self.askers.take(from, 1, ASKING, now).is_ok().then_some(0),
         };
-        let Some(room) = self.make_room(bytes) else { return false };
-        let heard = Heard { from, message, room: Some(room) };
-        if self.inbox.try_send(heard).is_err() {
+        let Some(room) = bytes.and_then(|bytes| self.make_room(bytes)) else { return false };
+        if self.inbox.try_send(Heard { from, message, room: Some(room) }).is_err() {
             return false;
         }
-        if let Some(digest) = digest {
-            self.note(digest, now);
+        if let Some(word) = word {
+            self.note(word.digest, now);
         }
         true
+    }
+
+    /// Whether something signed is of now, new, and for its signer to say.
+    fn counts(&self, message: &TrainMessage, word: &Word, now: Instant) -> bool {
+        self.is_at_hand(message) && !self.is_recent(&word.digest, now) && self.may_say(message, word.by, now)
+    }
+
+    /// Whether an entry may be the next one: sealed by nobody but validators.
+    fn is_next(&self, entry: &Entry) -> bool {
+        self.roster.round() == Some(entry.record.round)
+            && entry.seals.signers().all(|sealer| self.roster.judges(sealer))
     }
 
     /// Whether a message is about the rounds at hand. What is held after a later one tells who is behind that it is.
