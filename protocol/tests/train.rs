@@ -8,7 +8,8 @@ use consortium_protocol::envelope::{ENVELOPE_BYTES, Payload, Signed};
 use consortium_protocol::wire::Message;
 use consortium_protocol::wire::train::{
     Candidacy, Entry, Finding, Finite, Loss, LossPair, MAX_ACCOUNTS, MAX_CANDIDATES, MAX_PEERS, MAX_VALIDATORS,
-    Measure, PayWay, Proposal, Record, RunId, RunSpec, ScoreCard, TrainMessage, Validator, pledge_subject,
+    Measure, PayWay, Proposal, Record, RunId, RunSpec, ScoreCard, TrainMessage, TrainRequest, Validator,
+    pledge_subject,
 };
 use consortium_protocol::{Hash, Invalid, Msat, NodeId, RootKey};
 use samples::{key, train};
@@ -220,4 +221,11 @@ fn losses_are_positive_numbers() {
     let mut card = train::card();
     card.aggregate[0].0 = Loss(0);
     assert!(card.check().is_err());
+}
+
+#[test]
+fn an_entry_is_said_in_the_bytes_that_are_at_hand() {
+    let entry = train::entry();
+    let said = TrainRequest::Say(Box::new(TrainMessage::Entry(Box::new(entry.clone()))));
+    assert_eq!(TrainRequest::say_entry(&entry.encode()), said.encode());
 }

@@ -34,7 +34,9 @@ use crate::clock::wall_ms;
 pub(super) const ASK_AGAIN: Duration = Duration::from_secs(2);
 /// Bounds of the time between two ticks, and of the time after which something is said again.
 const TICKS: (u64, u64) = (20, 1000);
-const RESENDS: (u64, u64) = (250, 10_000);
+const RESENDS: (u64, u64) = (SAID_AGAIN, 10_000);
+/// The shortest time after which anything is said again, in milliseconds.
+pub(super) const SAID_AGAIN: u64 = 250;
 
 /// What a node needs for its part in a run.
 pub struct Parts<W> {
@@ -148,6 +150,7 @@ pub(super) enum Event {
     NotApplied(&'static str),
     /// What the machine takes, in milliwatts.
     Power(Option<u64>),
+    Sent(Result<(), StoreError>),
 }
 
 pub(super) struct Driver<W> {
@@ -162,6 +165,8 @@ pub(super) struct Driver<W> {
     pub(super) under_way: JoinSet<Event>,
     /// The errand after which parameters change.
     pub(super) applying: Option<AbortHandle>,
+    /// The errand that sends an entry to who asked for it.
+    pub(super) sending: Option<AbortHandle>,
     pub(super) shelf: Shelf,
     pub(super) history: Arc<Mutex<History>>,
     pub(super) progress: Progress,
@@ -205,7 +210,7 @@ pub fn spawn<W: Wire>(parts: Parts<W>) -> Result<RunHandle, RunError> {
     Ok(handle)
 }
 
-fn prepare<W: Wire>(parts: Parts<W>) -> Result<(Driver<W>, RunHandle), RunError> {
+pub(super) fn prepare<W: Wire>(parts: Parts<W>) -> Result<(Driver<W>, RunHandle), RunError> {
     let Parts { key, wish, spec, task, examination, directory, blobs, shelf, roster, wire, inbox, now_ms, stop } =
         parts;
     let (run, (_, resend)) = (RunId::of(&spec), paces(spec.payload()));
@@ -253,6 +258,7 @@ fn prepare<W: Wire>(parts: Parts<W>) -> Result<(Driver<W>, RunHandle), RunError>
         applying: None,
         measuring: None,
         asked: None,
+        sending: None,
         shelf,
         history,
         progress: Progress::default(),
@@ -336,7 +342,7 @@ impl<W: Wire> Driver<W> {
     }
 
     async fn hear(&mut self, heard: Heard) {
-        let Heard { from, message } = heard;
+        let Heard { from, message, room: _until_it_is_dealt_with } = heard;
         self.errands.roster.hear(from);
         if let Some(speaker) = super::roster::speaks_for_itself(&message) {
             self.errands.roster.hear(speaker);
@@ -369,6 +375,8 @@ impl<W: Wire> Driver<W> {
                     self.evaluate(order);
                 }
             }
+            Event::Sent(Ok(())) => {}
+            Event::Sent(Err(error)) => self.trouble(&error),
             Event::NotApplied(why) => {
                 self.progress.trouble(why.to_owned());
                 self.input(Input::NotApplied).await;

@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use consortium_protocol::wire::Message as _;
-use consortium_protocol::wire::train::{RunId, StateFile, TrainMessage};
+use consortium_protocol::wire::train::{RunId, StateFile, TrainMessage, TrainRequest};
 use consortium_protocol::{Hash, NodeId};
 use tokio::sync::mpsc;
 
@@ -65,7 +65,7 @@ impl HubWire {
     /// What a node hears of a message: what its bytes say.
     fn deliver(&self, place: &Place, bytes: &[u8]) {
         if let Ok(message) = TrainMessage::decode(bytes) {
-            let _full_or_gone = place.inbox.try_send(Heard { from: self.me, message });
+            let _full_or_gone = place.inbox.try_send(Heard { from: self.me, message, room: None });
         }
     }
 
@@ -90,6 +90,14 @@ impl Wire for HubWire {
     fn send(&self, to: NodeId, message: TrainMessage) {
         if let Some(place) = self.hub.place(self.run, to).filter(|_| self.is_in()) {
             self.deliver(&place, &message.encode());
+        }
+    }
+
+    fn send_entry(&self, to: NodeId, entry: &[u8]) {
+        if let Some(place) = self.hub.place(self.run, to).filter(|_| self.is_in())
+            && let Ok(TrainRequest::Say(message)) = TrainRequest::decode(&TrainRequest::say_entry(entry))
+        {
+            let _full_or_gone = place.inbox.try_send(Heard { from: self.me, message: *message, room: None });
         }
     }
 

@@ -146,17 +146,16 @@ impl Log {
         Ok(())
     }
 
-    /// The entry of a round; none if it is not here.
+    /// The entry of a round in its canonical encoding, which was checked when it was written; none if it is not here.
     ///
     /// # Errors
     /// When it cannot be read any more.
-    pub(super) fn entry(&mut self, round: u64) -> Result<Option<Entry>, StoreError> {
+    pub(super) fn entry(&mut self, round: u64) -> Result<Option<Vec<u8>>, StoreError> {
         let place = round.checked_sub(1).and_then(|place| usize::try_from(place).ok());
         let Some(start) = place.and_then(|place| self.starts.get(place)) else { return Ok(None) };
         self.file.seek(SeekFrom::Start(*start)).map_err(at(&self.path))?;
         let damaged = || at(&self.path)(io::ErrorKind::InvalidData.into());
-        let bytes = next(&mut self.file).map_err(at(&self.path))?.ok_or_else(damaged)?;
-        Entry::decode(&bytes).map(Some).map_err(|error| StoreError::damaged(&self.path, &error))
+        next(&mut self.file).map_err(at(&self.path))?.ok_or_else(damaged).map(Some)
     }
 
     /// How many entries there are.

@@ -21,10 +21,11 @@
 //! ([`Trainings::export`]).
 //!
 //! # What is said where
-//! Small messages by gossip, on a topic of the run, which only its nodes hear; nobody passes on what does not read well
-//! or is by somebody who is not in the run, but for a few words of strangers in a second. Proposals, new views, entries and
-//! what is for one node alone go by streams ([`consortium_protocol::wire::TRAIN`]). Gossip passes on nothing twice, so that
-//! what is said again has a number.
+//! Small messages by gossip, on a topic of the run, which only its nodes hear. Proposals, new views, entries and what is for
+//! one node alone go by streams ([`consortium_protocol::wire::TRAIN`]). Gossip passes on nothing twice, so that what is said
+//! again has a number; that is not signed. So nobody takes, or passes on, what does not read well, is of other rounds than
+//! those at hand, is not for its signer to say, or is the same again too soon (`gate`); but for a few words of strangers in a
+//! second.
 //!
 //! # When things go wrong
 //! - *A crash*: log, ballot, card, commitment, optimiser and error feedback are on the disk before anyone hears of them. The
@@ -57,6 +58,7 @@ mod deeds;
 mod driver;
 mod errands;
 pub(crate) mod export;
+mod gate;
 mod history;
 pub mod hub;
 mod log;

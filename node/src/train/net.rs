@@ -14,14 +14,14 @@ use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::post::{self, Letter};
-use super::roster::{Roster, speaks_for_itself};
+use super::gate::{Gate, ROOM};
+use super::post::{self, Letter, Said};
+use super::roster::Roster;
 use super::wire::{Heard, Wire};
 use crate::blobs::{BlobError, Blobs};
-use crate::buckets::{Buckets, Pace};
 use crate::clock::wall_ms;
-use crate::pipeline::{read_message, write_message};
-use crate::swarm::{Gossiped, Judgement, SwarmError, SwarmHandle};
+use crate::pipeline::{read_message, write_bytes};
+use crate::swarm::{Gossiped, SwarmError, SwarmHandle};
 
 /// Messages that wait to be read, from gossip or for the run.
 const BACKLOG: usize = 1024;
@@ -34,14 +34,6 @@ const LOOKUP: Duration = Duration::from_secs(10);
 /// Nodes of the run are looked for often at first, then now and then.
 const LOOKUPS: (Duration, Duration) = (Duration::from_secs(2), Duration::from_secs(30));
 const EARLY_LOOKUPS: u32 = 10;
-/// What one neighbour may pass on of a run. All of 64 peers and 9 validators say a few things every quarter of a second at
-/// most, which is the shortest time after which anything is said again.
-const NEIGHBOUR: Pace = Pace { burst: 2000, per_second: 1000.0 };
-/// What all that no record names may say together.
-const STRANGERS: Pace = Pace { burst: 128, per_second: 16.0 };
-/// Neighbours whose pace is remembered.
-const NEIGHBOURS: usize = 512;
-
 /// A node's way to the others of a run.
 #[derive(Clone)]
 pub(super) struct SwarmWire {
@@ -55,16 +47,21 @@ pub(super) struct SwarmWire {
 
 /// Asks a node something about runs.
 pub(super) async fn ask(swarm: &SwarmHandle, node: NodeId, request: &TrainRequest) -> Option<TrainAnswer> {
+    ask_in_bytes(swarm, node, &request.encode()).await
+}
+
+/// Asks what these are the bytes of.
+pub(super) async fn ask_in_bytes(swarm: &SwarmHandle, node: NodeId, request: &[u8]) -> Option<TrainAnswer> {
     let asked = async {
         let mut stream = swarm.open_stream(node, TRAIN).await.ok()?;
-        write_message(&mut stream, request).await.ok()?;
+        write_bytes(&mut stream, request).await.ok()?;
         read_message::<TrainAnswer>(&mut stream).await.ok()?
     };
     tokio::time::timeout(ANSWER, asked).await.ok().flatten()
 }
 
-/// Joins the nodes of a run, until `stop`. What they say comes out of the receiver; what comes by streams goes into the
-/// sender.
+/// Joins the nodes of a run, until `stop`. What they say comes out of the receiver; what comes by streams is shown
+/// to the gate.
 ///
 /// # Errors
 /// [`SwarmError::Closed`] when the swarm has ended.
@@ -74,7 +71,7 @@ pub(super) async fn enter(
     blobs: Blobs,
     roster: Roster,
     stop: &CancellationToken,
-) -> Result<(SwarmWire, mpsc::Sender<Heard>, mpsc::Receiver<Heard>), SwarmError> {
+) -> Result<(SwarmWire, Arc<Gate>, mpsc::Receiver<Heard>), SwarmError> {
     let gossip = swarm.subscribe(run_topic(run), BACKLOG).await?;
     let (inbox, heard) = mpsc::channel(BACKLOG);
     let (letters, to_carry) = mpsc::channel(LETTERS);
@@ -89,9 +86,10 @@ pub(super) async fn enter(
     };
     tokio::spawn(post::carry(swarm.clone(), to_carry, stop.clone()));
     tokio::spawn(find(wire.clone(), stop.clone()));
-    let listener = Listener { swarm: swarm.clone(), run, roster, inbox: inbox.clone() };
+    let gate = Arc::new(Gate::new(run, roster, inbox, ROOM));
+    let listener = Listener { swarm: swarm.clone(), gate: Arc::clone(&gate) };
     tokio::spawn(listener.listen(gossip, stop.clone()));
-    Ok((wire, inbox, heard))
+    Ok((wire, gate, heard))
 }
 
 /// Keeps looking for nodes that know the run, and is found by them.
@@ -120,6 +118,14 @@ pub(super) async fn leave(swarm: &SwarmHandle, run: RunId) {
     }
 }
 
+impl SwarmWire {
+    fn post(&self, to: NodeId, said: Said) {
+        if self.letters.try_send(Letter { to, said }).is_err() {
+            debug!(%to, "a message of a run is dropped: too many wait");
+        }
+    }
+}
+
 impl Wire for SwarmWire {
     async fn gossip(&self, message: TrainMessage) {
         let again = self.again.fetch_add(1, Ordering::Relaxed);
@@ -130,9 +136,11 @@ impl Wire for SwarmWire {
     }
 
     fn send(&self, to: NodeId, message: TrainMessage) {
-        if self.letters.try_send(Letter { to, message }).is_err() {
-            debug!(%to, "a message of a run is dropped: too many wait");
-        }
+        self.post(to, Said::Message(Box::new(message)));
+    }
+
+    fn send_entry(&self, to: NodeId, entry: &[u8]) {
+        self.post(to, Said::Entry(entry.to_vec()));
     }
 
     async fn locate(&self, at: NodeId, state: Hash) -> Option<StateFile> {
@@ -154,14 +162,11 @@ impl Wire for SwarmWire {
 /// Reads what is gossiped about a run.
 struct Listener {
     swarm: SwarmHandle,
-    run: RunId,
-    roster: Roster,
-    inbox: mpsc::Sender<Heard>,
+    gate: Arc<Gate>,
 }
 
 impl Listener {
     async fn listen(self, mut gossip: mpsc::Receiver<Gossiped>, stop: CancellationToken) {
-        let (neighbours, strangers) = (Buckets::of_at_most(NEIGHBOURS), Buckets::of_at_most(1));
         loop {
             let gossiped = tokio::select! {
                 () = stop.cancelled() => return,
@@ -170,54 +175,10 @@ impl Listener {
                     None => return,
                 },
             };
-            let now = Instant::now();
-            let judgement = match neighbours.take(gossiped.source, 1, NEIGHBOUR, now) {
-                Err(_) => Judgement::Ignore,
-                Ok(()) => self.judge(&gossiped, || strangers.take((), 1, STRANGERS, now).is_ok()),
-            };
+            let judgement = self.gate.judge(gossiped.source, &gossiped.data, Instant::now());
             if self.swarm.judge(&gossiped, judgement).await.is_err() {
                 return;
             }
-        }
-    }
-
-    /// Judges something, and has the run hear what counts.
-    fn judge(&self, gossiped: &Gossiped, stranger_may: impl FnOnce() -> bool) -> Judgement {
-        let said = match TrainGossip::decode(&gossiped.data) {
-            Ok(said) if said.message.run() == self.run => said.message,
-            _ => return Judgement::Reject,
-        };
-        let counts = match (speaker(&said), speaks_for_itself(&said)) {
-            (Some(by), _) if self.roster.names(by) => true,
-            // Anyone may come, and say what it holds; nobody may say so all the time.
-            (_, Some(_)) => stranger_may(),
-            // Who is behind does not know everyone; and whoever is no part of the run has nothing to say.
-            _ => false,
-        };
-        if !counts {
-            return Judgement::Ignore;
-        }
-        match self.inbox.try_send(Heard { from: gossiped.source, message: said }) {
-            Ok(()) => Judgement::PassOn,
-            Err(_) => Judgement::Ignore,
-        }
-    }
-}
-
-/// Who says something.
-fn speaker(message: &TrainMessage) -> Option<NodeId> {
-    match message {
-        TrainMessage::Join(said) => Some(said.signer()),
-        TrainMessage::Candidate(said) => Some(said.signer()),
-        TrainMessage::Commit(said) => Some(said.signer()),
-        TrainMessage::Reveal(said) => Some(said.signer()),
-        TrainMessage::EvalNonce(said) => Some(said.signer()),
-        TrainMessage::Card(said) => Some(said.signer()),
-        TrainMessage::Vote(said) => Some(said.signer()),
-        TrainMessage::Seal(said) => Some(said.signer()),
-        TrainMessage::State(said) => Some(said.signer()),
-        TrainMessage::Proposal(_) | TrainMessage::NewView(_) | TrainMessage::Entry(_) | TrainMessage::Ask { .. } => {
-            None
         }
     }
 }

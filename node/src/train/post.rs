@@ -4,13 +4,14 @@
 use std::collections::BTreeMap;
 
 use consortium_protocol::NodeId;
+use consortium_protocol::wire::Message as _;
 use consortium_protocol::wire::train::{TrainAnswer, TrainMessage, TrainRequest};
 use tokio::sync::mpsc;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
-use super::net::ask;
+use super::net::ask_in_bytes;
 use crate::swarm::SwarmHandle;
 
 /// Letters under way at a time.
@@ -22,7 +23,24 @@ const TO_ONE: usize = 4;
 #[derive(Debug)]
 pub(super) struct Letter {
     pub(super) to: NodeId,
-    pub(super) message: TrainMessage,
+    pub(super) said: Said,
+}
+
+/// What a letter says.
+#[derive(Debug)]
+pub(super) enum Said {
+    Message(Box<TrainMessage>),
+    /// An entry, in its canonical encoding.
+    Entry(Vec<u8>),
+}
+
+impl Said {
+    fn request(self) -> Vec<u8> {
+        match self {
+            Self::Message(message) => TrainRequest::Say(message).encode(),
+            Self::Entry(entry) => TrainRequest::say_entry(&entry),
+        }
+    }
 }
 
 /// Carries `letters` until `stop`, or until nobody writes any more.
@@ -41,7 +59,7 @@ pub(super) async fn carry(swarm: SwarmHandle, mut letters: mpsc::Receiver<Letter
                 each.retain(|_, count| *count > 0);
             }
             letter = letters.recv(), if under_way.len() < AT_A_TIME => {
-                let Some(Letter { to, message }) = letter else { return };
+                let Some(Letter { to, said }) = letter else { return };
                 let count = each.entry(to).or_default();
                 if *count >= TO_ONE {
                     debug!(%to, "a message of a run is dropped: others before it are not taken yet");
@@ -50,7 +68,7 @@ pub(super) async fn carry(swarm: SwarmHandle, mut letters: mpsc::Receiver<Letter
                 *count += 1;
                 let swarm = swarm.clone();
                 under_way.spawn(async move {
-                    let taken = ask(&swarm, to, &TrainRequest::Say(Box::new(message))).await;
+                    let taken = ask_in_bytes(&swarm, to, &said.request()).await;
                     if taken != Some(TrainAnswer::Taken) {
                         debug!(%to, "a message of a run was not taken");
                     }

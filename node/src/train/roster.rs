@@ -17,8 +17,10 @@ pub struct Roster(Arc<Mutex<Names>>);
 struct Names {
     /// By the last record and the specification.
     named: BTreeSet<NodeId>,
-    /// The validators among them.
+    /// Who judges, of these.
     judges: BTreeSet<NodeId>,
+    /// The round that goes on; none before a record is known.
+    round: Option<u64>,
     /// Those that said something lately, the latest last.
     heard: VecDeque<NodeId>,
 }
@@ -39,11 +41,12 @@ impl Roster {
     pub fn name(&self, spec: &RunSpec, last: &Record) {
         let members = last.members.iter().filter(|member| member.active).map(|member| member.peer);
         let validators = last.validators.iter().map(|validator| validator.id);
+        let judges = validators.clone().collect();
         let candidates = last.candidates.iter().map(|candidacy| candidacy.id);
         let named = members.chain(validators).chain(candidates).chain(spec.reserves.iter().copied());
+        let named = named.collect();
         let mut names = self.lock();
-        names.judges = last.validators.iter().map(|validator| validator.id).collect();
-        names.named = named.collect();
+        (names.named, names.judges, names.round) = (named, judges, Some(last.round.saturating_add(1)));
     }
 
     /// Notes that a node said something.
@@ -65,10 +68,16 @@ impl Roster {
         self.lock().named.contains(&node)
     }
 
-    /// Whether a node is one of the run's validators.
+    /// Whether a node is a validator by the last record.
     #[must_use]
     pub fn judges(&self, node: NodeId) -> bool {
         self.lock().judges.contains(&node)
+    }
+
+    /// The round that goes on here; none before a record was named.
+    #[must_use]
+    pub fn round(&self) -> Option<u64> {
+        self.lock().round
     }
 
     /// Everyone.

@@ -164,11 +164,11 @@ impl Store {
         }
     }
 
-    /// The certified entry of a round, if it is here.
+    /// The certified entry of a round in its canonical encoding, if it is here.
     ///
     /// # Errors
     /// When it cannot be read any more.
-    pub fn entry(&mut self, round: u64) -> Result<Option<Entry>, StoreError> {
+    pub fn entry(&mut self, round: u64) -> Result<Option<Vec<u8>>, StoreError> {
         self.log.entry(round)
     }
 

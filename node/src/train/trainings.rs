@@ -12,7 +12,6 @@ use consortium_training::TrainError;
 use consortium_training::collective::{Parameters, Task};
 use consortium_training::rounds::Wish;
 use consortium_training::run::{MAX_TOKENIZER, examination_of, state_of, task_of};
-use tokio::sync::mpsc;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -20,13 +19,13 @@ use super::announcements::Announcements;
 use super::bonds::Bonds;
 use super::driver::{Parts, RunHandle, spawn};
 use super::errands::Errands;
+use super::gate::Gate;
 use super::net::{self, SwarmWire, ask};
 use super::pause::{Standing, Terms};
 use super::roster::Roster;
 use super::shelf::Shelf;
 use super::store::{Kept, Store};
 use super::view::{Exported, Phase, RunStatus, RunSummary};
-use super::wire::Heard;
 use super::{Owed, Payouts, RunError, export};
 use crate::blobs::Blobs;
 use crate::buckets::{Buckets, Pace};
@@ -94,7 +93,7 @@ struct Joined {
     wish: Wish,
     terms: Option<Terms>,
     handle: RunHandle,
-    inbox: mpsc::Sender<Heard>,
+    gate: Arc<Gate>,
     errands: Errands<SwarmWire>,
     /// Ends its way to the others.
     stop: CancellationToken,
@@ -323,7 +322,7 @@ impl Trainings {
         let (run, parts, said) = (RunId::of(&spec), &self.inner.parts, spec.clone());
         let (stop, roster) = (parts.stop.child_token(), Roster::default());
         let entered = net::enter(&parts.swarm, run, parts.blobs.clone(), roster.clone(), &stop).await;
-        let (wire, inbox, heard) = entered.map_err(|_| RunError::Stopped)?;
+        let (wire, gate, heard) = entered.map_err(|_| RunError::Stopped)?;
         let errands = Errands::new(wire.clone(), parts.blobs.clone(), Arc::clone(&task), roster.clone());
         let driven = Parts {
             key: Arc::clone(&parts.key),
@@ -353,7 +352,7 @@ impl Trainings {
         parts.pay.follow(said, &self.path(run), Some(handle.watch()));
         tokio::spawn(self.clone().see_out(run, handle.clone(), stop.clone()));
         if let Some(known) = lock(&self.inner.known).get_mut(&run) {
-            known.joined = Some(Joined { wish, terms, handle, inbox, errands, stop });
+            known.joined = Some(Joined { wish, terms, handle, gate, errands, stop });
         }
         Ok(())
     }
@@ -545,10 +544,13 @@ impl Trainings {
     }
 
     fn take(&self, from: NodeId, message: TrainMessage) -> TrainAnswer {
-        let known = lock(&self.inner.known);
-        let inbox = known.get(&message.run()).and_then(|known| known.joined.as_ref()).map(|joined| &joined.inbox);
-        match inbox.map(|inbox| inbox.try_send(Heard { from, message })) {
-            Some(Ok(())) => TrainAnswer::Taken,
+        let gate = {
+            let known = lock(&self.inner.known);
+            let joined = known.get(&message.run()).and_then(|known| known.joined.as_ref());
+            joined.map(|joined| Arc::clone(&joined.gate))
+        };
+        match gate {
+            Some(gate) if gate.take(from, message, Instant::now()) => TrainAnswer::Taken,
             _ => TrainAnswer::No,
         }
     }

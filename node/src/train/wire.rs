@@ -4,16 +4,19 @@ use std::path::PathBuf;
 
 use consortium_protocol::wire::train::{StateFile, TrainMessage};
 use consortium_protocol::{Hash, NodeId};
+use tokio::sync::OwnedSemaphorePermit;
 
 use crate::blobs::BlobError;
 
 /// A message of a run that arrived; its signatures were verified.
-#[derive(Clone, Debug)]
+#[derive(Debug)]
 pub struct Heard {
     /// Who passed it on.
     pub from: NodeId,
     /// What it says.
     pub message: TrainMessage,
+    /// What it takes of the room for messages of the run, if that is counted.
+    pub room: Option<OwnedSemaphorePermit>,
 }
 
 /// The way from one node of a run to the others. Nothing here waits for long, and what is lost is said again.
@@ -23,6 +26,9 @@ pub trait Wire: Clone + Send + Sync + 'static {
 
     /// Tells one node something, without waiting for it.
     fn send(&self, to: NodeId, message: TrainMessage);
+
+    /// Tells one node an entry, of which this is the canonical encoding, without waiting for it.
+    fn send_entry(&self, to: NodeId, entry: &[u8]);
 
     /// Asks a node which file holds the parameters of a state.
     fn locate(&self, at: NodeId, state: Hash) -> impl Future<Output = Option<StateFile>> + Send;

@@ -19,7 +19,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::blobs::Blobs;
 use crate::clock::wall_ms;
-use crate::train::hub::Hub;
+use crate::train::hub::{Hub, HubWire};
 use crate::train::pause::{Standing, Terms};
 use crate::train::view::{Phase, RunStatus};
 use crate::train::{Kept, Parts, Payouts, Roster, RunHandle, Shelf, Store, spawn};
@@ -179,6 +179,15 @@ impl World {
     }
 
     async fn start_with(&self, n: u8, wish: Wish, quota: u64, task: &Arc<Task>) -> Node {
+        let parts = Parts { task: Arc::clone(task), ..self.parts(n, wish, quota).await };
+        let (directory, blobs) = (parts.directory.clone(), parts.blobs.clone());
+        let handle = spawn(parts).unwrap();
+        pay(n, &self.path(n), &CancellationToken::new()).follow(self.spec.clone(), &directory, Some(handle.watch()));
+        Node { n, directory, blobs, handle }
+    }
+
+    /// What a node starts from.
+    pub(super) async fn parts(&self, n: u8, wish: Wish, quota: u64) -> Parts<HubWire> {
         let root = self.path(n);
         let directory = root.join("run");
         Store::create(&directory, &self.spec).unwrap();
@@ -193,24 +202,21 @@ impl World {
         }
         let shelf = Shelf::new(kept);
         let (wire, inbox) = self.hub.enter(self.run(), id(n), blobs.clone(), shelf.clone());
-        let handle = spawn(Parts {
+        Parts {
             key: key(n),
             wish,
             spec: self.spec.clone(),
-            task: Arc::clone(task),
+            task: Arc::clone(&self.task),
             examination: examination_of(self.spec.payload()),
-            directory: directory.clone(),
-            blobs: blobs.clone(),
+            directory,
+            blobs,
             shelf,
             roster: Roster::default(),
             wire,
             inbox,
             now_ms: wall_ms(),
             stop: CancellationToken::new(),
-        })
-        .unwrap();
-        pay(n, &root, &CancellationToken::new()).follow(self.spec.clone(), &directory, Some(handle.watch()));
-        Node { n, directory, blobs, handle }
+        }
     }
 
     /// Kills a node, and takes it away from the others.

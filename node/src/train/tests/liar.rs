@@ -65,7 +65,7 @@ impl Liar {
             let input = tokio::select! {
                 () = stop.cancelled() => return,
                 heard = self.inbox.recv() => match heard {
-                    Some(Heard { from, message }) => Input::Message { from, message },
+                    Some(Heard { from, message, .. }) => Input::Message { from, message },
                     None => return,
                 },
                 _ = tick.tick() => Input::Tick,

@@ -1,6 +1,7 @@
 //! Runs of a tiny model in one process.
 
 mod errands;
+mod gate;
 mod kit;
 mod liar;
 mod parts;

@@ -2,12 +2,14 @@
 
 use std::time::{Duration, Instant};
 
-use consortium_protocol::wire::train::{RunId, TrainMessage};
+use consortium_protocol::wire::Message as _;
+use consortium_protocol::wire::train::{Entry, RunId, TrainMessage};
 use consortium_protocol::{Msat, Signed};
-use consortium_training::rounds::Wish;
+use consortium_training::rounds::{Output, Wish};
 
 use super::kit::{World, id, key};
 use crate::train::announcements::Announcements;
+use crate::train::driver::{Event, prepare};
 use crate::train::log::{Log, look};
 use crate::train::pause::{Standing, Terms};
 use crate::train::store::StoreError;
@@ -35,13 +37,26 @@ async fn a_log_that_ends_in_the_middle_of_an_entry_is_cut_off_there() {
             open.append(entry).unwrap();
         }
         assert_eq!(std::fs::read(&path).unwrap(), whole);
-        assert_eq!(open.entry(log.len() as u64).unwrap().as_ref(), log.last());
+        assert_eq!(open.entry(log.len() as u64).unwrap(), log.last().map(Entry::encode));
         assert_eq!((open.entry(0).unwrap(), open.entry(99).unwrap()), (None, None));
     }
     let mut flipped = whole.clone();
     flipped[40] ^= 1;
     std::fs::write(&path, &flipped).unwrap();
     assert_eq!(Log::open(&path, |_| ()).unwrap().len(), 0, "what does not match its checksum does not count");
+}
+
+#[tokio::test]
+async fn entries_are_read_aside_and_sent_one_at_a_time() {
+    let world = World::new(1, 1, |_| ());
+    let (mut driver, _handle) = prepare(world.parts(0, Wish::Watch, 1 << 30).await).unwrap();
+    for _ in 0..2 {
+        for _ in 0..9 {
+            assert!(driver.perform(Output::SendEntry { to: id(1), round: 1 }).await);
+        }
+        assert_eq!(driver.under_way.len(), 1);
+        assert!(matches!(driver.under_way.join_next().await, Some(Ok(Event::Sent(Ok(()))))));
+    }
 }
 
 #[cfg(target_os = "linux")]

@@ -177,6 +177,26 @@ impl TrainMessage {
         }
     }
 
+    /// The round it is about.
+    #[must_use]
+    pub fn round(&self) -> u64 {
+        match self {
+            Self::Join(s) => s.payload().round,
+            Self::Candidate(s) => s.payload().round,
+            Self::Commit(s) => s.payload().round,
+            Self::Reveal(s) => s.payload().round,
+            Self::EvalNonce(s) => s.payload().round,
+            Self::Card(s) => s.payload().round,
+            Self::Proposal(s) => s.payload().record.round,
+            Self::Vote(s) => s.payload().round,
+            Self::Seal(s) => s.payload().round,
+            Self::NewView(s) => s.payload().round,
+            Self::Entry(entry) => entry.record.round,
+            Self::State(s) => s.payload().round,
+            Self::Ask { round, .. } => *round,
+        }
+    }
+
     /// Whether gossip can carry it.
     #[must_use]
     pub fn is_small(&self) -> bool {
