@@ -104,12 +104,12 @@ fn a_run_is_announced_joined_followed_exported_and_replayed() {
     assert!(text.contains("no run that begins with"), "{text}");
 }
 
-/// Begins to train on this machine alone, and kills that when a round is told.
+/// Begins to train on this machine alone, and kills that when this round, or a later one, is told.
 fn killed_after(out: &Path, arguments: &[&str], round: u64) {
     let mut child = command(out, arguments).stdout(Stdio::piped()).stderr(Stdio::null()).spawn().unwrap();
     let lines = BufReader::new(child.stdout.take().unwrap()).lines();
     let mut told = lines.map(|line| serde_json::from_str::<Value>(&line.unwrap()).unwrap());
-    assert!(told.any(|line| line["round"]["round"] == round), "round {round} is told");
+    assert!(told.any(|line| line["round"]["round"].as_u64() >= Some(round)), "round {round} is told");
     child.kill().unwrap();
     child.wait().unwrap();
 }
@@ -124,15 +124,16 @@ fn a_run_on_one_machine_goes_on_where_it_was_killed() {
             ["train", "local", "--json", "--out", out, "--model", "nano", "--peers", "2", "--latency-ms", "500"];
         [&local[..], &["--rounds", rounds]].concat()
     };
-    killed_after(&nowhere, &asked("8"), 3);
-    killed_after(&nowhere, &asked("8"), 6);
-    let text = complaint(&nowhere, &asked("9"));
-    assert!(text.contains("rounds is 8 there, 9 here") && text.contains("go on with it"), "{text}");
-    let told = said(&nowhere, &asked("8"));
+    // Rounds are told twice a second: when one is, some more may have passed.
+    killed_after(&nowhere, &asked("24"), 3);
+    killed_after(&nowhere, &asked("24"), 10);
+    let text = complaint(&nowhere, &asked("25"));
+    assert!(text.contains("rounds is 24 there, 25 here") && text.contains("go on with it"), "{text}");
+    let told = said(&nowhere, &asked("24"));
     let lines: Vec<Value> = told.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let rounds: Vec<&Value> = lines.iter().map(|line| &line["round"]).filter(|round| round.is_object()).collect();
-    assert!(rounds[0]["round"].as_u64().unwrap() >= 7, "what was told is not told again: {told}");
-    assert!(lines.last().unwrap()["model"]["round"] == 9 && !model.join("nodes").exists(), "{told}");
+    assert!(rounds[0]["round"].as_u64().unwrap() >= 11, "what was told is not told again: {told}");
+    assert!(lines.last().unwrap()["model"]["round"] == 25 && !model.join("nodes").exists(), "{told}");
     // No round was lost by it: all peers were let in, in all of the log.
     let archive = Archive::open(&model.join("run")).unwrap();
     let trained = (2..=9).map(|round| archive.entry(round).unwrap().unwrap().record);
