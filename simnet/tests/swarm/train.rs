@@ -90,8 +90,9 @@ const PEERS: [usize; 2] = [1, 3];
 /// to be paid.
 fn paid_by_a_run(nodes: &[Value], more: &[&str]) -> (String, [i64; 2]) {
     let judge = nodes[2]["peer_id"].as_str().unwrap();
-    let wishes = ["train", "announce", "--model", "nano", "--rounds", "5", "--least-peers", "2", "--most-peers", "2"];
-    let pay = ["--budget", "20000", "--base", "20000", "--latency-ms", "200", "--validator", judge];
+    let wishes = ["train", "announce", "--model", "nano", "--rounds", "8", "--least-peers", "2", "--most-peers", "2"];
+    // Whoever is worth anything is paid, however little it is.
+    let pay = ["--budget", "4000", "--base", "400000", "--latency-ms", "200", "--validator", judge];
     let announced = told(&nodes[0], &[wishes.as_slice(), &pay, more].concat());
     let run = announced["run"].as_str().unwrap().to_owned();
     told(&nodes[2], &["train", "join", &run, "--validate"]);

@@ -232,9 +232,11 @@ impl Node {
     /// Waits until the node's status is as wanted.
     pub(super) async fn until(&self, what: &str, holds: impl Fn(&RunStatus) -> bool) -> RunStatus {
         let mut watch = self.handle.watch();
-        let found = tokio::time::timeout(PATIENCE, watch.wait_for(|status| holds(status))).await;
+        // What is found is let go of at once: whoever looks again while somebody waits to write would wait for itself.
+        let found =
+            tokio::time::timeout(PATIENCE, async { watch.wait_for(|status| holds(status)).await.map(drop) }).await;
         match found {
-            Ok(Ok(_)) => self.handle.status(),
+            Ok(Ok(())) => self.handle.status(),
             _ => panic!("node {} never came to {what}: {:#?}", self.n, self.handle.status()),
         }
     }
