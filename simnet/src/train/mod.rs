@@ -31,10 +31,24 @@
 //! of 240: true in two rounds of three for the honest. In one seed of ten the mediocre one, which trains on a quarter of its
 //! rows, earned more than the mean of the honest, in two nothing.
 //!
-//! Attackers do nothing to the parameters when they are all kept out: with the four honest ones and free-rider, plagiarist,
-//! poisoner and stale peer the held-out losses are to the last digit those of the honest alone. The mediocre one is let in, and
-//! its noise is a fifth of the mean: after 24 rounds, in which the loss still falls by 3 % a round, it was between 0.3 %
-//! better and 11.8 % worse, in the mean 5.7 %, with it than without.
+//! Held-out loss after the 24 rounds, in which it still falls by 3 % a round, against the four honest ones alone: with
+//! free-rider, plagiarist, poisoner and stale peer, all kept out, +0.3 % in the mean of ten seeds (-4.9 to +5.9 %: other rows are
+//! dealt); with the mediocre one besides, which is let in and whose noise is a fifth of the mean, +5.7 % (-0.3 to +11.8 %).
+//!
+//! What compression costs: `simnet train --peers honest:4 --rounds 400 --steps 10 --batch 8 --dense --single`, seed 1, the same
+//! tokens each, held-out loss:
+//!
+//! | after rounds | this run | dense, 4 peers | one AdamW |
+//! |---|---|---|---|
+//! | 24 | 2.17 | 0.81 | 0.60 |
+//! | 50 | 0.79 | 0.349 | 0.281 |
+//! | 100 | 0.347 | 0.208 | 0.218 |
+//! | 200 | 0.206 | 0.196 | 0.191 |
+//! | 400 | 0.183 | 0.178 | 0.175 |
+//!
+//! So at the end it was 3.2 % above dense averaging, and it is slower the shorter the run: an element is sent once in 64 rounds
+//! or so by each peer. Once the loss hardly falls any more, half of the honest updates are refused: what a round gains is below
+//! what 20 rows can tell.
 
 pub mod arena;
 pub mod baselines;
