@@ -32,8 +32,8 @@
 //! rows, earned more than the mean of the honest, in two nothing.
 //!
 //! Held-out loss after the 24 rounds, in which it still falls by 3 % a round, against the four honest ones alone: with
-//! free-rider, plagiarist, poisoner and stale peer, all kept out, +0.3 % in the mean of ten seeds (-4.9 to +5.9 %: other rows are
-//! dealt); with the mediocre one besides, which is let in and whose noise is a fifth of the mean, +5.7 % (-0.3 to +11.8 %).
+//! free-rider, plagiarist, poisoner and stale peer, all kept out, +0.3 % in the mean of ten seeds (-4.9 to +5.9 %: runs part by
+//! chance over what the first round lets in); with the mediocre one besides, which is let in and whose noise is a fifth of the mean, +5.7 % (-0.3 to +11.8 %).
 //!
 //! What compression costs: `simnet train --peers honest:4 --rounds 400 --steps 10 --batch 8 --dense --single`, seed 1, the same
 //! tokens each, held-out loss:
