@@ -66,6 +66,8 @@ pub fn loss_curve(title: &str, history: &History) -> Result<String, TrainError> 
 pub struct Panel {
     /// What it shows, and in what unit.
     pub title: String,
+    /// What goes from left to right, and in what unit.
+    pub x: &'static str,
     /// Named lines of points, from left to right.
     pub series: Vec<(String, Vec<(f64, f64)>)>,
 }
@@ -82,11 +84,11 @@ const COLORS: [(u8, u8, u8); 8] = [
     (128, 128, 128),
 ];
 
-/// Draws panels two by two, over a common quantity `x`.
+/// Draws panels two by two.
 ///
 /// # Errors
 /// [`TrainError::Curve`] if there is no point at all or the drawing fails.
-pub fn panels(title: &str, x: &str, panels: &[Panel]) -> Result<String, TrainError> {
+pub fn panels(title: &str, panels: &[Panel]) -> Result<String, TrainError> {
     let rows = panels.len().div_ceil(2);
     if panels.iter().all(|panel| panel.series.iter().all(|s| s.1.is_empty())) {
         return Err(failed("no points"));
@@ -98,18 +100,14 @@ pub fn panels(title: &str, x: &str, panels: &[Panel]) -> Result<String, TrainErr
         area.fill(&WHITE).map_err(failed)?;
         let area = area.titled(title, ("sans-serif", 20)).map_err(failed)?;
         for (panel, part) in panels.iter().zip(area.split_evenly((rows, 2))) {
-            draw_panel(panel, x, &part)?;
+            draw_panel(panel, &part)?;
         }
         area.present().map_err(failed)?;
     }
     Ok(svg)
 }
 
-fn draw_panel(
-    panel: &Panel,
-    x: &str,
-    area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>,
-) -> Result<(), TrainError> {
+fn draw_panel(panel: &Panel, area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>) -> Result<(), TrainError> {
     let points = || panel.series.iter().flat_map(|s| s.1.iter()).filter(|p| p.0.is_finite() && p.1.is_finite());
     let range = |of: fn(&(f64, f64)) -> f64| {
         let (low, high) = points().map(of).fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
@@ -128,7 +126,7 @@ fn draw_panel(
         .y_label_area_size(52)
         .build_cartesian_2d(across, range(|p| p.1))
         .map_err(failed)?;
-    chart.configure_mesh().x_desc(x).light_line_style(WHITE).draw().map_err(failed)?;
+    chart.configure_mesh().x_desc(panel.x).light_line_style(WHITE).draw().map_err(failed)?;
     for ((name, line), (r, g, b)) in panel.series.iter().zip(COLORS.iter().copied().cycle()) {
         let style = RGBColor(r, g, b).stroke_width(2);
         let line = line.iter().copied().filter(|p| p.0.is_finite() && p.1.is_finite());
@@ -158,11 +156,12 @@ mod tests {
 
     #[test]
     fn panels_are_drawn_with_what_can_be_drawn() {
-        let panel = |points: &[(f64, f64)]| Panel { title: "p".into(), series: vec![("s".into(), points.to_vec())] };
+        let series = |points: &[(f64, f64)]| vec![("s".into(), points.to_vec())];
+        let panel = |points: &[(f64, f64)]| Panel { title: "p".into(), x: "round", series: series(points) };
         let all = [panel(&[(0.0, 1.0), (1.0, 2.0)]), panel(&[(1.0, f64::NAN)]), panel(&[(1.0, 3.0)]), panel(&[])];
-        let svg = panels("Title", "round", &all).unwrap();
-        assert!(svg.starts_with("<svg") && svg.contains("Title") && !svg.contains("NaN"));
-        assert!(panels("Title", "round", &all[3..]).is_err());
+        let svg = panels("Title", &all).unwrap();
+        assert!(svg.starts_with("<svg") && svg.contains("Title") && svg.contains("round") && !svg.contains("NaN"));
+        assert!(panels("Title", &all[3..]).is_err());
     }
 
     #[test]

@@ -250,6 +250,25 @@ impl Blobs {
         .await
     }
 
+    /// Removes whole files that came more than a week ago, but for those to `keep`; gives how many. Blocks.
+    ///
+    /// # Errors
+    /// When one cannot be removed; others may be gone.
+    pub fn forget_old(&self, keep: impl Fn(&Hash) -> bool) -> Result<usize, BlobError> {
+        let (useless, now) = (lock(&self.inner.room).names(), SystemTime::now());
+        let mut count = 0;
+        for hash in useless.into_iter().filter(|hash| !keep(hash)) {
+            let path = self.file(&hash);
+            let written = std::fs::metadata(&path).and_then(|metadata| metadata.modified()).map_err(at(&path))?;
+            if now.duration_since(written).is_ok_and(|age| age > FORGOTTEN_AFTER) {
+                lock(&self.inner.room).forget(&hash);
+                self.delete(&hash, &["", TREE, PARTIAL, PARTS])?;
+                count += 1;
+            }
+        }
+        Ok(count)
+    }
+
     /// Removes what there is of a file.
     fn delete(&self, hash: &Hash, extensions: &[&str]) -> Result<(), BlobError> {
         let file = self.file(hash);

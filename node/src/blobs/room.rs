@@ -41,6 +41,11 @@ impl Room {
         self.whole.get(hash).copied()
     }
 
+    /// The whole files.
+    pub(super) fn names(&self) -> Vec<Hash> {
+        self.whole.keys().copied().collect()
+    }
+
     /// Takes room for a file, until it is [whole](Self::keep) or [left](Self::leave). Gives what was left of other files and is
     /// to be dropped for it, the longest left first.
     ///

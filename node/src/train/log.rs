@@ -49,21 +49,23 @@ fn next(file: &mut impl io::Read) -> io::Result<Option<Vec<u8>>> {
     Ok((bytes.len() == length && checksum(&bytes) == sum).then_some(bytes))
 }
 
-/// Shows the entries of the log at `path` as far as they are whole; none if there is no log.
+/// Shows the entries of the log at `path` as far as they are whole; none if there is no log. Answers with how many bytes these
+/// take.
 ///
 /// # Errors
 /// As [`Log::open`].
-pub(super) fn look(path: &Path, mut see: impl FnMut(&Entry)) -> Result<(), StoreError> {
+pub(super) fn look(path: &Path, mut see: impl FnMut(&Entry)) -> Result<u64, StoreError> {
     let file = match File::open(path) {
         Ok(file) => file,
-        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(()),
+        Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(0),
         Err(error) => return Err(at(path)(error)),
     };
-    let mut reader = BufReader::new(file);
+    let (mut reader, mut whole) = (BufReader::new(file), 0);
     while let Some(bytes) = next(&mut reader).map_err(at(path))? {
         see(&Entry::decode(&bytes).map_err(|error| StoreError::damaged(path, &error))?);
+        whole += (HEAD + bytes.len()) as u64;
     }
-    Ok(())
+    Ok(whole)
 }
 
 /// Reads a log while it grows.

@@ -12,14 +12,15 @@
 //! ```
 //! Small files are replaced in one step. One process has the directory: that of the data directory's lock.
 
+use std::collections::BTreeSet;
 use std::fmt::Display;
 use std::io;
 use std::path::{Path, PathBuf};
 
-use consortium_protocol::Signed;
 use consortium_protocol::cbor;
 use consortium_protocol::wire::Message as _;
 use consortium_protocol::wire::train::{Entry, RunSpec, StateFile};
+use consortium_protocol::{Hash, Signed};
 use consortium_training::rounds::{Held, Stored, Wish};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -93,7 +94,7 @@ impl Kept {
 
     /// The file that holds a state.
     #[must_use]
-    pub fn file(&self, state: consortium_protocol::Hash) -> Option<StateFile> {
+    pub fn file(&self, state: Hash) -> Option<StateFile> {
         self.files().find(|file| file.state == state)
     }
 }
@@ -148,7 +149,7 @@ impl Store {
     /// # Errors
     /// When they cannot be read.
     pub fn look(directory: &Path, see: impl FnMut(&Entry)) -> Result<(), StoreError> {
-        super::log::look(&directory.join("log"), see)
+        super::log::look(&directory.join("log"), see).map(drop)
     }
 
     /// Makes something durable.
@@ -176,6 +177,25 @@ impl Store {
     #[must_use]
     pub fn rounds(&self) -> u64 {
         self.log.len()
+    }
+
+    /// The files that a run is for: its tokenizer, parameters, the updates that its log names, and the one that this peer
+    /// committed to. Some may not be here. What others handed in for the round that goes on is not among them.
+    ///
+    /// # Errors
+    /// When something that says so cannot be read, or the log ends within an entry: then more may have been named.
+    pub(super) fn files(directory: &Path) -> Result<BTreeSet<Hash>, StoreError> {
+        let mut files = BTreeSet::from([Self::spec(directory)?.payload().tokenizer]);
+        files.extend(Self::kept(directory)?.files().map(|file| file.file));
+        let log = directory.join("log");
+        let named = |entry: &Entry| files.extend(entry.body.reveals.iter().map(|reveal| reveal.payload().update));
+        if super::log::look(&log, named)? < std::fs::metadata(&log).map_or(0, |file| file.len()) {
+            return Err(StoreError::damaged(&log, &"it ends within an entry"));
+        }
+        if let Some(Stored::Trained { update, .. }) = read(&directory.join("trained.cbor"))? {
+            files.insert(update);
+        }
+        Ok(files)
     }
 
     /// Which files hold the parameters.

@@ -146,8 +146,31 @@ impl Trainings {
         Ok(Self { inner: Arc::new(inner) })
     }
 
+    /// Removes files that no run needs: what came for a round that an earlier life of this node did not see the end of.
+    async fn sweep(&self) {
+        let _nobody_begins_to_need_one = self.inner.joining.lock().await;
+        let (directory, blobs) = (self.inner.directory.clone(), self.inner.parts.blobs.clone());
+        let swept = aside(move || -> Result<usize, RunError> {
+            let mut needed = BTreeSet::new();
+            for entry in std::fs::read_dir(&directory).map_err(super::store::at(&directory))? {
+                let path = entry.map_err(super::store::at(&directory))?.path();
+                if std::fs::metadata(&path).map_err(super::store::at(&path))?.is_dir() {
+                    needed.extend(Store::files(&path)?);
+                }
+            }
+            Ok(blobs.forget_old(|file| needed.contains(file))?)
+        });
+        match swept.await {
+            Ok(0) => {}
+            Ok(count) => info!(count, "files that no run needs were removed"),
+            // Where a run cannot be read, nobody knows what it needs.
+            Err(error) => warn!(%error, "files that no run needs are not looked for"),
+        }
+    }
+
     /// Takes up the runs that this node had joined, and announces them again and again; until the node stops.
     pub async fn resume(self) {
+        self.sweep().await;
         let runs: Vec<RunId> = lock(&self.inner.known).keys().copied().collect();
         for run in runs {
             let path = self.path(run);
@@ -241,6 +264,7 @@ impl Trainings {
         })
         .await?;
         let blobs = &self.inner.parts.blobs;
+        let nothing_is_swept = self.inner.joining.lock().await;
         blobs.put(tokenizer).await?;
         let bytes = initial.len() as u64;
         let file = StateFile { state, file: blobs.put(initial).await?, bytes };
@@ -255,6 +279,7 @@ impl Trainings {
         })
         .await?;
         self.know(&spec, kept);
+        drop(nothing_is_swept);
         let judges = spec.payload().validators.contains(&self.me());
         self.tell(spec).await;
         info!(%run, "a training run is announced");

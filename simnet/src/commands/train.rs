@@ -5,8 +5,9 @@ use std::process::ExitCode;
 
 use anyhow::{Context as _, Result};
 use consortium_simnet::train::arena::Arena;
-use consortium_simnet::train::baselines::{Curve, dense, single};
+use consortium_simnet::train::baselines::{dense, single};
 use consortium_simnet::train::cast::{Cast, Role};
+use consortium_simnet::train::curve::Curve;
 use consortium_simnet::train::report::{PeerTotal, RoundReport, totals};
 use consortium_simnet::train::setting::Setting;
 use consortium_simnet::train::svg;
@@ -27,8 +28,8 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<ExitCode> {
         let mut setting = Setting::new(seed, arguments.rounds);
         setting.steps = arguments.steps.unwrap_or(setting.steps);
         setting.batch = arguments.batch.unwrap_or(setting.batch);
-        let rounds = play(arguments, &setting, &arguments.peers)?;
-        let mut curves = vec![curve("the run", &rounds)];
+        let (start, rounds) = play(arguments, &setting, &arguments.peers)?;
+        let mut curves = vec![Curve::of("the run", start, &rounds)];
         curves.extend(baselines(arguments, &setting)?);
         say_curves(arguments, &curves)?;
         played.push((setting, rounds, curves));
@@ -43,7 +44,8 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<ExitCode> {
     Ok(ExitCode::SUCCESS)
 }
 
-fn play(arguments: &cli::Train, setting: &Setting, cast: &Cast) -> Result<Vec<RoundReport>> {
+/// Answers with the held-out loss before the first round, and all rounds.
+fn play(arguments: &cli::Train, setting: &Setting, cast: &Cast) -> Result<(f64, Vec<RoundReport>)> {
     let task = setting.task()?;
     let share = setting.examination.share(task.recipe().rows_each());
     let mut arena = Arena::new(*setting, cast, task.clone())?;
@@ -74,7 +76,7 @@ fn play(arguments: &cli::Train, setting: &Setting, cast: &Cast) -> Result<Vec<Ro
     if !arguments.json {
         print(&table(&totals(&rounds, WARMUP), rounds.len()))?;
     }
-    Ok(rounds)
+    Ok((start, rounds))
 }
 
 /// One round in one line: what became of each update, and what it was paid.
@@ -129,17 +131,14 @@ fn table(totals: &[PeerTotal], rounds: usize) -> String {
     aligned(&lines)
 }
 
-fn curve(name: &str, rounds: &[RoundReport]) -> Curve {
-    Curve { name: name.to_owned(), points: rounds.iter().map(|r| (r.round + 1, r.held_out_loss)).collect() }
-}
-
 /// What the run is held against.
 fn baselines(arguments: &cli::Train, setting: &Setting) -> Result<Vec<Curve>> {
     let honest = arguments.peers.honest_alone();
     let (peers, task) = (honest.roles().len(), setting.task()?);
     let mut curves = Vec::new();
     if arguments.alone && arguments.peers.roles().iter().any(|role| *role != Role::Honest) {
-        curves.push(curve("the honest alone", &play(arguments, setting, &honest)?));
+        let (start, rounds) = play(arguments, setting, &honest)?;
+        curves.push(Curve::of("the honest alone", start, &rounds));
     }
     if arguments.dense {
         curves.push(dense(setting, &task, peers)?);
@@ -151,17 +150,17 @@ fn baselines(arguments: &cli::Train, setting: &Setting) -> Result<Vec<Curve>> {
 }
 
 fn say_curves(arguments: &cli::Train, curves: &[Curve]) -> Result<()> {
-    let last = |curve: &Curve| curve.points.last().map_or(f64::NAN, |point| point.1);
-    let Some(run) = curves.first().map(last) else { return Ok(()) };
+    let Some(run) = curves.first().map(Curve::end) else { return Ok(()) };
     if arguments.json {
         return print(&json!({ "curves": curves }).to_string());
     }
     for curve in curves {
-        let end = last(curve);
+        let end = curve.end();
         print(&format!(
-            "{:<24} held-out loss {end:.4} ({:+.2} % of the run's)",
+            "{:<24} held-out loss {end:.4} ({:+.2} % of the run's), {:.0} s with a core and a link for each peer",
             curve.name,
-            100.0 * (end / run - 1.0)
+            100.0 * (end / run - 1.0),
+            curve.seconds(),
         ))?;
     }
     print("")

@@ -1,6 +1,6 @@
 //! Plays the rounds.
 
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::Instant;
 
 use anyhow::{Context as _, Result};
@@ -16,7 +16,8 @@ use rand_chacha::rand_core::SeedableRng;
 
 use super::cast::Cast;
 use super::characters::{Character, Known, Moment, Revealed, Submission, characters};
-use super::cores::on_one_core;
+use super::cores::side_by_side;
+use super::curve::exchange_seconds;
 use super::outcome::{Fate, Finding};
 use super::pay::{Pay, STAKE, pay};
 use super::report::{PeerRound, RoundReport};
@@ -24,8 +25,6 @@ use super::setting::{Purpose, Setting};
 
 /// Held-out rows on which the common parameters are followed over a run; beyond those that examinations draw from.
 pub(super) const FOLLOWED: (u64, usize) = (1 << 40, 32);
-/// Threads that train.
-const THREADS: usize = 2;
 
 /// A run in progress.
 pub struct Arena {
@@ -94,9 +93,11 @@ impl Arena {
         let assignment = Assignment::new(&beacon, round, peers, recipe.rows_each(), recipe.rows)?;
         let probe = SyncProbe::new(&beacon, round, &self.common);
         let mut submissions: Vec<Option<Submission>> = vec![None; peers];
-        self.submit(Moment::Early, &assignment, &probe, &[], &mut submissions)?;
-        let trained = begun.elapsed().as_secs_f64();
-        self.submit(Moment::Later, &assignment, &probe, &[], &mut submissions)?;
+        let early = self.submit(Moment::Early, &assignment, &probe, &[], &mut submissions)?;
+        let training_seconds = begun.elapsed().as_secs_f64();
+        let later = self.submit(Moment::Later, &assignment, &probe, &[], &mut submissions)?;
+        let longest = submissions.iter().flatten().map(|submission| submission.message.len()).max().unwrap_or(0);
+        let submitting = submissions.iter().flatten().count();
         let (entries, mut findings) = self.read(submissions, round);
         let (task, examination) = (Arc::clone(&self.task), self.setting.examination);
         let beacon = self.setting.draw(Purpose::Examination, round);
@@ -126,7 +127,9 @@ impl Arena {
             held_out_loss: self.held_out_loss()?,
             reverted,
             seconds: begun.elapsed().as_secs_f64(),
-            training_seconds: trained,
+            training_seconds,
+            peer_seconds: early.max(later),
+            exchange_seconds: exchange_seconds(submitting, longest),
             peers,
         })
     }
@@ -144,7 +147,7 @@ impl Arena {
         pay(&self.standings.iter().zip(findings).map(earns).collect::<Vec<_>>())
     }
 
-    /// Lets all whose moment it is make their updates, on two threads.
+    /// Lets all whose moment it is make their updates; answers with the seconds that the slowest took.
     fn submit(
         &mut self,
         moment: Moment,
@@ -152,28 +155,24 @@ impl Arena {
         probe: &SyncProbe,
         present: &[Revealed],
         into: &mut [Option<Submission>],
-    ) -> Result<()> {
+    ) -> Result<f64> {
         let (setting, round, common, revealed) = (self.setting, self.round, &self.common, &self.revealed[..]);
-        let waiting = self.characters.iter_mut().zip(into.iter_mut()).enumerate();
-        let waiting: Vec<_> = waiting.filter(|(_, (character, _))| character.moment() == moment).collect();
-        let waiting = Mutex::new(waiting);
-        let next = || waiting.lock().unwrap_or_else(PoisonError::into_inner).pop();
-        let work = || -> Result<()> {
-            while let Some((me, (character, into))) = next() {
-                let rows = assignment.rows(me);
-                let known = Known { round, rounds: setting.rounds, me, common, rows: &rows, revealed, present, probe };
-                let mut rng = ChaCha8Rng::from_seed(setting.draw(Purpose::Characters, round));
-                rng.set_stream(me as u64);
-                *into = Some(character.submit(&known, &mut rng)?);
-            }
-            Ok(())
-        };
-        std::thread::scope(|scope| {
-            let threads: Vec<_> = (0..THREADS).map(|_| scope.spawn(|| on_one_core(work)?)).collect();
-            threads
-                .into_iter()
-                .try_for_each(|thread| thread.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
-        })
+        let waiting = self.characters.iter_mut().enumerate();
+        let waiting: Vec<_> = waiting.filter(|(_, character)| character.moment() == moment).collect();
+        let made = side_by_side(waiting, |(me, character)| -> Result<(usize, Submission)> {
+            let rows = assignment.rows(me);
+            let known = Known { round, rounds: setting.rounds, me, common, rows: &rows, revealed, present, probe };
+            let mut rng = ChaCha8Rng::from_seed(setting.draw(Purpose::Characters, round));
+            rng.set_stream(me as u64);
+            Ok((me, character.submit(&known, &mut rng)?))
+        })?;
+        let mut seconds = 0.0;
+        for (submitted, took) in made {
+            let (me, submission) = submitted?;
+            into[me] = Some(submission);
+            seconds = took.max(seconds);
+        }
+        Ok(seconds)
     }
 
     /// Checks what was committed to in time; in the order of commitment, which is drawn but for colluders.

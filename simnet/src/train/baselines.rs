@@ -8,20 +8,11 @@ use consortium_node::training::corpus::Split;
 use consortium_node::training::optimizer::AdamW;
 use consortium_node::training::packing::Batch;
 use consortium_node::training::trainer::mean_loss;
-use serde::Serialize;
 
 use super::arena::FOLLOWED;
-use super::cores::on_one_core;
+use super::cores::side_by_side;
+use super::curve::{Curve, exchange_seconds};
 use super::setting::{Purpose, Setting};
-
-/// Held-out loss over a run.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Curve {
-    /// What was run.
-    pub name: String,
-    /// Rounds done and the loss after them, nats per token.
-    pub points: Vec<(u64, f64)>,
-}
 
 /// What is trained in a round, and how it goes into the parameters.
 struct Baseline {
@@ -56,12 +47,13 @@ fn run(name: &str, setting: &Setting, task: Arc<Task>, peers: usize) -> Result<C
     let sizes: Vec<usize> = values.iter().map(Vec::len).collect();
     let optimizers = vec![AdamW::new(task.recipe().adam, &sizes); peers];
     let mut baseline = Baseline { task, peers, optimizers, values };
-    let mut points = vec![(0, baseline.loss(&followed)?)];
+    let bytes = sizes.iter().sum::<usize>() * size_of::<f32>();
+    let mut curve = Curve::begin(name, baseline.loss(&followed)?);
     for round in 0..setting.rounds {
-        baseline.round(setting, round)?;
-        points.push((round + 1, baseline.loss(&followed)?));
+        let seconds = baseline.round(setting, round)?;
+        curve.push(seconds + exchange_seconds(peers, bytes), baseline.loss(&followed)?);
     }
-    Ok(Curve { name: name.to_owned(), points })
+    Ok(curve)
 }
 
 impl Baseline {
@@ -69,26 +61,23 @@ impl Baseline {
         Ok(mean_loss(&Parameters::new(&self.task, self.values.clone())?.model()?, batch)?)
     }
 
-    fn round(&mut self, setting: &Setting, round: u64) -> Result<()> {
+    /// Trains a round; answers with the seconds of the slowest peer's local steps.
+    fn round(&mut self, setting: &Setting, round: u64) -> Result<f64> {
         let recipe = self.task.recipe();
         let beacon = setting.draw(Purpose::Assignment, round);
         let assignment = Assignment::new(&beacon, round, self.peers, recipe.rows_each(), recipe.rows)?;
         let common = Parameters::new(&self.task, self.values.clone())?;
         let (task, common) = (&self.task, &common);
-        let deltas: Vec<Result<Vec<Vec<f32>>>> = std::thread::scope(|scope| {
-            let train = |(peer, adam)| {
-                let rows = assignment.rows(peer);
-                scope.spawn(move || Ok(on_one_core(|| local_steps(task, common, adam, round, &rows))??.delta))
-            };
-            let threads: Vec<_> = self.optimizers.iter_mut().enumerate().map(train).collect();
-            threads.into_iter().map(|t| t.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic))).collect()
-        });
-        let share = 1.0 / self.peers as f32;
-        for delta in deltas {
-            let delta = delta?;
+        let made = side_by_side(self.optimizers.iter_mut().enumerate().collect(), |(peer, adam)| {
+            local_steps(task, common, adam, round, &assignment.rows(peer))
+        })?;
+        let (share, mut seconds) = (1.0 / self.peers as f32, 0f64);
+        for (run, took) in made {
+            let delta = run?.delta;
             let pairs = self.values.iter_mut().flatten().zip(delta.iter().flatten());
             pairs.for_each(|(value, change)| *value -= share * change);
+            seconds = seconds.max(took);
         }
-        Ok(())
+        Ok(seconds)
     }
 }

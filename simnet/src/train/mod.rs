@@ -8,7 +8,7 @@
 //! - [`arena`] plays the rounds, [`mod@outcome`] turns what was measured into verdicts and standings, and [`pay`] these into
 //!   money: pure functions of the numbers of a round.
 //! - [`baselines`] trains the same model without compression, and by one AdamW with the same tokens.
-//! - [`report`] is what comes out, [`svg`] its picture.
+//! - [`report`] is what comes out, [`curve`] held-out loss by rounds and by time, [`svg`] the picture.
 //!
 //! Messages do not travel here and nothing is signed; when things are known is as in the round protocol: whoever commits in
 //! time knows the updates of earlier rounds only, who copies one of this round has committed too late, and the batches of
@@ -55,6 +55,7 @@ pub mod baselines;
 pub mod cast;
 pub mod characters;
 mod cores;
+pub mod curve;
 pub mod outcome;
 pub mod pay;
 pub mod report;

@@ -69,8 +69,12 @@ pub struct RoundReport {
     pub reverted: bool,
     /// How long all of it took.
     pub seconds: f64,
-    /// How long training took.
+    /// How long training took, of all peers on this machine's cores.
     pub training_seconds: f64,
+    /// How long the slowest peer trained, on a core of its own.
+    pub peer_seconds: f64,
+    /// How long it would take for all to send what they made to all others; see [`super::curve`].
+    pub exchange_seconds: f64,
     /// The peers, in order.
     pub peers: Vec<PeerRound>,
 }

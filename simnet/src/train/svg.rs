@@ -3,10 +3,10 @@
 use anyhow::Result;
 use consortium_node::training::curve::{Panel, panels};
 
-use super::baselines::Curve;
+use super::curve::{Curve, Point};
 use super::report::{PeerRound, RoundReport};
 
-/// Draws held-out loss of the run and its baselines, and of every peer the score, rating and balance over the rounds.
+/// Draws held-out loss of the run and its baselines, by rounds and by time, and of every peer the score, rating and balance over the rounds.
 ///
 /// # Errors
 /// When nothing was played.
@@ -19,16 +19,19 @@ pub fn document(title: &str, rounds: &[RoundReport], curves: &[Curve]) -> Result
         };
         names.unwrap_or_default().into_iter().enumerate().map(series).collect::<Vec<(String, Vec<(f64, f64)>)>>()
     };
-    let losses = curves
-        .iter()
-        .map(|curve| (curve.name.clone(), curve.points.iter().map(|(round, loss)| (*round as f64, *loss)).collect()));
+    let losses = |x: fn(&Point) -> f64| {
+        let series = |curve: &Curve| (curve.name.clone(), curve.points.iter().map(|p| (x(p), p.loss)).collect());
+        curves.iter().map(series).collect::<Vec<_>>()
+    };
     // What does harm goes far below zero; how far does not matter.
     let score = |p: &PeerRound| p.score.map(|s| s.max(-0.05) * 100.0);
+    let panel = |title: &str, x, series| Panel { title: title.into(), x, series };
     let all = [
-        Panel { title: "held-out loss, nats per token".into(), series: losses.collect() },
-        Panel { title: "score: held-out loss improved by, %".into(), series: of_peers(score) },
-        Panel { title: "rating".into(), series: of_peers(|p| Some(p.rating)) },
-        Panel { title: "balance, sat".into(), series: of_peers(|p| Some(p.balance_msat as f64 / 1000.0)) },
+        panel("held-out loss, nats per token", "round", losses(|p| p.round as f64)),
+        panel("the same where each peer has a core and a link of its own", "seconds", losses(|p| p.seconds)),
+        panel("score: held-out loss improved by, %", "round", of_peers(score)),
+        panel("rating", "round", of_peers(|p| Some(p.rating))),
+        panel("balance, sat", "round", of_peers(|p| Some(p.balance_msat as f64 / 1000.0))),
     ];
-    Ok(panels(title, "round", &all)?)
+    Ok(panels(title, &all)?)
 }

@@ -1,5 +1,6 @@
 //! A validator's part of a round: what each update does to losses.
 
+use rayon::prelude::*;
 use serde::{Deserialize, Serialize};
 
 use super::assignment::{Assignment, held_out_rows};
@@ -78,7 +79,12 @@ impl Question {
     }
 }
 
-/// Examines the updates of one round. The same questions are put to all of them, but for each peer's own rows.
+fn answers(questions: &[Question], model: &Llama) -> Result<Vec<Losses>, TrainError> {
+    questions.par_iter().map(|question| question.answer(model)).collect()
+}
+
+/// Examines the updates of one round. The same questions are put to all of them, but for each peer's own rows. Batches are
+/// computed beside each other, on the threads of the rayon pool of who calls.
 #[derive(Debug)]
 pub struct Examiner<'a> {
     task: &'a Task,
@@ -109,10 +115,10 @@ impl<'a> Examiner<'a> {
         let Examination { held_out, held_out_rows: size, own, own_rows } = examination;
         let ask = |split, rows: &[u64]| Question::new(&model, task.batch(split, rows)?);
         let held_out = held_out_rows(&beacon, round, task.recipe().rows, held_out, size);
-        let held_out = held_out.iter().map(|rows| ask(Split::HeldOut, rows)).collect::<Result<_, _>>()?;
+        let held_out = held_out.par_iter().map(|rows| ask(Split::HeldOut, rows)).collect::<Result<_, _>>()?;
         let unassigned = assignment.unassigned(&beacon, round, own * own_rows);
         let unassigned =
-            unassigned.chunks(own_rows.max(1)).map(|rows| ask(Split::Train, rows)).collect::<Result<_, _>>()?;
+            unassigned.par_chunks(own_rows.max(1)).map(|rows| ask(Split::Train, rows)).collect::<Result<_, _>>()?;
         Ok(Self { task, examination, assignment, beacon, round, model, held_out, unassigned })
     }
 
@@ -128,15 +134,13 @@ impl<'a> Examiner<'a> {
         let Examination { own, own_rows, .. } = self.examination;
         let rows = self.assignment.examined(&self.beacon, self.round, peer, own * own_rows);
         let ask = |rows: &[u64]| Question::new(&self.model, self.task.batch(Split::Train, rows)?);
-        let assigned = rows.chunks(own_rows.max(1)).map(ask).collect::<Result<Vec<_>, _>>()?;
+        let assigned = rows.par_chunks(own_rows.max(1)).map(ask).collect::<Result<Vec<_>, _>>()?;
         let share = 1.0 / self.assignment.peers().clamp(1, MOST_PARTS) as f64;
         with_update(&self.model, update, medians, share, |model| {
-            let answers =
-                |questions: &[Question]| questions.iter().map(|q| q.answer(model)).collect::<Result<Vec<_>, _>>();
             Ok(Measured {
-                held_out: answers(&self.held_out)?,
-                assigned: answers(&assigned)?,
-                unassigned: answers(&self.unassigned)?,
+                held_out: answers(&self.held_out, model)?,
+                assigned: answers(&assigned, model)?,
+                unassigned: answers(&self.unassigned, model)?,
             })
         })
     }
@@ -156,7 +160,6 @@ impl<'a> Examiner<'a> {
     /// # Errors
     /// If a tensor operation fails.
     pub fn compare(&self, next: &Parameters) -> Result<Vec<Losses>, TrainError> {
-        let model = next.model()?;
-        self.held_out.iter().map(|question| question.answer(&model)).collect()
+        answers(&self.held_out, &next.model()?)
     }
 }

@@ -8,7 +8,7 @@ use super::rating::{Rating, rate};
 /// be off by.
 pub const MARGIN: f64 = 2.0 * TOLERANCE;
 /// What an update may make a single held-out batch worse by, as a part of its loss, if it improves them on the whole. A batch
-/// is a few rows, and late in a run a step that one peer's data ask for is not one that all rows ask for: of 240 honest
+/// is little text, and late in a run a step that one peer's data ask for is not one that all rows ask for: of 240 honest
 /// updates five improved the mean by a percent and made one batch of three worse by one to two.
 pub const WORST: f64 = 0.02;
 /// How far a loss may be off when another machine computes it.

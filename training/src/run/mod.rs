@@ -20,8 +20,9 @@
 //!
 //! # Rows of a batch
 //! The specification says how many batches a validator measures, not how large they are. [`examination_of`] makes them as
-//! large as they can be for the examination of an update to cost at most 5 % of the training that it came from, with 4 to 64
-//! rows: below about 200 rows of training (K x batch) it costs more, for fewer rows would only measure noise.
+//! large as they can be for the examination of an update to cost at most 5 % of the training that it came from, but no larger
+//! than 64 rows, and no smaller than 4 rows or 256 positions: of too little training (K x batch rows: 240 short ones are enough)
+//! it costs more, for a smaller batch would only measure noise.
 //!
 //! # A plan
 //! [`RunPlan`] has a default for everything, by the size of the model. What is computed rather than chosen: the lengths of the

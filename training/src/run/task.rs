@@ -16,8 +16,11 @@ use crate::tokenizer::Tokenizer;
 pub const MAX_TOKENIZER: usize = 32 << 20;
 /// Largest norm of a gradient, in every run.
 const CLIP: f64 = 1.0;
-/// Rows of a batch that is measured.
-const BATCH_ROWS: std::ops::RangeInclusive<usize> = 4..=64;
+/// Fewest positions in a batch that is measured, and most rows that these make.
+const BATCH_POSITIONS: usize = 256;
+const LEAST_ROWS: usize = 4;
+/// Most rows of a batch that is measured.
+const MOST_ROWS: usize = 64;
 /// What examining an update may cost, as a part of the training that it came from.
 const SHARE: f64 = 0.05;
 
@@ -98,7 +101,8 @@ pub fn examination_of(spec: &RunSpec) -> Examination {
     let (held_out, own) = (spec.batches.held_out as usize, spec.batches.assigned as usize);
     let rows_each = (spec.training.local_steps as usize).saturating_mul(spec.training.batch as usize);
     let rows = (SHARE * 3.0 * rows_each as f64 / (held_out + 3 * own).max(1) as f64) as usize;
-    let rows = rows.clamp(*BATCH_ROWS.start(), *BATCH_ROWS.end());
+    let least = BATCH_POSITIONS.div_ceil((spec.training.sequence as usize).max(1)).clamp(1, LEAST_ROWS);
+    let rows = rows.clamp(least, MOST_ROWS);
     Examination { held_out, held_out_rows: rows, own, own_rows: rows.min(rows_each / own.max(1)).max(1) }
 }
 
@@ -237,7 +241,11 @@ mod tests {
             assert!(share(&spec) <= 0.05, "{steps}");
         }
         assert_eq!(examination_of(&spec).own_rows, 64, "nor more than sixty-four");
-        (spec.training.local_steps, spec.training.batch) = (1, 3);
+        for (sequence, rows) in [(48, 4), (64, 4), (100, 3), (128, 2), (200, 2), (256, 1), (1000, 1)] {
+            (spec.training.local_steps, spec.training.batch, spec.training.sequence) = (5, 4, sequence);
+            assert_eq!(examination_of(&spec).held_out_rows, rows, "{sequence}: long rows say more");
+        }
+        (spec.training.local_steps, spec.training.batch, spec.training.sequence) = (1, 3, 48);
         assert_eq!(examination_of(&spec).own_rows, 1, "of a peer's three rows two batches of one");
     }
 }

@@ -284,13 +284,14 @@ pub(super) fn picture(name: &str, rounds: &[RoundLine]) -> Result<String> {
         });
         sums.collect()
     };
+    let panel = |title: &str, series| Panel { title: title.into(), x: "round", series };
     let all = [
-        Panel { title: "held-out loss, nats per token".into(), series: vec![("the run".into(), losses)] },
-        Panel { title: "score: held-out loss improved by, %".into(), series: by_peer(&score) },
-        Panel { title: "rating".into(), series: by_peer(&rating) },
-        Panel { title: "earned less fees, sat".into(), series: by_peer(&balance) },
+        panel("held-out loss, nats per token", vec![("the run".into(), losses)]),
+        panel("score: held-out loss improved by, %", by_peer(&score)),
+        panel("rating", by_peer(&rating)),
+        panel("earned less fees, sat", by_peer(&balance)),
     ];
-    Ok(panels(name, "round", &all)?)
+    Ok(panels(name, &all)?)
 }
 
 #[cfg(test)]

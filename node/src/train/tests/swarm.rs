@@ -1,7 +1,7 @@
 //! Runs over libp2p.
 
 use std::collections::BTreeSet;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use consortium_protocol::Hash;
 use consortium_protocol::cluster::ClusterName;
@@ -145,9 +145,22 @@ async fn a_run_is_announced_found_joined_trained_and_exported_over_libp2p() {
     // A node that starts again takes its runs up by itself.
     fourth.runs.stop().await;
     fourth.until("a stop", || fourth.runs.status(&run).is_none()).await;
+    let blobs = fourth.runs.blobs();
+    let needed = Store::files(&fourth.runs.directory(run).unwrap()).unwrap();
+    let here = || needed.iter().filter_map(|file| blobs.path(file)).filter(|path| path.exists()).count();
+    let before = here();
+    assert!(before >= 3 + 1 + 3, "updates, tokenizer, parameters: {before}");
+    // Of rounds that it did not see the end of: one may still be going on.
+    let [old, new] = [b"old", b"new"].map(|bytes| blobs.put(bytes.to_vec()));
+    let (old, new) = (blobs.path(&old.await.unwrap()).unwrap(), blobs.path(&new.await.unwrap()).unwrap());
+    let long_ago = SystemTime::now() - Duration::from_secs(8 * 24 * 3600);
+    for path in needed.iter().filter_map(|file| blobs.path(file)).chain([old.clone()]) {
+        std::fs::File::options().append(true).open(path).unwrap().set_modified(long_ago).unwrap();
+    }
     let again = open(3, &fourth.swarm, &fourth.dir, &fourth.stop);
     tokio::spawn(again.clone().resume());
     fourth.until("its run again", || again.status(&run).is_some_and(|status| status.in_sync)).await;
+    assert_eq!((here(), old.exists(), new.exists()), (before, false, true));
     for node in [&first, &second, &third, &fourth, &late] {
         node.stop.cancel();
         node.swarm.shutdown().await;
