@@ -1,4 +1,4 @@
-//! `consortium-tiny`: from nothing to a finished model directory.
+//! A model of the shape of `consortium-tiny`, by one optimiser: from nothing to a finished model directory.
 
 use std::path::PathBuf;
 
@@ -42,7 +42,8 @@ pub struct TinyOptions {
 }
 
 impl TinyOptions {
-    /// The settings of the model in this repository, which was trained in two stretches: see its card.
+    /// Settings with which one optimiser comes to a held-out loss of 0.183 in 40 minutes on two cores. The model in this
+    /// repository was trained by several peers together: see its card.
     #[must_use]
     pub fn new(out: PathBuf) -> Self {
         Self {

@@ -75,7 +75,7 @@ pub(super) enum TrainCommand {
     Replay(replay::ReplayArgs),
     /// Train on this machine alone: several peers and validators in one process, from nothing to a model that can be served.
     Local(Box<local::LocalArgs>),
-    /// Make the project's own small model again, by one optimiser alone: corpus, tokenizer, weights, model card.
+    /// Train a model like the project's own by one optimiser alone: corpus, tokenizer, weights, model card.
     Tiny(tiny::TinyArgs),
 }
 

@@ -7,7 +7,7 @@ use clap::Args;
 use consortium_training::progress::Progress;
 use consortium_training::tiny::{TinyOptions, train_tiny};
 
-/// Arguments of `train tiny`; what is left out is as the model in the repository was made.
+/// Arguments of `train tiny`.
 #[derive(Args, Debug)]
 pub(in crate::cli) struct TinyArgs {
     /// Directory to write the model to.
