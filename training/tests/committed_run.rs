@@ -1,11 +1,14 @@
 //! The run that made `consortium-tiny`, as far as it is kept beside the model: its log.
 
+#![allow(clippy::unwrap_used)]
+
 use std::fs;
 use std::path::Path;
 
 use consortium_protocol::wire::train::RunId;
 use consortium_training::model::LlamaConfig;
 use consortium_training::run::archive::Archive;
+use consortium_training::run::held_out_loss;
 use consortium_training::run::replay::{Depth, replay};
 
 #[test]
@@ -15,11 +18,11 @@ fn its_log_holds_and_is_of_the_model_beside_it() {
     let spec = archive.spec().unwrap();
     let (mut first, mut last) = (None, None);
     let done = replay(&archive, Depth::Log, &mut |step| {
-        let loss = consortium_training::run::held_out_loss(step.entry);
+        let loss = held_out_loss(step.entry);
         first = first.or(loss);
         last = loss.or(last);
-    });
-    let done = done.unwrap();
+    })
+    .unwrap();
     assert!(done.holds() && done.sums.last.ended);
     assert_eq!(done.sums.last.trained, spec.payload().rounds);
     assert!(first.unwrap() > 6.0 && last.unwrap() < 0.25, "{first:?} {last:?}");

@@ -571,6 +571,7 @@ impl<W: Wire> Driver<W> {
         };
         self.status.send_modify(|status| {
             status.summary.round = last.round;
+            status.summary.trained = last.trained;
             status.summary.peers = u32::try_from(last.peers().count()).unwrap_or(u32::MAX);
             status.summary.validators = u32::try_from(last.validators.len()).unwrap_or(u32::MAX);
             status.summary.wish = (!left).then_some(self.wish);

@@ -35,6 +35,8 @@ pub struct RunSummary {
     pub wish: Option<Wish>,
     /// The last certain round that this node knows; 0 before the first.
     pub round: u64,
+    /// Rounds with training up to it; 0 in a run that this node only heard of, or has left.
+    pub trained: u64,
 }
 
 impl RunSummary {
@@ -55,6 +57,7 @@ impl RunSummary {
             budget_msat: said.pay.budget.0,
             wish: None,
             round: 0,
+            trained: 0,
         }
     }
 }

@@ -205,10 +205,11 @@ pub(super) fn status(status: &RunStatus, me: NodeId) -> String {
         _ => run.wish.map_or("takes no part", wish),
     };
     let mut text = format!(
-        "{}  {}\nround {} of {}, {}; this node {here}{}\n",
+        "{}  {}\nround {}, {} of {} with training, {}; this node {here}{}\n",
         run.run.0.short(),
         printable(&run.name),
         run.round,
+        run.trained,
         run.rounds,
         phase(status.phase),
         if status.in_sync { "" } else { ", and has not the newest parameters yet" },
@@ -335,6 +336,7 @@ pub(super) mod tests {
             budget_msat: 100_000,
             wish: Some(Wish::Train),
             round: 3,
+            trained: 2,
         }
     }
 
@@ -364,7 +366,7 @@ pub(super) mod tests {
     fn a_status_tells_rounds_and_ones_own_part() {
         let shown = status(&sample(), id(1));
         for words in [
-            "a [31mrun\nround 3 of 10, waiting; this node trains\n",
+            "a [31mrun\nround 3, 2 of 10 with training, waiting; this node trains\n",
             "    2     30.0    3.0000  1 of 2  +2.00 %  5 sat   5 sat\n",
             "    3     30.0    2.0000  1 of 2  +1.00 %  4 sat  -2 sat  below-margin\n",
             "(this node)  +0.00 %     3.0  below-margin  0 sat  2 sat\n",

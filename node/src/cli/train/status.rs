@@ -132,6 +132,7 @@ async fn follow(args: &StatusArgs, client: &Client, mut told: Told) -> Result<()
         if args.asking.json && last_phase != Some(status.phase) {
             last_phase = Some(status.phase);
             let now = json!({"phase": status.phase, "in_sync": status.in_sync, "round": status.summary.round,
+                "trained": status.summary.trained, "rounds": status.summary.rounds,
                 "tokens_per_second": status.tokens_per_second, "trouble": status.last_error});
             if !print(&format!("{now}\n"))? {
                 return Ok(());
@@ -164,9 +165,8 @@ pub(super) fn bar() -> ProgressBar {
 
 /// Puts the bar where the run is.
 pub(super) fn progress(bar: &ProgressBar, status: &RunStatus) {
-    // The round in which peers join has no training.
-    bar.set_length(status.summary.rounds + 1);
-    bar.set_position(status.summary.round);
+    bar.set_length(status.summary.rounds);
+    bar.set_position(status.summary.trained);
     let steps = match (status.phase, status.progress) {
         (Phase::Training, (done, all)) if all > 0 => format!(" {done}/{all} steps"),
         _ => String::new(),
