@@ -228,6 +228,9 @@ pub(crate) struct Train {
     /// Rows of a local step [default: 8].
     #[arg(long, value_name = "B", value_parser = rows)]
     pub(crate) batch: Option<usize>,
+    /// Peers train on while a round is exchanged and judged, from parameters that are a round older.
+    #[arg(long)]
+    pub(crate) overlap: bool,
     /// Decides first weights, data, examinations, and what characters draw.
     #[arg(long, default_value_t = 1, value_name = "S")]
     pub(crate) seed: u64,

@@ -41,6 +41,14 @@ pub(super) enum WorkError {
     Before(Box<WorkError>),
 }
 
+impl Evaluate {
+    /// Which parameters it takes besides the newest: those before the last aggregate, or those that peers trained from. Where
+    /// it takes both, they are the same.
+    pub(super) fn older(&self) -> Option<Hash> {
+        self.judge.or_else(|| (self.from != self.base).then_some(self.from))
+    }
+}
+
 impl WorkError {
     /// Whether it may go another time: the disk was full, or something else was wrong with it.
     pub(super) fn passes(&self) -> bool {
@@ -80,8 +88,9 @@ pub(super) struct Evaluate {
     pub(super) peers: Vec<NodeId>,
     pub(super) evaluation: Beacon,
     pub(super) base: Hash,
+    pub(super) from: Hash,
     pub(super) judge: Option<Hash>,
-    /// Parameters before the last aggregate, where they had to be fetched.
+    /// The parameters of the round before, where they had to be fetched.
     pub(super) before: Option<PathBuf>,
     pub(super) updates: Vec<(NodeId, Hash)>,
     /// Updates of the last round.
@@ -181,6 +190,9 @@ impl Bench {
 
     fn train_as(&mut self, peer: &mut Peer, place: usize, order: &Train) -> Result<Made, WorkError> {
         let (task, steps) = (Arc::clone(&self.task), Arc::clone(&self.steps));
+        if self.shelf.kept().newest.is_none_or(|(_, newest)| newest.state != order.base) {
+            self.common(order.base).map_err(|error| WorkError::Before(Box::new(error)))?;
+        }
         let common = self.common(order.base)?;
         let dealt = assignment_of(&task, order.round, order.beacon, order.peers.len())?;
         let sample = SyncProbe::new(order.beacon.0.as_bytes(), order.round, common).sample(common);
@@ -189,7 +201,7 @@ impl Bench {
             steps.done.store(done, Ordering::Relaxed);
             !steps.stop.load(Ordering::Relaxed)
         };
-        let (message, _) = peer.train_while(order.trained, common, &dealt.rows(place), &mut go_on)?;
+        let (message, _) = peer.train_while((order.round, order.trained), common, &dealt.rows(place), &mut go_on)?;
         steps.done.store(task.recipe().steps, Ordering::Relaxed);
         let seconds = began.elapsed().as_secs_f64();
         let submission = Submission::encode(&sample, message);
@@ -201,12 +213,12 @@ impl Bench {
 
     /// Measures what others made.
     pub(super) fn evaluate(&mut self, order: &Evaluate) -> Result<Found, WorkError> {
-        let before = match (order.judge, &order.before) {
+        let older = match (order.older(), &order.before) {
             (None, _) => Ok(None),
             (Some(state), Some(path)) => read_parameters(&self.task, path, state).map(Some),
             (Some(state), None) => self.file(state).and_then(|file| self.load(file)).map(Some),
         };
-        let before = before.map_err(|error| WorkError::Before(Box::new(error)))?;
+        let older = older.map_err(|error| WorkError::Before(Box::new(error)))?;
         let submitted = |(peer, hash): &(NodeId, Hash)| -> Result<Submitted, WorkError> {
             Ok(Submitted { peer: *peer, hash: *hash, submission: self.submission(*hash)? })
         };
@@ -214,13 +226,15 @@ impl Bench {
         let earlier: Vec<_> =
             order.earlier.iter().filter_map(|name| Some(self.submission(*name).ok()?.update)).collect();
         let (task, examination) = (Arc::clone(&self.task), self.examination);
+        let common = self.common(order.base)?;
         let question = Question {
             round: order.round,
             assignment: order.assignment,
             peers: &order.peers,
             evaluation: order.evaluation,
-            common: self.common(order.base)?,
-            before: before.as_ref(),
+            common,
+            from: older.as_ref().filter(|_| order.from != order.base).unwrap_or(common),
+            before: older.as_ref().filter(|_| order.judge.is_some()),
         };
         let answer = measure(&task, examination, &question, &updates, &earlier)?;
         Ok(Found { round: order.round, aggregate: answer.aggregate, findings: answer.findings })
@@ -239,7 +253,9 @@ impl Bench {
             }
             Apply::Revert { round, to } => {
                 let before = self.load(self.file(*to)?)?;
-                self.go_on_to(*round, *to, before, None)
+                // Where peers do not wait they trained from what is taken back, and are measured against that.
+                let from = self.shelf.kept().newest.map(|(_, newest)| newest.state);
+                self.go_on_to(*round, *to, before, from)
             }
             Apply::Load { round, state, file } => {
                 let parameters = read_parameters(&self.task, file, *state)?;
@@ -275,7 +291,7 @@ impl Bench {
         Ok(Held { round, state })
     }
 
-    /// The parameters with this hash, if they are the newest.
+    /// The parameters with this hash, if they are the newest or those before.
     fn common(&mut self, state: Hash) -> Result<&Parameters, WorkError> {
         if self.common.as_ref().is_none_or(|(known, _)| *known != state) {
             let loaded = self.load(self.file(state)?)?;

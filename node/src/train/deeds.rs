@@ -39,9 +39,10 @@ impl<W: Wire> Driver<W> {
                 }
             }
             Output::Fetch { round, peer, update, bytes } => self.fetch(round, Wanted { peer, update, bytes }),
-            Output::Evaluate { round, assignment, peers, evaluation, base, judge, updates } => {
+            Output::Evaluate { round, assignment, peers, evaluation, base, from, judge, updates } => {
                 let (before, earlier) = (None, self.earlier());
-                let order = Evaluate { round, assignment, peers, evaluation, base, judge, before, updates, earlier };
+                let order =
+                    Evaluate { round, assignment, peers, evaluation, base, from, judge, before, updates, earlier };
                 self.evaluate(order);
             }
             Output::Aggregate { round, base, updates } => self.aggregate(round, base, updates),
@@ -55,8 +56,8 @@ impl<W: Wire> Driver<W> {
     }
 
     fn remember(&mut self, stored: &Stored) {
-        if let Stored::Trained { update, .. } = stored {
-            self.fetched.insert(*update);
+        if let Stored::Trained { commit, update, .. } = stored {
+            self.fetched.insert(*update, commit.payload().round);
         }
     }
 
@@ -112,7 +113,7 @@ impl<W: Wire> Driver<W> {
             let file = self.shelf.file(*state);
             file.is_some_and(|file| self.errands.blobs.length(&file.file).is_some())
         };
-        let Some(state) = order.judge.filter(|state| !is_here(state)) else {
+        let Some(state) = order.older().filter(|state| !is_here(state)) else {
             return self.works.order(Order::Evaluate(order));
         };
         let errands = self.errands.clone();

@@ -1,6 +1,6 @@
 //! One task for each run: feeds the machine, and has done what it wants done (`deeds`), in its order.
 
-use std::collections::BTreeSet;
+use std::collections::BTreeMap;
 use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
@@ -174,8 +174,8 @@ pub(super) struct Driver<W> {
     pub(super) measuring: Option<AbortHandle>,
     /// What is to be measured in this round.
     pub(super) asked: Option<Evaluate>,
-    /// Files that came for this round alone, unless its record names them.
-    pub(super) fetched: BTreeSet<Hash>,
+    /// Files that came for a round alone, unless its record names them, with that round.
+    pub(super) fetched: BTreeMap<Hash, u64>,
     pub(super) loading: Option<Hash>,
     pub(super) stop: CancellationToken,
     /// On what terms it trains, if on any.
@@ -262,7 +262,7 @@ pub(super) fn prepare<W: Wire>(parts: Parts<W>) -> Result<(Driver<W>, RunHandle)
         shelf,
         history,
         progress: Progress::default(),
-        fetched: BTreeSet::new(),
+        fetched: BTreeMap::new(),
         loading: None,
         stop,
         standing,
@@ -412,10 +412,11 @@ impl<W: Wire> Driver<W> {
             }
             Done::Trained(Ok(made)) => {
                 self.progress.trained(self.spec.payload(), made.seconds);
-                self.fetched.insert(made.update);
+                self.fetched.insert(made.update, made.round);
                 self.input(Input::Trained { round: made.round, update: made.update, bytes: made.bytes }).await;
             }
             Done::Trained(Err(WorkError::Train(consortium_training::TrainError::Stopped))) => {}
+            Done::Trained(Err(error @ WorkError::Before(_))) => self.trouble(&error),
             Done::Evaluated(Err(error @ WorkError::Parameters(_)))
             | Done::Trained(Err(error @ WorkError::Parameters(_))) => {
                 self.trouble(&error);
@@ -434,13 +435,13 @@ impl<W: Wire> Driver<W> {
     /// Notes a file that came for this round.
     fn note(&mut self, got: &Got) {
         if got.is_new {
-            self.fetched.insert(got.name);
+            self.fetched.insert(got.name, self.machine.chain().round());
         }
     }
 
     /// Measures once more: a validator that gives no card holds up the round.
     fn evaluate_again(&mut self) {
-        let before = self.asked.as_ref().and_then(|order| self.shelf.file(order.judge?));
+        let before = self.asked.as_ref().and_then(|order| self.shelf.file(order.older()?));
         let errands = self.errands.clone();
         self.measure_after(async move {
             if let Some(before) = before {
@@ -503,7 +504,15 @@ impl<W: Wire> Driver<W> {
         if let Some(measuring) = self.measuring.take() {
             measuring.abort();
         }
-        let mut of_no_use: Vec<Hash> = std::mem::take(&mut self.fetched).into_iter().collect();
+        // Local steps of a round that is over are late.
+        self.works.give_up_training_until(record.round);
+        let later = |(_, round): &(Hash, u64)| *round > record.round;
+        let (later, over): (BTreeMap<_, _>, Vec<_>) = {
+            let (later, over): (Vec<_>, Vec<_>) = std::mem::take(&mut self.fetched).into_iter().partition(later);
+            (later.into_iter().collect(), over)
+        };
+        self.fetched = later;
+        let mut of_no_use: Vec<Hash> = over.into_iter().map(|(update, _)| update).collect();
         of_no_use.retain(|update| !entry.body.reveals.iter().any(|reveal| reveal.payload().update == *update));
         {
             let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);

@@ -99,6 +99,9 @@ impl Kept {
     }
 }
 
+/// What this peer committed to, in even rounds and in odd ones.
+const TRAINED: [&str; 2] = ["trained-even", "trained-odd"];
+
 /// An open directory of a run.
 #[derive(Debug)]
 pub struct Store {
@@ -138,7 +141,7 @@ impl Store {
             stored.push(Stored::Entry(Box::new(entry)));
         })?;
         let store = Self { directory: directory.to_owned(), log };
-        for name in ["ballot", "card", "trained"] {
+        for name in ["ballot", "card", TRAINED[0], TRAINED[1]] {
             stored.extend(store.read::<Stored>(name)?);
         }
         Ok((store, stored))
@@ -161,7 +164,10 @@ impl Store {
             Stored::Entry(entry) => self.log.append(entry),
             Stored::Ballot(_) => self.write("ballot", stored),
             Stored::Card(_) => self.write("card", stored),
-            Stored::Trained { .. } => self.write("trained", stored),
+            Stored::Trained { commit, .. } => {
+                // A peer may have committed for the next round, too.
+                self.write(TRAINED[usize::from(commit.payload().round % 2 == 1)], stored)
+            }
         }
     }
 
@@ -192,8 +198,10 @@ impl Store {
         if super::log::look(&log, named)? < std::fs::metadata(&log).map_or(0, |file| file.len()) {
             return Err(StoreError::damaged(&log, &"it ends within an entry"));
         }
-        if let Some(Stored::Trained { update, .. }) = read(&directory.join("trained.cbor"))? {
-            files.insert(update);
+        for name in TRAINED {
+            if let Some(Stored::Trained { update, .. }) = read(&directory.join(format!("{name}.cbor")))? {
+                files.insert(update);
+            }
         }
         Ok(files)
     }

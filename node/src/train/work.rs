@@ -54,8 +54,8 @@ impl Works {
 
     /// Takes an order.
     pub(super) fn order(&mut self, order: Order) {
-        if !matches!(order, Order::Train(_)) {
-            // What has to be done at once does not wait for local steps, which are late by then.
+        if matches!(order, Order::Evaluate(_) | Order::Apply(Apply::Load { .. })) {
+            // Who judges does not train any more, and who has other parameters than the others trains from those in vain.
             self.give_up_training();
         }
         match order {
@@ -75,6 +75,16 @@ impl Works {
     pub(super) fn give_up_training(&mut self) {
         self.train = None;
         self.steps.stop.store(true, Ordering::Relaxed);
+    }
+
+    /// Has local steps for this round, or an earlier one, end: they are late. Those for a later round go on, and what is to be
+    /// applied waits for them.
+    pub(super) fn give_up_training_until(&mut self, round: u64) {
+        let runs = matches!(&self.running, Some((Order::Train(train), _)) if train.round > round);
+        let waits = self.train.as_ref().is_some_and(|train| train.round > round);
+        if !runs && !waits {
+            self.give_up_training();
+        }
     }
 
     /// Takes no more orders, and waits until nothing is computed: nobody else may use the directory before.

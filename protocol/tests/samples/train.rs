@@ -2,8 +2,8 @@
 
 use consortium_protocol::wire::escrow::EscrowId;
 use consortium_protocol::wire::train::{
-    Batches, Beacon, Body, Candidacy, Candidate, Certified, Commit, DataSpec, Entry, EvalNonce, Fate, Finding, Finite,
-    HyperParameters, Join, Locked, Locks, Loss, LossPair, Measure, Member, ModelSpec, NewView, Nonce, Outcome,
+    Ahead, Batches, Beacon, Body, Candidacy, Candidate, Certified, Commit, DataSpec, Entry, EvalNonce, Fate, Finding,
+    Finite, HyperParameters, Join, Locked, Locks, Loss, LossPair, Measure, Member, ModelSpec, NewView, Nonce, Outcome,
     PaySchedule, PayWay, Phases, Pledged, Proposal, Purpose, Record, Refusal, Reveal, RunId, RunSpec, ScoreCard, Seal,
     StateFile, StateHash, TrainAnswer, TrainGossip, TrainMessage, TrainRequest, Validator, Vote, commitment,
     nonce_lock,
@@ -48,6 +48,7 @@ pub(crate) fn spec() -> RunSpec {
             weight_decay: number(0.1),
             outer_rate: number(1.0),
             feedback: number(0.95),
+            overlap: true,
         },
         max_update_bytes: 1 << 20,
         phases: Phases {
@@ -64,7 +65,7 @@ pub(crate) fn spec() -> RunSpec {
         reserves: vec![key(5).node_id()],
         quorum: 2,
         replace_after: 5,
-        batches: Batches { assigned: 1, unassigned: 1, held_out: 3 },
+        batches: Batches { assigned: 1, unassigned: 1, held_out: 3, doubt: number(3.0) },
         pay: PaySchedule {
             budget: Msat(1_000_000),
             base_rate: Msat(20_000),
@@ -197,6 +198,8 @@ pub(crate) fn record() -> Record {
             mu: number(27.25),
             sigma: number(6.5),
             reliability: number(0.3),
+            merit: number(0.02),
+            merit_variance: number(1e-6),
             earned: Msat(1_050_000),
             fees: Msat(500),
             paid: Msat(1_000_000),
@@ -207,6 +210,7 @@ pub(crate) fn record() -> Record {
             .collect(),
         candidates: vec![Candidacy { id: key(5).node_id(), since: 6, heard: 7 }],
         assignment: Beacon(Hash::of(b"assignment")),
+        ahead: Some(Ahead { peers: vec![peer], assignment: Beacon(Hash::of(b"the one after")) }),
     }
 }
 

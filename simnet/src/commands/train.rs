@@ -28,8 +28,9 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<ExitCode> {
         let mut setting = Setting::new(seed, arguments.rounds);
         setting.steps = arguments.steps.unwrap_or(setting.steps);
         setting.batch = arguments.batch.unwrap_or(setting.batch);
+        setting.overlap = arguments.overlap;
         let (start, rounds) = play(arguments, &setting, &arguments.peers)?;
-        let mut curves = vec![Curve::of("the run", start, &rounds)];
+        let mut curves = vec![Curve::of("the run", start, &rounds, setting.overlap)];
         curves.extend(baselines(arguments, &setting)?);
         say_curves(arguments, &curves)?;
         played.push((setting, rounds, curves));
@@ -138,7 +139,7 @@ fn baselines(arguments: &cli::Train, setting: &Setting) -> Result<Vec<Curve>> {
     let mut curves = Vec::new();
     if arguments.alone && arguments.peers.roles().iter().any(|role| *role != Role::Honest) {
         let (start, rounds) = play(arguments, setting, &honest)?;
-        curves.push(Curve::of("the honest alone", start, &rounds));
+        curves.push(Curve::of("the honest alone", start, &rounds, setting.overlap));
     }
     if arguments.dense {
         curves.push(dense(setting, &task, peers)?);

@@ -6,7 +6,7 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use consortium_node::training::collective::{Assignment, Examiner, Parameters, SyncProbe, Task};
 use consortium_node::training::corpus::Split;
-use consortium_node::training::gauntlet::{Evidence, Losses, Standing, TOLERANCE, copies, take_round};
+use consortium_node::training::gauntlet::{DOUBT, Evidence, Losses, Showing, Standing, copies, harms, take_round};
 use consortium_node::training::packing::Batch;
 use consortium_node::training::sparseloco::{Update, median_norms, overlaps};
 use consortium_node::training::trainer::mean_loss;
@@ -35,10 +35,22 @@ pub struct Arena {
     standings: Vec<Standing>,
     balances: Vec<i64>,
     common: Parameters,
+    /// Those that the round before began from.
+    previous: Parameters,
+    /// Those before the last aggregate, if that is still to be judged.
+    unjudged: Option<Parameters>,
     last_step: f64,
     revealed: Vec<Revealed>,
     followed: Batch,
     round: u64,
+}
+
+/// What a round's local steps begin from.
+#[derive(Clone, Copy)]
+struct Plan<'a> {
+    assignment: &'a Assignment,
+    base: &'a Parameters,
+    probe: &'a SyncProbe,
 }
 
 /// What a peer handed in, read.
@@ -58,10 +70,13 @@ impl Arena {
         let stake = i64::try_from(STAKE.0).context("the stake is too large")?;
         let (first, count) = FOLLOWED;
         let followed = task.batch(Split::HeldOut, &(first..).take(count).collect::<Vec<_>>())?;
+        let common = Parameters::fresh(&task, setting.seed)?;
         Ok(Self {
             standings: vec![Standing::default(); characters.len()],
             balances: vec![stake; characters.len()],
-            common: Parameters::fresh(&task, setting.seed)?,
+            previous: common.clone(),
+            common,
+            unjudged: None,
             names: cast.names(),
             last_step: 0.0,
             revealed: Vec::new(),
@@ -91,22 +106,34 @@ impl Arena {
         let beacon = self.setting.draw(Purpose::Assignment, round);
         let recipe = self.task.recipe();
         let assignment = Assignment::new(&beacon, round, peers, recipe.rows_each(), recipe.rows)?;
-        let probe = SyncProbe::new(&beacon, round, &self.common);
+        let begun_from = self.common.clone();
+        let base = if self.setting.overlap { self.previous.clone() } else { self.common.clone() };
+        let probe = SyncProbe::new(&beacon, round, &base);
+        let plan = Plan { assignment: &assignment, base: &base, probe: &probe };
         let mut submissions: Vec<Option<Submission>> = vec![None; peers];
-        let early = self.submit(Moment::Early, &assignment, &probe, &[], &mut submissions)?;
+        let early = self.submit(Moment::Early, plan, &[], &mut submissions)?;
         let training_seconds = begun.elapsed().as_secs_f64();
-        let later = self.submit(Moment::Later, &assignment, &probe, &[], &mut submissions)?;
+        let later = self.submit(Moment::Later, plan, &[], &mut submissions)?;
         let longest = submissions.iter().flatten().map(|submission| submission.message.len()).max().unwrap_or(0);
         let submitting = submissions.iter().flatten().count();
         let (entries, mut findings) = self.read(submissions, round);
         let (task, examination) = (Arc::clone(&self.task), self.setting.examination);
         let beacon = self.setting.draw(Purpose::Examination, round);
         let examiner = Examiner::new(&task, examination, &assignment, &self.common, beacon, round)?;
-        let present = self.examine(&entries, &examiner, &probe, &mut findings)?;
+        let reverted = self.has_harmed(&examiner)?;
+        let present = self.examine(&entries, &examiner, plan, &mut findings)?;
         let mut late: Vec<Option<Submission>> = vec![None; peers];
-        self.submit(Moment::TooLate, &assignment, &probe, &present, &mut late)?;
+        self.submit(Moment::TooLate, plan, &present, &mut late)?;
 
-        let reverted = self.aggregate(&entries, &findings, &examiner)?;
+        match self.unjudged.take().filter(|_| reverted) {
+            Some(before) => {
+                // Who was measured was measured against what is taken back.
+                findings.iter_mut().filter(|finding| finding.evidence.is_some()).for_each(|f| f.fate = Fate::Reverted);
+                (self.common, self.last_step) = (before, 0.0);
+            }
+            None => self.aggregate(&entries, &findings)?,
+        }
+        self.previous = begun_from;
         let pay = self.rate_and_pay(&findings, reverted);
         self.revealed = present;
         self.round += 1;
@@ -138,11 +165,11 @@ impl Arena {
     /// measured.
     fn rate_and_pay(&mut self, findings: &[Finding], reverted: bool) -> Vec<Pay> {
         if !reverted {
-            take_round(&mut self.standings, &findings.iter().map(Finding::showing).collect::<Vec<_>>());
+            take_round(&mut self.standings, &findings.iter().map(|finding| finding.showing).collect::<Vec<_>>());
         }
         let earns = |(standing, finding): (&Standing, &Finding)| match reverted {
-            true => (0.0, finding.costs_fee() && finding.evidence.is_none()),
-            false => (standing.quality(finding.showing().verdict), finding.costs_fee()),
+            true => (0.0, finding.costs_fee()),
+            false => (standing.quality(finding.showing.verdict), finding.costs_fee()),
         };
         pay(&self.standings.iter().zip(findings).map(earns).collect::<Vec<_>>())
     }
@@ -151,12 +178,12 @@ impl Arena {
     fn submit(
         &mut self,
         moment: Moment,
-        assignment: &Assignment,
-        probe: &SyncProbe,
+        plan: Plan<'_>,
         present: &[Revealed],
         into: &mut [Option<Submission>],
     ) -> Result<f64> {
-        let (setting, round, common, revealed) = (self.setting, self.round, &self.common, &self.revealed[..]);
+        let (setting, round, revealed) = (self.setting, self.round, &self.revealed[..]);
+        let Plan { assignment, base: common, probe } = plan;
         let waiting = self.characters.iter_mut().enumerate();
         let waiting: Vec<_> = waiting.filter(|(_, character)| character.moment() == moment).collect();
         let made = side_by_side(waiting, |(me, character)| -> Result<(usize, Submission)> {
@@ -177,8 +204,10 @@ impl Arena {
 
     /// Checks what was committed to in time; in the order of commitment, which is drawn but for colluders.
     fn read(&self, submissions: Vec<Option<Submission>>, round: u64) -> (Vec<Entry>, Vec<Finding>) {
-        let mut findings: Vec<Finding> =
-            submissions.iter().map(|_| Finding { evidence: None, fate: Fate::Late }).collect();
+        let mut findings: Vec<Finding> = submissions
+            .iter()
+            .map(|_| Finding { evidence: None, showing: Showing::NOTHING, fate: Fate::Late })
+            .collect();
         let mut order: Vec<(usize, Submission)> =
             submissions.into_iter().enumerate().filter_map(|(peer, s)| Some((peer, s?))).collect();
         order.shuffle(&mut ChaCha8Rng::from_seed(self.setting.draw(Purpose::Order, round)));
@@ -198,7 +227,7 @@ impl Arena {
         &self,
         entries: &[Entry],
         examiner: &Examiner<'_>,
-        probe: &SyncProbe,
+        plan: Plan<'_>,
         findings: &mut [Finding],
     ) -> Result<Vec<Revealed>> {
         let updates: Vec<&Update> = entries.iter().map(|e| &e.update).collect();
@@ -211,11 +240,12 @@ impl Arena {
                 assigned: measured.assigned,
                 unassigned: measured.unassigned,
                 held_out: measured.held_out,
-                drift: probe.drift(&self.common, &entry.sample, self.last_step),
+                drift: plan.probe.drift(plan.base, &entry.sample, self.last_step),
                 copy,
             };
             revealed.push(Revealed { peer: entry.peer, update: entry.update.clone(), score: evidence.score() });
-            findings[entry.peer] = Finding { fate: Fate::Judged(evidence.judge()), evidence: Some(evidence) };
+            let showing = evidence.showing(self.standings[entry.peer].merit, DOUBT);
+            findings[entry.peer] = Finding { fate: Fate::Judged(showing.verdict), showing, evidence: Some(evidence) };
         }
         Ok(revealed)
     }
@@ -230,23 +260,25 @@ impl Arena {
         Ok(copies(all.len(), |earlier, later| overlaps[earlier][later]).split_off(self.revealed.len()))
     }
 
-    /// Takes the outer step by what was let in, unless it makes held-out loss worse.
-    fn aggregate(&mut self, entries: &[Entry], findings: &[Finding], examiner: &Examiner<'_>) -> Result<bool> {
+    /// Whether the last aggregate made held-out loss worse, as it is judged when the next round is examined.
+    fn has_harmed(&self, examiner: &Examiner<'_>) -> Result<bool> {
+        let Some(before) = &self.unjudged else { return Ok(false) };
+        let scores: Vec<f64> = examiner.last_step(before)?.iter().map(Losses::score).collect();
+        Ok(harms(&scores, DOUBT))
+    }
+
+    /// Takes the outer step by what was let in.
+    fn aggregate(&mut self, entries: &[Entry], findings: &[Finding]) -> Result<()> {
         let mut accepted: Vec<&Entry> = entries.iter().filter(|e| findings[e.peer].fate.accepted()).collect();
         if accepted.is_empty() {
-            return Ok(false);
+            return Ok(());
         }
         accepted.sort_by_key(|entry| entry.peer);
         let updates: Vec<&Update> = accepted.iter().map(|e| &e.update).collect();
         let mut next = self.common.clone();
         next.step(&updates, &median_norms(self.task.layout(), &updates)?)?;
-        let losses = examiner.compare(&next)?;
-        let sum: f64 = losses.iter().map(Losses::score).sum();
-        let harms = sum.is_nan() || sum / (losses.len().max(1) as f64) < -TOLERANCE;
-        if !harms {
-            self.last_step = next.distance(&self.common);
-            self.common = next;
-        }
-        Ok(harms)
+        self.last_step = next.distance(&self.common);
+        self.unjudged = Some(std::mem::replace(&mut self.common, next));
+        Ok(())
     }
 }

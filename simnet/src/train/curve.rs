@@ -23,7 +23,7 @@ pub struct Point {
     /// Rounds done.
     pub round: u64,
     /// What they take if each peer has a core and a link of its own: local steps as they were measured, and the exchange as it
-    /// is computed. Who judges does so meanwhile or after, and is not counted.
+    /// is computed, after them or beside those of the next round. Who judges does so meanwhile or after, and is not counted.
     pub seconds: f64,
     /// Loss on the rows that the run is followed on, nats per token.
     pub loss: f64,
@@ -41,11 +41,14 @@ impl Curve {
         self.points.push(Point { round: round + 1, seconds: before + seconds, loss });
     }
 
-    /// Of a run that was played, from the loss before it.
+    /// Of a run that was played, from the loss before it; `overlap` tells whether peers train while updates travel.
     #[must_use]
-    pub fn of(name: &str, before: f64, rounds: &[RoundReport]) -> Self {
+    pub fn of(name: &str, before: f64, rounds: &[RoundReport], overlap: bool) -> Self {
         let mut curve = Self::begin(name, before);
-        rounds.iter().for_each(|round| curve.push(round.peer_seconds + round.exchange_seconds, round.held_out_loss));
+        for round in rounds {
+            let (steps, exchange) = (round.peer_seconds, round.exchange_seconds);
+            curve.push(if overlap { steps.max(exchange) } else { steps + exchange }, round.held_out_loss);
+        }
         curve
     }
 

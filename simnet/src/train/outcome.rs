@@ -13,6 +13,8 @@ pub enum Fate {
     Late,
     /// It is no update of this run.
     Malformed,
+    /// What it was measured against was taken back.
+    Reverted,
 }
 
 impl Fate {
@@ -34,6 +36,7 @@ impl Fate {
             Self::Judged(Verdict::Refused(Refusal::BelowMargin)) => "below margin",
             Self::Late => "late",
             Self::Malformed => "malformed",
+            Self::Reverted => "reverted",
         }
     }
 }
@@ -43,20 +46,17 @@ impl Fate {
 pub struct Finding {
     /// What was measured, if its update was examined.
     pub evidence: Option<Evidence>,
+    /// What that says about the peer.
+    #[serde(skip)]
+    pub showing: Showing,
     /// What becomes of the update.
     pub fate: Fate,
 }
 
 impl Finding {
-    /// What it says about the peer, in the words that runs go by.
-    #[must_use]
-    pub fn showing(&self) -> Showing {
-        self.evidence.as_ref().map_or(Showing::NOTHING, Evidence::showing)
-    }
-
-    /// Whether the update was examined in vain. One that came too late was not looked at.
+    /// Whether the update was examined in vain, and by its own fault. One that came too late was not looked at.
     #[must_use]
     pub fn costs_fee(&self) -> bool {
-        !self.fate.accepted() && self.fate != Fate::Late
+        !self.fate.accepted() && !matches!(self.fate, Fate::Late | Fate::Reverted)
     }
 }

@@ -26,6 +26,8 @@ pub struct Setting {
     pub steps: u64,
     /// Rows of a local step.
     pub batch: usize,
+    /// Whether peers train on while a round is exchanged and judged, from parameters that are a round older.
+    pub overlap: bool,
     /// How updates are examined.
     #[serde(flatten)]
     pub examination: Examination,
@@ -38,7 +40,7 @@ impl Setting {
     #[must_use]
     pub fn new(seed: u64, rounds: u64) -> Self {
         let examination = Examination { held_out: 3, held_out_rows: 4, own: 2, own_rows: 4 };
-        Self { seed, rounds, steps: 30, batch: 8, examination }
+        Self { seed, rounds, steps: 30, batch: 8, overlap: false, examination }
     }
 
     /// The task of the run: the model `small`, two layers of width 64, on rows of 64 positions. A round of ten peers then

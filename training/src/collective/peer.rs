@@ -122,16 +122,17 @@ impl Peer {
     /// # Errors
     /// [`TrainError::Setting`] for a round that is over; otherwise as [`local_steps`]. The peer is then as it was before.
     pub fn train(&mut self, round: u64, common: &Parameters, rows: &[u64]) -> Result<(&[u8], &[f32]), TrainError> {
-        self.train_while(round, common, rows, &mut |_| true)
+        self.train_while((round, round), common, rows, &mut |_| true)
     }
 
-    /// As [`Self::train`]; asks `go_on` before each local step whether it is still wanted, and tells it how many were taken.
+    /// As [`Self::train`], in a round and at its place in the schedule of the learning rate, which rounds without training
+    /// move apart; asks `go_on` before each local step whether it is still wanted, and tells it how many were taken.
     ///
     /// # Errors
     /// As [`Self::train`], and [`TrainError::Stopped`] if it was not. The peer is then as it was before.
     pub fn train_while(
         &mut self,
-        round: u64,
+        (round, place): (u64, u64),
         common: &Parameters,
         rows: &[u64],
         go_on: &mut dyn FnMut(u64) -> bool,
@@ -141,7 +142,7 @@ impl Peer {
             earlier => {
                 let made = match &earlier {
                     Some(last) if last.round > round => Err(over(round, last.round)),
-                    _ => self.make(round, common, rows, go_on),
+                    _ => self.make((round, place), common, rows, go_on),
                 };
                 // Should it fail, what was made before stays.
                 self.last = earlier;
@@ -154,13 +155,13 @@ impl Peer {
 
     fn make(
         &mut self,
-        round: u64,
+        (round, place): (u64, u64),
         common: &Parameters,
         rows: &[u64],
         go_on: &mut dyn FnMut(u64) -> bool,
     ) -> Result<Last, TrainError> {
         let mut adam = self.adam.clone();
-        let run = local_steps_while(&self.task, common, &mut adam, round, rows, go_on)?;
+        let run = local_steps_while(&self.task, common, &mut adam, place, rows, go_on)?;
         let message = compress(self.task.layout(), &mut self.feedback, &run.delta)?;
         self.adam = adam;
         Ok(Last { round, losses: run.losses, message })

@@ -285,7 +285,7 @@ fn training_that_is_not_wanted_any_more_ends_and_leaves_the_peer_as_it_was() {
     let rows = assignment(0, 1).rows(0);
     let mut peer = Peer::join(task.clone());
     let mut told = 0;
-    let stopped = peer.train_while(0, &common, &rows, &mut |step| {
+    let stopped = peer.train_while((0, 0), &common, &rows, &mut |step| {
         told = step;
         step < 2
     });

@@ -2,6 +2,7 @@
 
 use serde::{Deserialize, Serialize};
 
+use super::doubt::{Estimate, Merit};
 use super::rating::{Rating, rate};
 
 /// What an update must improve the loss on what nobody trained on by, as a part of it, to be let in: twice what measuring may
@@ -17,8 +18,8 @@ pub const TOLERANCE: f64 = 1e-4;
 /// honest one is not away at all, and one that missed a single round is away by about one; the few numbers that are compared
 /// estimate that step roughly. (Where peers keep parameters that differ, the literature allows 3.)
 pub const MOST_DRIFT: f64 = 0.1;
-/// Weight of the newest round in a peer's reliability.
-const RECENT: f64 = 0.05;
+/// Weight of the newest round in what builds up over rounds: reliability, and merit.
+pub(super) const RECENT: f64 = 0.05;
 
 /// Mean loss of one batch before and after an update, in nats per token.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
@@ -42,10 +43,22 @@ impl Losses {
     }
 }
 
+/// The scores of losses, as an estimate.
+fn estimate<'a>(losses: impl IntoIterator<Item = &'a Losses>) -> Estimate {
+    Estimate::of(&losses.into_iter().map(Losses::score).collect::<Vec<_>>())
+}
+
 /// The mean of scores in the order given; minus infinity if there are none.
 fn mean(losses: &[Losses]) -> f64 {
-    let sum: f64 = losses.iter().map(Losses::score).sum();
-    if losses.is_empty() { f64::NEG_INFINITY } else { sum / losses.len() as f64 }
+    estimate(losses).mean
+}
+
+/// Whether an aggregate with these scores on held-out batches is to be taken back: it made things worse by more than `doubt`
+/// standard errors of them, or by so much that there is no doubt.
+#[must_use]
+pub fn harms(scores: &[f64], doubt: f64) -> bool {
+    let score = Estimate::of(scores);
+    score.at_best(doubt) < -MARGIN || score.mean < -WORST
 }
 
 /// The median of what several validators say, of an even number the lower; minus infinity if none says anything. Fewer than
@@ -81,7 +94,7 @@ pub enum Refusal {
     Copy,
     /// The peer trained on other parameters than the common ones.
     OutOfSync,
-    /// It makes batches worse that nobody trained on, or a single held-out one by much.
+    /// It makes batches worse that nobody trained on, or a single held-out one by much; or the peer's updates did so together.
     Harm,
     /// It does not improve the loss on what nobody trained on by the margin.
     BelowMargin,
@@ -97,18 +110,29 @@ pub enum Verdict {
 }
 
 impl Evidence {
-    /// What it says about the peer.
+    /// What it says about a peer with this merit, in a run that doubts scores by so many standard errors.
     #[must_use]
-    pub fn showing(&self) -> Showing {
-        Showing { verdict: self.judge(), score: self.score(), own_data: self.own_data() }
+    pub fn showing(&self, merit: Merit, doubt: f64) -> Showing {
+        let (score, is_own) = (self.estimate(), !self.copy && self.is_in_sync());
+        // Without doubt every update is judged by itself.
+        let merit = if doubt > 0.0 && is_own && score.mean.is_finite() { merit.with(score) } else { merit };
+        Showing { verdict: self.judge(merit, doubt), score: score.mean, own_data: self.own_data(), merit: Some(merit) }
     }
 
-    /// The mean score on all batches that nobody trained on: held-out ones, and those of the training split that were
-    /// assigned to nobody.
+    /// The score over all batches that nobody trained on: held-out ones, and those of the training split that were assigned
+    /// to nobody.
+    fn estimate(&self) -> Estimate {
+        estimate(self.held_out.iter().chain(&self.unassigned))
+    }
+
+    /// Its mean; minus infinity if there is none.
     #[must_use]
     pub fn score(&self) -> f64 {
-        let unseen: Vec<Losses> = self.held_out.iter().chain(&self.unassigned).copied().collect();
-        mean(&unseen)
+        self.estimate().mean
+    }
+
+    fn is_in_sync(&self) -> bool {
+        self.drift <= MOST_DRIFT
     }
 
     /// Batches that the peer did not train on, of the same kind as its own where there are such.
@@ -122,24 +146,26 @@ impl Evidence {
         mean(&self.assigned) > mean(self.others())
     }
 
-    /// Whether the update is let in. Only this round counts: good rounds before it buy nothing.
-    #[must_use]
-    pub fn judge(&self) -> Verdict {
-        let scores: Vec<f64> = self.held_out.iter().map(Losses::score).collect();
-        let score = self.score();
-        let refusal = if !score.is_finite() || !mean(&self.assigned).is_finite() || !mean(self.others()).is_finite() {
-            Refusal::NoScore
-        } else if self.copy {
-            Refusal::Copy
-        } else if self.drift.is_nan() || self.drift > MOST_DRIFT {
-            Refusal::OutOfSync
-        } else if score < -TOLERANCE || scores.iter().any(|s| *s < -WORST) {
-            Refusal::Harm
-        } else if score < MARGIN {
-            Refusal::BelowMargin
-        } else {
-            return Verdict::Accepted(score);
-        };
+    /// Whether the update is let in, where `merit` has it already. Good rounds before buy nothing: an update that does harm
+    /// beyond doubt is refused by this round alone.
+    fn judge(&self, merit: Merit, doubt: f64) -> Verdict {
+        let score = self.estimate();
+        let at_best = score.at_best(doubt);
+        let is_bad = |losses: &Losses| losses.score() < -WORST;
+        let refusal =
+            if !score.mean.is_finite() || !mean(&self.assigned).is_finite() || !mean(self.others()).is_finite() {
+                Refusal::NoScore
+            } else if self.copy {
+                Refusal::Copy
+            } else if !self.is_in_sync() {
+                Refusal::OutOfSync
+            } else if at_best < -TOLERANCE || self.held_out.iter().any(is_bad) || !merit.is_sound(doubt) {
+                Refusal::Harm
+            } else if at_best < MARGIN {
+                Refusal::BelowMargin
+            } else {
+                return Verdict::Accepted(score.mean);
+            };
         Verdict::Refused(refusal)
     }
 }
@@ -151,6 +177,8 @@ pub struct Standing {
     pub rating: Rating,
     /// From -1 to 1: how reliably its updates improve its own batches more than others.
     pub reliability: f64,
+    /// What its updates were worth together; nothing where every update is judged by itself.
+    pub merit: Merit,
 }
 
 impl Standing {
@@ -180,12 +208,14 @@ pub struct Showing {
     pub score: f64,
     /// Whether it improves the peer's own batches more than others.
     pub own_data: bool,
+    /// The peer's merit after it; none if that stays as it is.
+    pub merit: Option<Merit>,
 }
 
 impl Showing {
     /// Of a peer without an update that could be measured.
     pub const NOTHING: Self =
-        Self { verdict: Verdict::Refused(Refusal::NoScore), score: f64::NEG_INFINITY, own_data: false };
+        Self { verdict: Verdict::Refused(Refusal::NoScore), score: f64::NEG_INFINITY, own_data: false, merit: None };
 
     /// What its place among the others goes by: what was measured, but nothing for updates that are no work of the round.
     fn rank(&self) -> f64 {
@@ -203,6 +233,7 @@ pub fn take_round(standings: &mut [Standing], round: &[Showing]) {
     rate(&mut ratings, &round.iter().map(Showing::rank).collect::<Vec<_>>());
     for ((standing, rating), showing) in standings.iter_mut().zip(ratings).zip(round) {
         standing.rating = rating;
+        standing.merit = showing.merit.unwrap_or(standing.merit);
         standing.record(showing.own_data, showing.verdict);
     }
 }
@@ -222,8 +253,12 @@ mod tests {
         }
     }
 
+    fn judged(evidence: &Evidence) -> Verdict {
+        evidence.showing(Merit::default(), 0.0).verdict
+    }
+
     fn refusal(evidence: &Evidence) -> Option<Refusal> {
-        match evidence.judge() {
+        match judged(evidence) {
             Verdict::Refused(refusal) => Some(refusal),
             Verdict::Accepted(_) => None,
         }
@@ -231,7 +266,7 @@ mod tests {
 
     #[test]
     fn exploit_zero_gradients_then_noise_a_negative_times_a_negative_is_not_paid() {
-        let standing = Standing { rating: Rating { mu: 1.0, sigma: 8.0 }, reliability: -0.9 };
+        let standing = Standing { rating: Rating { mu: 1.0, sigma: 8.0 }, reliability: -0.9, ..Standing::default() };
         assert!(standing.rating.ordinal() * standing.reliability > 0.0, "what was paid");
         assert_eq!(standing.quality(Verdict::Accepted(0.01)).to_bits(), 0f64.to_bits());
     }
@@ -246,10 +281,10 @@ mod tests {
 
     #[test]
     fn exploit_harm_by_a_peer_with_the_best_standing_is_refused_in_the_same_round_and_unpaid() {
-        let standing = Standing { rating: Rating { mu: 60.0, sigma: 1.0 }, reliability: 1.0 };
+        let standing = Standing { rating: Rating { mu: 60.0, sigma: 1.0 }, reliability: 1.0, ..Standing::default() };
         let harm = evidence(0.05, &[0.03, 0.03, -0.021]);
         assert_eq!(refusal(&harm), Some(Refusal::Harm), "one harmed batch is enough, whatever the mean");
-        assert!(standing.quality(harm.judge()) < 1e-300 && standing.quality(Verdict::Accepted(0.01)) > 1.0);
+        assert!(standing.quality(judged(&harm)) < 1e-300 && standing.quality(Verdict::Accepted(0.01)) > 1.0);
     }
 
     #[test]
@@ -298,14 +333,53 @@ mod tests {
     }
 
     #[test]
+    fn what_chance_may_have_done_is_not_held_against_an_update_and_what_it_cannot_is() {
+        let doubted = |scores: &[f64]| match evidence(0.01, scores).showing(Merit::default(), 2.0).verdict {
+            Verdict::Accepted(_) => None,
+            Verdict::Refused(refusal) => Some(refusal),
+        };
+        assert_eq!(doubted(&[0.004, -0.005, -0.001]), None, "as far apart as that nobody can tell");
+        assert_eq!(doubted(&[-0.004, -0.005, -0.003]), Some(Refusal::Harm), "all of them are worse");
+        assert_eq!(doubted(&[0.03, 0.03, -0.021]), Some(Refusal::Harm), "one is much worse");
+        assert_eq!(doubted(&[1e-6, -1e-6, 1e-7]), Some(Refusal::BelowMargin), "next to nothing, beyond doubt");
+    }
+
+    #[test]
+    fn exploit_a_little_harm_in_every_round_is_refused_when_it_has_added_up() {
+        let (mut standing, worse) = ([Standing::default()], evidence(0.01, &[0.003, -0.005, -0.001]));
+        let mut refused = 0;
+        for _ in 0..30 {
+            let showing = worse.showing(standing[0].merit, 2.0);
+            refused += u32::from(showing.verdict == Verdict::Refused(Refusal::Harm));
+            take_round(&mut standing, &[showing]);
+        }
+        assert!((15..30).contains(&refused), "{refused}");
+        let better = evidence(0.01, &[0.005, -0.003, 0.001]);
+        for _ in 0..60 {
+            let showing = better.showing(standing[0].merit, 2.0);
+            take_round(&mut standing, &[showing]);
+        }
+        assert!(standing[0].merit.is_sound(0.0), "who does better is let in again");
+    }
+
+    #[test]
+    fn an_aggregate_is_taken_back_for_harm_that_is_beyond_doubt() {
+        assert!(harms(&[-0.001, 0.0, -0.002], 0.0) && !harms(&[-0.001, 0.0, -0.002], 3.0));
+        assert!(harms(&[-0.010, -0.011, -0.012], 3.0), "all of them are worse");
+        assert!(harms(&[0.1, -0.1, -0.1], 3.0), "much worse on the whole");
+        assert!(harms(&[f64::NEG_INFINITY, 0.0], 3.0) && harms(&[], 3.0));
+        assert!(!harms(&[-1e-4; 3], 0.0), "as far as losses may be off");
+    }
+
+    #[test]
     fn who_trains_on_its_own_data_is_paid_and_who_does_not_is_not() {
         // A worker, one that trains on any data but its own, and one that sends nothing of worth.
         let rounds = [evidence(0.02, &[0.01; 3]), evidence(0.008, &[0.009; 3]), evidence(0.0, &[0.0; 3])];
         let mut standings = [Standing::default(); 3];
         for _ in 0..30 {
-            take_round(&mut standings, &rounds.each_ref().map(Evidence::showing));
+            take_round(&mut standings, &rounds.each_ref().map(|round| round.showing(Merit::default(), 0.0)));
         }
-        let paid: Vec<f64> = standings.iter().zip(&rounds).map(|(s, r)| s.quality(r.judge())).collect();
+        let paid: Vec<f64> = standings.iter().zip(&rounds).map(|(s, r)| s.quality(judged(r))).collect();
         assert!(paid[0] > 1.0 && paid[1] < 1e-300 && paid[2] < 1e-300, "{paid:?}");
     }
 }

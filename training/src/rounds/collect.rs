@@ -8,9 +8,12 @@ use consortium_protocol::wire::train::{
 use consortium_protocol::{Hash, Millis, NodeId, Signed};
 
 use super::chain::Chain;
-use super::outcome::{card_fits, next_assignment, nonce_fits, peers_of_round};
+use super::outcome::{card_fits, next_draw, nonce_fits, peers_of_round};
 use super::people::is_fresh;
 use super::{FetchFailure, Machine, Output, bond};
+
+/// What a peer committed to: its word, the update, and its length.
+pub(super) type Own = (Signed<Commit>, Hash, u64);
 
 /// The statements of a round, as far as they arrived.
 pub(super) struct Round {
@@ -32,7 +35,7 @@ pub(super) struct Round {
     /// This peer was told to train.
     pub(super) asked_to_train: bool,
     /// What this peer committed to.
-    pub(super) own: Option<(Signed<Commit>, Hash, u64)>,
+    pub(super) own: Option<Own>,
     /// This validator was told to measure, with these nonces.
     pub(super) drawn_with: Option<Vec<NodeId>>,
 }
@@ -57,21 +60,20 @@ impl Round {
     }
 
     /// Takes up what this node said before it restarted, if that was in this round.
-    pub(super) fn restore(
-        &mut self,
-        round: u64,
-        me: NodeId,
-        card: Option<Signed<ScoreCard>>,
-        own: Option<(Signed<Commit>, Hash, u64)>,
-    ) {
+    pub(super) fn restore(&mut self, round: u64, me: NodeId, card: Option<Signed<ScoreCard>>, own: Option<Own>) {
         if let Some(card) = card.filter(|card| card.payload().round == round) {
             self.cards.insert(me, (card, self.began));
         }
-        if let Some(own) = own.filter(|(commit, ..)| commit.payload().round == round) {
-            self.asked_to_train = true;
-            self.add_commit(own.0.clone(), false);
-            self.own = Some(own);
+        if let Some(own) = own.filter(|own| own.0.payload().round == round) {
+            self.commit(own);
         }
+    }
+
+    /// Takes in what this peer commits to.
+    pub(super) fn commit(&mut self, own: Own) {
+        self.asked_to_train = true;
+        self.add_commit(own.0.clone(), false);
+        self.own = Some(own);
     }
 
     /// When commitments are late.
@@ -250,8 +252,7 @@ impl Machine {
             joins: Vec::new(),
             candidates: candidates.take(MAX_CANDIDATES).cloned().collect(),
         };
-        body.joins =
-            self.newcomers.joins(last, next_assignment(last, &body), |join| bond::fits(self.spec(), last, join));
+        body.joins = self.newcomers.joins(last, next_draw(last, &body), |join| bond::fits(self.spec(), last, join));
         body
     }
 

@@ -33,16 +33,9 @@ fn losses(pair: &LossPair) -> Losses {
     Losses { before: pair.0.nats(), after: pair.1.nats() }
 }
 
-fn score(pair: &LossPair) -> f64 {
+/// The part of the loss that was taken off a batch.
+pub(super) fn score(pair: &LossPair) -> f64 {
     losses(pair).score()
-}
-
-/// The mean of the pairs' scores, in their order; minus infinity if there are none.
-pub(super) fn mean_score(pairs: &[LossPair]) -> f64 {
-    if pairs.is_empty() {
-        return f64::NEG_INFINITY;
-    }
-    pairs.iter().map(score).sum::<f64>() / pairs.len() as f64
 }
 
 /// For each batch, of all cards' pairs the one with the median score; of an even number the lower.

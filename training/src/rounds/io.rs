@@ -46,7 +46,7 @@ pub struct Config {
 }
 
 /// What a node must remember of a run, in the order in which it was said to. Of all but entries, which are the log, only
-/// the newest of its kind counts.
+/// the newest of its kind counts; of what this peer committed to, the newest of each of the last two rounds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stored {
     /// A certain record.
@@ -159,7 +159,7 @@ pub enum Output {
         beacon: Beacon,
         /// Among whom, in this order.
         peers: Vec<NodeId>,
-        /// State hash of the parameters to begin from.
+        /// State hash of the parameters to begin from: the newest, or for who comes back late those of before.
         base: Hash,
     },
     /// From now on give the update to whoever asks.
@@ -192,6 +192,8 @@ pub enum Output {
         evaluation: Beacon,
         /// State hash of the common parameters.
         base: Hash,
+        /// Of those that the peers trained from: the same, or where peers do not wait those that the round before began from.
+        from: Hash,
         /// The parameters before the last aggregate, if that is to be judged: their loss is `before`.
         judge: Option<Hash>,
         /// The updates, in the order in which they were committed to here.

@@ -28,6 +28,14 @@
 //! nonces are open the assignment of round 2 can be foreseen, which is worth nothing. What withholding a nonce gains
 //! is said in [`beacon`](consortium_protocol::wire::train::beacon).
 //!
+//! # Without waiting
+//! Where the specification says [`overlap`](consortium_protocol::wire::train::HyperParameters::overlap), peers train on while a
+//! round is exchanged and judged: who has committed for round r, and applied record r-1, trains for round r+1, and commits to
+//! that as soon as record r is there. So its local steps begin from the parameters that round r began from, one outer step
+//! older than those that its update is measured on and applied to; peers and rows of round r+1 are fixed by record r-1
+//! ([`Ahead`](consortium_protocol::wire::train::Ahead)). A round then takes as long as the longer of training and all the
+//! rest. It begins with two rounds without training, and who joins trains a round later.
+//!
 //! # Driving it
 //! Carry out outputs in their order; nothing that follows a [`Output::Persist`] is done before it is durable. Work is done
 //! aside and answered by its input; a later order of the same kind replaces an earlier one. An update is fetched from its
@@ -83,8 +91,9 @@ use collect::Round;
 pub use io::{Config, FetchFailure, Held, Input, Output, Stored, Wish};
 use newcomers::Newcomers;
 use outcome::join_counts;
-pub use outcome::{Unfit, aggregate_to_judge, card_fits, genesis, outcome, peers_of_round};
+pub use outcome::{Unfit, aggregate_to_judge, card_fits, genesis, outcome, peers_of_round, trained_from};
 pub use pay::shares;
+use peer::Early;
 
 /// One node's part in a run.
 pub struct Machine {
@@ -96,6 +105,8 @@ pub struct Machine {
     /// Base of the record before the last.
     base_before: Hash,
     round: Round,
+    /// What this peer does for the round after the one that goes on.
+    early: Option<Early>,
     agreement: Option<Agreement>,
     held: Option<Held>,
     /// What is being applied, by round and, for a resync, its hash.
@@ -123,7 +134,7 @@ impl Machine {
     ) -> Result<Self, BadEntry> {
         let mut chain = Chain::new(spec);
         let mut base_before = chain.last().base;
-        let (mut ballot, mut card, mut trained) = (None, None, None);
+        let (mut ballot, mut card, mut trained) = (None, None, Vec::new());
         for item in stored {
             match item {
                 Stored::Entry(entry) => {
@@ -132,7 +143,7 @@ impl Machine {
                 }
                 Stored::Ballot(newest) => ballot = Some(newest),
                 Stored::Card(newest) => card = Some(newest),
-                Stored::Trained { commit, update, bytes } => trained = Some((commit, update, bytes)),
+                Stored::Trained { commit, update, bytes } => trained.push((commit, update, bytes)),
             }
         }
         let began = if chain.entry().is_some() { now.min(Millis(chain.last().at_ms)) } else { now };
@@ -144,6 +155,7 @@ impl Machine {
             resend: config.resend,
             base_before,
             round: Round::new(&chain, began),
+            early: None,
             chain,
             agreement: None,
             held: config.held,
@@ -157,7 +169,10 @@ impl Machine {
             asked: None,
         };
         machine.open_agreement(ballot);
-        machine.round.restore(machine.chain.round(), machine.me, card, trained);
+        let round = machine.chain.round();
+        let newest = |of: u64| trained.iter().rev().find(|(commit, ..)| commit.payload().round == of).cloned();
+        machine.round.restore(round, machine.me, card, newest(round));
+        machine.early = newest(round + 1).map(Early::of);
         Ok(machine)
     }
 

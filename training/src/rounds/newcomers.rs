@@ -124,6 +124,7 @@ mod tests {
             validators: Vec::new(),
             candidates: Vec::new(),
             assignment: Beacon(hash),
+            ahead: None,
         }
     }
 

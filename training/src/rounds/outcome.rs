@@ -3,14 +3,14 @@
 use std::collections::BTreeMap;
 
 use consortium_protocol::wire::train::{
-    Beacon, Body, Fate, Finite, Join, Member, Outcome, Purpose, Record, Refusal, RunId, RunSpec, ScoreCard, Validator,
-    beacon, commitment, nonce_lock,
+    Ahead, Beacon, Body, Fate, Finite, Join, Member, Outcome, Purpose, Record, Refusal, RunId, RunSpec, ScoreCard,
+    Validator, beacon, commitment, nonce_lock,
 };
 use consortium_protocol::{Hash, Msat, NodeId, Signed};
 
-use super::evidence::{Agreed, agree, mean_score, median_pairs, most_frequent, strayed};
+use super::evidence::{Agreed, agree, median_pairs, most_frequent, score, strayed};
 use super::{bond, pay, people};
-use crate::gauntlet::{self, MARGIN, Rating, Showing, Standing, Verdict, take_round};
+use crate::gauntlet::{self, Merit, Rating, Showing, Standing, Verdict, take_round};
 
 /// A run ends after as many rounds in which nothing was trained.
 const MOST_IN_VAIN: u64 = 100_000;
@@ -69,14 +69,34 @@ pub fn genesis(spec: &Signed<RunSpec>) -> Record {
         validators: spec.payload().validators.iter().map(validator).collect(),
         candidates: Vec::new(),
         assignment: beacon(run, 1, Purpose::Assignment, run.0, []),
+        ahead: spec
+            .payload()
+            .training
+            .overlap
+            .then(|| Ahead { peers: Vec::new(), assignment: beacon(run, 2, Purpose::Assignment, run.0, []) }),
     }
 }
 
 /// The peers that train in the round after `before`, in ascending order: none if they are too few.
 #[must_use]
 pub fn peers_of_round(spec: &RunSpec, before: &Record) -> Vec<NodeId> {
-    let peers: Vec<NodeId> = before.peers().collect();
+    enough(spec, before.ahead.as_ref().map_or_else(|| before.peers().collect(), |ahead| ahead.peers.clone()))
+}
+
+/// In a run whose peers train while a round is judged: those of the round after the one after `last`.
+pub(super) fn peers_ahead(spec: &RunSpec, last: &Record) -> Vec<NodeId> {
+    enough(spec, last.peers().collect())
+}
+
+fn enough(spec: &RunSpec, peers: Vec<NodeId>) -> Vec<NodeId> {
     if peers.len() < spec.least_peers as usize { Vec::new() } else { peers }
+}
+
+/// The state hash of the parameters that the local steps of the round after `before` begin from, for a node that has those
+/// after `before`, which hash to `held`.
+#[must_use]
+pub fn trained_from(before: &Record, held: Hash) -> Hash {
+    if before.ahead.is_some() { before.base } else { held }
 }
 
 /// The state hash of the parameters before the aggregate that the round after `before` has to judge, if there is one.
@@ -124,17 +144,22 @@ pub fn outcome(spec: &RunSpec, before: &Record, body: &Body, view: u64, at_ms: u
         return Err(Unfit::Diverged);
     }
     let aggregates: Vec<&[_]> = cards.iter().map(|card| card.aggregate.as_slice()).collect();
-    let reverts = aggregate_to_judge(before).is_some() && mean_score(&median_pairs(&aggregates)) < -MARGIN;
+    let judged: Vec<f64> = median_pairs(&aggregates).iter().map(score).collect();
+    let reverts = aggregate_to_judge(before).is_some() && gauntlet::harms(&judged, spec.batches.doubt.get());
 
     let mut accounts: BTreeMap<NodeId, Member> = before.members.iter().map(|m| (m.peer, m.clone())).collect();
     let outcomes = judge(spec, body, &peers, reverts, &mut accounts)?;
-    let assignment = next_assignment(before, body);
-    people::admit(spec, round, body, &outcomes, assignment, &mut accounts);
+    let draw = next_draw(before, body);
+    people::admit(spec, round, body, &outcomes, draw, &mut accounts);
     // Who holds a seat and delivers nothing does not use up a round.
     let trained = before.trained + u64::from(outcomes.iter().any(|outcome| outcome.score.is_some()));
     let ended = trained >= spec.rounds || round - trained >= MOST_IN_VAIN;
     let payouts = pay_out(spec, ended, &mut accounts)?;
     let (validators, candidates) = people::validators(spec, before, body, |card| strayed(card, &cards));
+    let (assignment, ahead) = match &before.ahead {
+        None => (draw, None),
+        Some(ahead) => (ahead.assignment, Some(Ahead { peers: before.peers().collect(), assignment: draw })),
+    };
     Ok(Record {
         run: before.run,
         round,
@@ -152,14 +177,16 @@ pub fn outcome(spec: &RunSpec, before: &Record, body: &Body, view: u64, at_ms: u
         validators,
         candidates,
         assignment,
+        ahead,
     })
 }
 
-/// The draw that the cards of `body` make for the round after the next record: of the assignment, and of who comes first
-/// among those that would join. Nobody knows it before the cards are opened.
-pub(super) fn next_assignment(before: &Record, body: &Body) -> Beacon {
+/// The draw that the cards of `body` make for the first round whose training has not begun by then: of the assignment, and of
+/// who comes first among those that would join. Nobody knows it before the cards are opened.
+pub(super) fn next_draw(before: &Record, body: &Body) -> Beacon {
     let nonces = body.cards.iter().filter_map(|card| Some((card.signer(), card.payload().opened.as_ref()?)));
-    beacon(before.run, before.round + 2, Purpose::Assignment, before.id(), nonces)
+    let round = before.round + 2 + u64::from(before.ahead.is_some());
+    beacon(before.run, round, Purpose::Assignment, before.id(), nonces)
 }
 
 fn check_body(spec: &RunSpec, before: &Record, body: &Body) -> Result<(), Unfit> {
@@ -235,9 +262,12 @@ fn judge(
     accounts: &mut BTreeMap<NodeId, Member>,
 ) -> Result<Vec<Outcome>, Unfit> {
     let found: Vec<Result<Agreed, Refusal>> = peers.iter().map(|peer| agree(body, *peer)).collect();
-    let showing = |found: &Result<Agreed, Refusal>| found.as_ref().map_or(Showing::NOTHING, |a| a.evidence().showing());
-    let showings: Vec<Showing> = found.iter().map(showing).collect();
     let mut standings: Vec<Standing> = peers.iter().map(|peer| standing(accounts.get(peer))).collect();
+    let showing = |(found, standing): (&Result<Agreed, Refusal>, &Standing)| match found {
+        Ok(agreed) => agreed.evidence().showing(standing.merit, spec.batches.doubt.get()),
+        Err(_) => Showing::NOTHING,
+    };
+    let showings: Vec<Showing> = found.iter().zip(&standings).map(showing).collect();
     // A round that is taken back says nothing about its peers: they trained from what harmed.
     let qualities = match reverts {
         true => vec![0.0; peers.len()],
@@ -286,6 +316,7 @@ fn standing(account: Option<&Member>) -> Standing {
     account.map_or_else(Standing::default, |account| Standing {
         rating: Rating { mu: account.mu.get(), sigma: account.sigma.get() },
         reliability: account.reliability.get(),
+        merit: Merit { sum: account.merit.get(), variance: account.merit_variance.get() },
     })
 }
 
@@ -294,6 +325,8 @@ fn settle(account: &mut Member, standing: Standing, pay: Msat, fee: Msat) -> Res
     account.mu = finite(standing.rating.mu)?;
     account.sigma = finite(standing.rating.sigma)?;
     account.reliability = finite(standing.reliability)?;
+    account.merit = finite(standing.merit.sum)?;
+    account.merit_variance = finite(standing.merit.variance)?;
     account.earned = account.earned.checked_add(pay).ok_or(Unfit::Sum)?;
     account.fees = account.fees.checked_add(fee).ok_or(Unfit::Sum)?;
     Ok(())

@@ -33,6 +33,8 @@ pub(super) fn newcomer(peer: NodeId, since: u64) -> Member {
         mu: number(new.rating.mu),
         sigma: number(new.rating.sigma),
         reliability: number(new.reliability),
+        merit: number(new.merit.sum),
+        merit_variance: number(new.merit.variance),
         earned: Msat::ZERO,
         fees: Msat::ZERO,
         paid: Msat::ZERO,
@@ -58,7 +60,8 @@ pub(super) fn admit(
         let silent = matches!(outcome.fate, Fate::Refused(Refusal::Missing | Refusal::Late | Refusal::Withheld));
         let lost = silent || (spec.has_bond() && bond::abuse(body, outcome.peer).is_some());
         if let Some(account) = accounts.get_mut(&outcome.peer) {
-            account.active = !lost;
+            // Who left while it trained ahead stays away.
+            account.active = account.active && !lost;
             account.since = if lost { round.saturating_add(BACK_OFF) } else { round };
         }
     }

@@ -29,6 +29,7 @@ impl Machine {
         self.newcomers.go_on(next);
         self.candidates.retain(|_, c| is_fresh(c.payload().round, next) || c.payload().round > next);
         self.round = Round::new(&self.chain, now);
+        self.catch_up_with_early(out);
         self.agreement = None;
         self.resent = None;
         if !self.chain.last().ended {

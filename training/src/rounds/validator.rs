@@ -7,7 +7,7 @@ use consortium_protocol::wire::train::{
 use consortium_protocol::{Millis, NodeId, Signed};
 
 use super::agreement::{Act, Agreement, Ballot, Times};
-use super::outcome::{aggregate_to_judge, card_fits, outcome};
+use super::outcome::{aggregate_to_judge, card_fits, outcome, trained_from};
 use super::{Machine, Output, Stored};
 
 /// How far ahead of this node's clock the time of a record may be for its vote.
@@ -77,15 +77,16 @@ impl Machine {
         };
         let heard = &self.round;
         let closed = heard.is_closed(self.spec(), now);
-        let settled = |peer: &NodeId| heard.refusal(*peer, held.state).is_some() || heard.fetched.contains_key(peer);
         let last = self.chain.last();
+        let from = trained_from(last, held.state);
+        let settled = |peer: &NodeId| heard.refusal(*peer, from).is_some() || heard.fetched.contains_key(peer);
         let opened = last.validators.iter().all(|v| v.locks.is_none() || heard.nonces.contains_key(&v.id));
         // In a round without training the card, which draws who comes first, waits until all could say that they join.
         let complete = opened && !heard.peers.is_empty() && heard.peers.iter().all(settled);
         if !closed || !(complete || now >= heard.reveals_until(self.spec())) {
             return;
         }
-        let here = |peer: &&NodeId| heard.refusal(**peer, held.state).is_none() && heard.fetched.contains_key(*peer);
+        let here = |peer: &&NodeId| heard.refusal(**peer, from).is_none() && heard.fetched.contains_key(*peer);
         let updates: Vec<_> = heard
             .order
             .iter()
@@ -101,6 +102,7 @@ impl Machine {
             peers: heard.peers.clone(),
             evaluation: beacon(self.run(), self.chain.round(), Purpose::Evaluation, last.id(), nonces),
             base: held.state,
+            from,
             judge,
             updates: updates.clone(),
         };
@@ -126,9 +128,10 @@ impl Machine {
         if self.round.cards.contains_key(&self.me) {
             return;
         }
+        let from = trained_from(self.chain.last(), held.state);
         let finding = |peer: &NodeId| {
             let found = findings.iter().find(|(found, _)| found == peer).map(|(_, found)| found.clone());
-            match (self.round.refusal(*peer, held.state), found) {
+            match (self.round.refusal(*peer, from), found) {
                 (Some(refusal), _) | (None, Some(Err(refusal))) => Finding::Refused(refusal),
                 (None, Some(Ok(measure))) => Finding::Measured(measure),
                 (None, None) => Finding::Refused(Refusal::Withheld),

@@ -28,6 +28,8 @@ pub struct Question<'a> {
     pub evaluation: Beacon,
     /// The parameters that the round began from.
     pub common: &'a Parameters,
+    /// Those that the peers trained from; where they do not wait for the round before they are older.
+    pub from: &'a Parameters,
     /// Those before the last aggregate, if that is to be judged.
     pub before: Option<&'a Parameters>,
 }
@@ -64,7 +66,7 @@ pub fn measure(
     updates: &[Submitted],
     earlier: &[Update],
 ) -> Result<Answer, TrainError> {
-    let Question { round, common, .. } = *question;
+    let Question { round, common, from, .. } = *question;
     let assignment = assignment_of(task, round, question.assignment, question.peers.len())?;
     let evaluation = *question.evaluation.0.as_bytes();
     let examiner = Examiner::new(task, examination, &assignment, common, evaluation, round)?;
@@ -73,7 +75,7 @@ pub fn measure(
         None => Vec::new(),
     };
     let last_step = question.before.map_or(0.0, |before| common.distance(before));
-    let probe = SyncProbe::new(question.assignment.0.as_bytes(), round, common);
+    let probe = SyncProbe::new(question.assignment.0.as_bytes(), round, from);
     let all: Vec<&Update> = updates.iter().map(|submitted| &submitted.submission.update).collect();
     let medians = if all.is_empty() { Vec::new() } else { median_norms(task.layout(), &all)? };
     let likeness = likeness(task, earlier, &all)?;
@@ -88,7 +90,7 @@ pub fn measure(
                 assigned: pairs(&measured.assigned)?,
                 unassigned: pairs(&measured.unassigned)?,
                 held_out: pairs(&measured.held_out)?,
-                drift: (probe.drift(common, sample, last_step) * 1e6).min(FURTHEST) as u64,
+                drift: (probe.drift(from, sample, last_step) * 1e6).min(FURTHEST) as u64,
                 overlap: (overlap * 1e6).clamp(0.0, 1e6) as u32,
                 copy,
                 norms: digest_of_norms(update),

@@ -15,6 +15,7 @@ use super::task::{examination_of, state_of, task_of};
 use crate::collective::{Parameters, Task};
 use crate::corpus::Split;
 use crate::error::TrainError;
+use crate::gauntlet::DOUBT;
 use crate::optimizer::AdamW;
 use crate::sparseloco::{FEEDBACK, OUTER_RATE, compress};
 use crate::tokenizer::Tokenizer;
@@ -72,6 +73,8 @@ pub struct RunPlan {
     pub final_part: f64,
     /// Weight decay of AdamW.
     pub weight_decay: f64,
+    /// Whether peers train on while a round is exchanged and judged: see [`HyperParameters::overlap`].
+    pub overlap: bool,
     /// With fewer peers a round passes without training.
     pub least_peers: u32,
     /// More are turned away.
@@ -120,6 +123,7 @@ impl RunPlan {
             warmup_rounds: 2,
             final_part: 0.1,
             weight_decay: 0.05,
+            overlap: false,
             least_peers: 2,
             most_peers: 16,
             validators,
@@ -163,12 +167,13 @@ impl RunPlan {
         spec.phases = self.phases(&times);
         check_bond(&spec)?;
         check(&spec)?;
+        let beside = times.transfer + times.score + 2.0 * self.latency_ms as f64 / 1000.0;
         let cost = spec.pay.budget.checked_mul(spec.rounds);
         let expected = Expected {
             parameters: task.layout().parameters(),
             update_bytes: update,
             tokens_per_second: f64::from(self.sequence) / row_seconds,
-            round_seconds: times.train + times.transfer + times.score + 2.0 * self.latency_ms as f64 / 1000.0,
+            round_seconds: if self.overlap { times.train.max(beside) } else { times.train + beside },
             validation_share: examination_of(&spec).share(task.recipe().rows_each()),
             most_cost: cost.ok_or_else(|| setting("budget", "is more money than there is"))?,
         };
@@ -203,6 +208,7 @@ impl RunPlan {
                 weight_decay: number("weight_decay", self.weight_decay)?,
                 outer_rate: number("outer_rate", f64::from(OUTER_RATE))?,
                 feedback: number("feedback", decimal(FEEDBACK))?,
+                overlap: self.overlap,
             },
             max_update_bytes: 1,
             phases: Phases { train_ms: 1, commit_ms: 1, reveal_ms: 1, score_ms: 1, settle_ms: 8, delta_ms: 0 },
@@ -212,7 +218,7 @@ impl RunPlan {
             reserves: sorted(&self.reserves),
             quorum,
             replace_after: 3,
-            batches: Batches { assigned: 2, unassigned: 2, held_out: 3 },
+            batches: Batches { assigned: 2, unassigned: 2, held_out: 3, doubt: number("doubt", DOUBT)? },
             pay: self.pay(),
             rounds: self.rounds,
             starts_at_ms: self.starts_at_ms,

@@ -134,7 +134,7 @@ pub fn train(
         .position(|other| *other == me)
         .ok_or_else(|| TrainError::Setting { name: "peers", reason: "this node is none of them".into() })?;
     let rows = assignment_of(task, round, beacon, peers.len())?.rows(place);
-    let (message, _) = peer.train(trained, common, &rows)?;
+    let (message, _) = peer.train_while((round, trained), common, &rows, &mut |_| true)?;
     let sample = SyncProbe::new(beacon.0.as_bytes(), round, common).sample(common);
     Ok(Submission::encode(&sample, message))
 }
@@ -207,7 +207,7 @@ mod tests {
             refused(&other, &tokenizer)
         };
         let number = |value| Finite::new(value).unwrap();
-        let batches = |assigned, unassigned| Batches { assigned, unassigned, held_out: 3 };
+        let batches = |assigned, unassigned| Batches { assigned, unassigned, ..spec.batches };
         for (words, said) in [
             ("hyper-parameters", with(&|s| s.training.outer_rate = number(0.7))),
             ("hyper-parameters", with(&|s| s.training.feedback = number(0.9))),

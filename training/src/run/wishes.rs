@@ -43,6 +43,9 @@ pub struct Wishes {
     /// [`RunPlan::weight_decay`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub weight_decay: Option<f64>,
+    /// [`RunPlan::overlap`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub overlap: Option<bool>,
     /// [`RunPlan::least_peers`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub least_peers: Option<u32>,
@@ -110,6 +113,7 @@ impl Wishes {
             warmup_rounds: self.warmup_rounds.or(other.warmup_rounds),
             final_part: self.final_part.or(other.final_part),
             weight_decay: self.weight_decay.or(other.weight_decay),
+            overlap: self.overlap.or(other.overlap),
             least_peers: self.least_peers.or(other.least_peers),
             most_peers: self.most_peers.or(other.most_peers),
             validators: some(self.validators, other.validators),
@@ -145,6 +149,7 @@ impl Wishes {
             warmup_rounds: self.warmup_rounds.unwrap_or(usual.warmup_rounds),
             final_part: self.final_part.unwrap_or(usual.final_part),
             weight_decay: self.weight_decay.unwrap_or(usual.weight_decay),
+            overlap: self.overlap.unwrap_or(usual.overlap),
             least_peers: self.least_peers.unwrap_or(usual.least_peers),
             most_peers: self.most_peers.unwrap_or(usual.most_peers),
             reserves: self.reserves,

@@ -113,6 +113,20 @@ fn utf_16(text: &[u8]) -> Vec<u8> {
 }
 
 #[test]
+fn a_run_whose_peers_do_not_wait_replays_to_the_bit() {
+    let world = World::play_as((1, 2), 4, true, None);
+    let log = world.log();
+    assert_eq!(log.len(), 6, "two rounds to join, four of training");
+    let accepted: usize = log.iter().map(|entry| entry.record.accepted().count()).sum();
+    assert!(accepted >= 4, "what was trained a step earlier is of use: {accepted}");
+    let (_directory, archive) = export(&world);
+    let done = replayed(&archive, Depth::Losses).unwrap();
+    assert_eq!(done.state, Some(world.state()));
+    assert!(done.holds(), "{:?}", done.losses);
+    assert_eq!(done.losses.unwrap().unchecked_cards, 0);
+}
+
+#[test]
 fn a_validator_whose_card_lies_is_named_and_the_medians_are_as_they_were() {
     let liar = 1;
     let world = World::play(3, 2, 2, Some((liar, Lie::Losses)));

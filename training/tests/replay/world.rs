@@ -52,8 +52,18 @@ fn key(n: usize) -> RootKey {
 impl World {
     /// Plays a whole run of so many rounds with training; `liar` is the number of a validator, and how it lies.
     pub(crate) fn play(validators: usize, peers: usize, rounds: u64, liar: Option<(usize, Lie)>) -> Self {
+        Self::play_as((validators, peers), rounds, false, liar)
+    }
+
+    /// The same; `overlap` is whether peers train while a round is judged.
+    pub(crate) fn play_as(
+        (validators, peers): (usize, usize),
+        rounds: u64,
+        overlap: bool,
+        liar: Option<(usize, Lie)>,
+    ) -> Self {
         let ids = (0..validators).map(|n| key(n).node_id()).collect();
-        let plan = RunPlan { rounds, tokens_per_second: Some(1e5), ..RunPlan::new(ModelSize::Nano, ids) };
+        let plan = RunPlan { rounds, overlap, tokens_per_second: Some(1e5), ..RunPlan::new(ModelSize::Nano, ids) };
         let made = plan.prepare(1).unwrap();
         let spec = Signed::sign(&key(99), made.spec);
         let task = Arc::new(task_of(spec.payload(), &made.tokenizer, 1).unwrap());
@@ -185,9 +195,12 @@ impl World {
     }
 
     fn evaluate(&mut self, n: usize, order: Output) {
-        let Output::Evaluate { round, assignment, peers, evaluation, base, judge, updates } = order else { return };
+        let Output::Evaluate { round, assignment, peers, evaluation, base, from, judge, updates } = order else {
+            return;
+        };
         let (common, before) = (&self.states[&base], judge.map(|state| &self.states[&state]));
-        let question = Question { round, assignment, peers: &peers, evaluation, common, before };
+        let from = &self.states[&from];
+        let question = Question { round, assignment, peers: &peers, evaluation, common, from, before };
         let submitted =
             |(peer, hash): &(NodeId, Hash)| Submitted { peer: *peer, hash: *hash, submission: self.submission(*hash) };
         let updates: Vec<Submitted> = updates.iter().map(submitted).collect();

@@ -7,6 +7,7 @@
 
 mod bonds;
 mod host;
+mod overlap;
 mod samples;
 mod scenes;
 mod seats;

@@ -45,6 +45,7 @@ pub(crate) fn spec(validators: usize, quorum: u32, delta_ms: u64, rounds: u64) -
             weight_decay: number(0.1),
             outer_rate: number(1.0),
             feedback: number(0.95),
+            overlap: false,
         },
         max_update_bytes: 1 << 20,
         phases: Phases { train_ms: 400, commit_ms: 300, reveal_ms: 400, score_ms: 400, settle_ms: 800, delta_ms },
@@ -54,7 +55,7 @@ pub(crate) fn spec(validators: usize, quorum: u32, delta_ms: u64, rounds: u64) -
         reserves: Vec::new(),
         quorum,
         replace_after: 3,
-        batches: Batches { assigned: 1, unassigned: 1, held_out: 2 },
+        batches: Batches { assigned: 1, unassigned: 1, held_out: 2, doubt: Finite::default() },
         pay: PaySchedule {
             budget: Msat(1_000_000),
             base_rate: Msat(30_000),

@@ -12,7 +12,7 @@ use crate::world::{BAD, GOOD, Link, World};
 pub(crate) const HONEST: Nature = Nature::Worth(0.01);
 
 /// How many seeds a scene is played with.
-fn seeds(usual: u64) -> std::ops::Range<u64> {
+pub(crate) fn seeds(usual: u64) -> std::ops::Range<u64> {
     let wanted = std::env::var("CONSORTIUM_SEEDS").ok().and_then(|text| text.parse().ok());
     0..wanted.unwrap_or(usual)
 }
@@ -36,7 +36,7 @@ fn outcomes(world: &World, peer: usize) -> Vec<Outcome> {
     log.iter().flat_map(|entry| entry.record.outcomes.iter().filter(of)).cloned().collect()
 }
 
-fn refusals(world: &World, peer: usize) -> Vec<Option<Refusal>> {
+pub(crate) fn refusals(world: &World, peer: usize) -> Vec<Option<Refusal>> {
     let why = |outcome: Outcome| match outcome.fate {
         Fate::Accepted { .. } => None,
         Fate::Refused(refusal) => Some(refusal),
@@ -225,7 +225,7 @@ fn a_validator_that_lies_about_losses_does_not_move_the_medians_and_is_seen() {
 }
 
 /// Crashes and restarts `hosts` while the network misbehaves; then all is quiet.
-fn storm(world: &mut World, hosts: std::ops::Range<usize>, until: u64) {
+pub(crate) fn storm(world: &mut World, hosts: std::ops::Range<usize>, until: u64) {
     for (at, link) in [(1_500, BAD), (until, GOOD)] {
         world.weather_at(at, link);
     }

@@ -70,6 +70,8 @@ fn an_account_with_something_on_it_is_kept_and_nobody_comes_instead() {
         mu: Finite::default(),
         sigma: Finite::default(),
         reliability: Finite::default(),
+        merit: Finite::default(),
+        merit_variance: Finite::default(),
         earned: Msat(unit.0 * units),
         fees: Msat::ZERO,
         paid: Msat::ZERO,

@@ -57,6 +57,10 @@ pub(super) struct PlanArgs {
 /// What matters only where there are others.
 #[derive(Args, Debug, Default)]
 pub(super) struct SwarmArgs {
+    /// Peers train on while a round is exchanged and judged, from parameters that are a round older: where updates are long on
+    /// their way this saves up to half of the time; the first hundred rounds learn a little slower [default: they wait].
+    #[arg(long)]
+    overlap: bool,
     /// With fewer peers a round passes without training [default: 2].
     #[arg(long, value_name = "N")]
     least_peers: Option<u32>,
@@ -124,6 +128,7 @@ impl PlanArgs {
             warmup_rounds: self.warmup_rounds,
             tokens_per_second: self.tokens_per_second,
             latency_ms: self.latency_ms,
+            overlap: swarm.overlap.then_some(true),
             least_peers: swarm.least_peers,
             most_peers: swarm.most_peers,
             validators: swarm.validators,

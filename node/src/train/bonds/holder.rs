@@ -190,6 +190,8 @@ mod tests {
             mu: zero,
             sigma: zero,
             reliability: zero,
+            merit: zero,
+            merit_variance: zero,
             earned: Msat::ZERO,
             fees: Msat::ZERO,
             paid: Msat::ZERO,

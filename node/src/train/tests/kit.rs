@@ -10,6 +10,7 @@ use consortium_protocol::wire::train::{
 };
 use consortium_protocol::{Hash, Msat, NodeId, RootKey, Signed};
 use consortium_training::collective::{Parameters, Task};
+use consortium_training::gauntlet::DOUBT;
 use consortium_training::model::LlamaConfig;
 use consortium_training::rounds::Wish;
 use consortium_training::run::{ModelSize, data, examination_of, state_of, task_of};
@@ -81,6 +82,7 @@ fn draft(validators: u8, rounds: u64) -> RunSpec {
             weight_decay: number(0.05),
             outer_rate: number(f64::from(OUTER_RATE)),
             feedback: number(0.95),
+            overlap: false,
         },
         max_update_bytes: 1 << 20,
         phases: Phases {
@@ -97,7 +99,7 @@ fn draft(validators: u8, rounds: u64) -> RunSpec {
         reserves: Vec::new(),
         quorum: u32::from(validators) / 2 + 1,
         replace_after: 3,
-        batches: Batches { assigned: 1, unassigned: 1, held_out: 2 },
+        batches: Batches { assigned: 1, unassigned: 1, held_out: 2, doubt: number(DOUBT) },
         pay: PaySchedule {
             budget: Msat(1_000_000),
             base_rate: Msat(30_000),

@@ -38,7 +38,7 @@ mod talk;
 pub use agreement::{Certified, Locked, NewView, Proposal, Seal, Vote};
 pub use beacon::{Beacon, Nonce, Purpose, beacon, commitment, nonce_lock};
 pub use bond::Pledged;
-pub use record::{Body, Candidacy, Entry, Fate, Member, Outcome, Record, Refusal, Validator};
+pub use record::{Ahead, Body, Candidacy, Entry, Fate, Member, Outcome, Record, Refusal, Validator};
 pub use round::{
     Candidate, Commit, EvalNonce, Finding, Join, Locks, Loss, LossPair, Measure, Reveal, ScoreCard, StateHash,
 };
@@ -100,6 +100,11 @@ impl Finite {
     #[must_use]
     pub fn get(self) -> f64 {
         self.0
+    }
+
+    /// Whether it is nothing: a field that may be left out is then not written.
+    fn is_zero(&self) -> bool {
+        *self == Self::default()
     }
 }
 

@@ -13,8 +13,8 @@ use crate::identity::NodeId;
 use crate::msat::Msat;
 use crate::wire::Message;
 
-/// Longest [`Record`], in bytes: 64 outcomes of at most 400, 128 members of at most 220, and the rest.
-pub(super) const MAX_RECORD: usize = 64 * 1024;
+/// Longest [`Record`], in bytes: 64 outcomes of at most 400, 128 members of at most 270, and the rest.
+pub(super) const MAX_RECORD: usize = 80 * 1024;
 /// Longest [`Body`], in bytes: nine cards, and for each of 64 peers two commitments, a reveal and a join of at most 2100 together.
 pub(super) const MAX_BODY: usize = MAX_VALIDATORS * (ScoreCard::MAX_BYTES + 200) + MAX_PEERS * 2100;
 
@@ -118,6 +118,13 @@ pub struct Member {
     pub sigma: Finite,
     /// How reliably its updates improve its own batches more than others; -1 to 1.
     pub reliability: Finite,
+    /// What its updates were worth together, and the variance of that; zero where every update is judged by itself, and then
+    /// not written.
+    #[serde(default, skip_serializing_if = "Finite::is_zero")]
+    pub merit: Finite,
+    /// See [`Self::merit`].
+    #[serde(default, skip_serializing_if = "Finite::is_zero")]
+    pub merit_variance: Finite,
     /// All that it ever earned.
     pub earned: Msat,
     /// All fees; may be more than was earned.
@@ -160,6 +167,16 @@ pub struct Candidacy {
     pub heard: u64,
 }
 
+/// What is fixed a round earlier where peers train while a round is judged.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Ahead {
+    /// The peers of the next round, in ascending order: those that were active after the record before, for they train already.
+    pub peers: Vec<NodeId>,
+    /// The draw of the assignment of the round after the next, among those that are active after this record.
+    pub assignment: Beacon,
+}
+
 /// The record of a round. Everything in it but `view` and `at_ms` follows from the specification, the record before and
 /// the body; whoever has these can check it.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -199,6 +216,9 @@ pub struct Record {
     pub candidates: Vec<Candidacy>,
     /// The draw of the next round's assignment.
     pub assignment: Beacon,
+    /// What is fixed beyond the next round; nothing, and not written, where peers wait for the record.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ahead: Option<Ahead>,
 }
 
 impl Record {
@@ -210,7 +230,8 @@ impl Record {
         Hash::of(&bytes)
     }
 
-    /// The peers of the next round, in ascending order.
+    /// The peers that are active, in ascending order: those of the next round, or, where that was fixed a round earlier, of the
+    /// one after.
     pub fn peers(&self) -> impl Iterator<Item = NodeId> {
         self.members.iter().filter(|member| member.active).map(|member| member.peer)
     }
@@ -261,6 +282,8 @@ impl Record {
         Invalid::unless(rises(self.validators.iter().map(|v| v.id)), "validators", "not in ascending order")?;
         Invalid::unless(self.candidates.len() <= MAX_CANDIDATES, "candidates", "more than 16")?;
         Invalid::unless(rises(self.candidates.iter().map(|c| c.id)), "candidates", "not in ascending order")?;
+        let ahead = self.ahead.iter().all(|ahead| ahead.peers.len() <= MAX_PEERS && rises(ahead.peers.iter().copied()));
+        Invalid::unless(ahead, "ahead", "more than 64 peers, or not in ascending order")?;
         let few = |o: &Outcome| [&o.assigned, &o.unassigned, &o.held_out].iter().all(|kind| kind.len() <= MAX_BATCHES);
         Invalid::unless(self.outcomes.iter().all(few), "outcomes", "more than 4 batches")
     }

@@ -106,6 +106,10 @@ pub struct HyperParameters {
     pub outer_rate: Finite,
     /// What is left of the error feedback after a round.
     pub feedback: Finite,
+    /// Whether peers train on while a round is exchanged and judged. Then the local steps of a round begin from the parameters
+    /// that the round before began from, and who trains on which rows is fixed a round earlier. Not written if they do not.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub overlap: bool,
 }
 
 /// Lengths of the parts of a round, in milliseconds. They are counted from when a node learns the record before.
@@ -146,6 +150,10 @@ pub struct Batches {
     pub unassigned: u32,
     /// Of held-out rows, drawn when all have committed; 1 to 4.
     pub held_out: u32,
+    /// By how many standard errors of its batches a score is doubted, before it counts against an update or an aggregate: 0 to
+    /// 8. With none, which is not written, every update must show the margin by itself.
+    #[serde(default, skip_serializing_if = "Finite::is_zero")]
+    pub doubt: Finite,
 }
 
 /// How what a record pays out comes to its peer.
@@ -233,6 +241,7 @@ impl RunSpec {
         let fits = |n: u32, least: usize| (least..=MAX_BATCHES).contains(&(n as usize));
         let b = &self.batches;
         Invalid::unless(fits(b.assigned, 1) && fits(b.unassigned, 0) && fits(b.held_out, 1), "batches", "1 to 4")?;
+        Invalid::unless((0.0..=8.0).contains(&b.doubt.get()), "doubt", "0 to 8 standard errors")?;
         let rows = self.data.training_rows.checked_add(self.data.held_out_rows).is_some_and(|all| all < 1 << 62);
         let some = self.data.training_rows > 0 && self.data.held_out_rows > 0;
         Invalid::unless(rows && some, "data", "1 to 2^62 rows, some of them held out")?;

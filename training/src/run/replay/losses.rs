@@ -221,6 +221,7 @@ fn ask(world: &World<'_>, before: &Record, evaluation: Beacon, updates: &[Submit
         peers: &peers,
         evaluation,
         common: &world.common,
+        from: if before.ahead.is_some() { &world.before } else { &world.common },
         before: aggregate_to_judge(before).map(|_| &world.before),
     };
     if peers.is_empty() && question.before.is_none() {
