@@ -7,7 +7,7 @@ mod samples;
 use consortium_protocol::envelope::{ENVELOPE_BYTES, Payload, Signed};
 use consortium_protocol::wire::Message;
 use consortium_protocol::wire::train::{
-    Candidacy, Entry, Finding, Finite, Loss, LossPair, MAX_ACCOUNTS, MAX_CANDIDATES, MAX_PEERS, MAX_VALIDATORS,
+    Ahead, Candidacy, Entry, Finding, Finite, Loss, LossPair, MAX_ACCOUNTS, MAX_CANDIDATES, MAX_PEERS, MAX_VALIDATORS,
     Measure, PayWay, Proposal, Record, RunId, RunSpec, ScoreCard, TrainMessage, TrainRequest, Validator,
     pledge_subject,
 };
@@ -72,10 +72,12 @@ fn largest_record() -> Record {
             let mut member = member.clone();
             (member.peer, member.active, member.since) = (node(n), n < MAX_PEERS, u64::MAX);
             (member.mu, member.sigma, member.reliability) = (odd, odd, odd);
+            (member.merit, member.merit_variance) = (odd, odd);
             (member.earned, member.fees, member.paid) = (Msat(u64::MAX), Msat(u64::MAX), Msat(u64::MAX));
             member
         })
         .collect();
+    record.ahead = record.ahead.map(|ahead| Ahead { peers: (0..MAX_PEERS).map(node).collect(), ..ahead });
     record.payouts = (0..MAX_ACCOUNTS).map(|n| (node(n), 4095)).collect();
     let locks = Some(train::card().locks);
     record.validators =

@@ -12,10 +12,12 @@
 //! slowest of these (Kumar and Ross, "Peer-assisted file distribution: the minimum distribution time", 2006): an update
 //! leaves its peer once; all that is sent fits what all can send; all that is received fits each one's link. The model takes
 //! that bound, and a tenth on top. A validator measures each update with as many passes as the default examination has, on
-//! a machine like a peer's, while the peers wait.
+//! a machine like a peer's, while the peers wait. Seeds are nodes that only pass files on, at 2.5 Gb/s each: any node that
+//! watches a run (`train join --watch`) does.
 //!
-//! The last column is what a run would come to whose peers train on while that goes on and apply the aggregate a round late.
-//! Runs do not do that: it is another algorithm, whose convergence is to be shown first.
+//! The last column is of runs with `overlap` (`train announce --overlap`), whose peers train on while that goes on: a round then
+//! takes as long as the longer of training and compressing, and of all the rest, which other cores than those that train do.
+//! What it costs in convergence is measured by `simnet train --overlap`.
 //!
 #![allow(clippy::print_stdout)]
 
@@ -72,9 +74,9 @@ impl Round {
         self.compress + self.exchange + self.measure + self.agree + self.aggregate
     }
 
-    /// What would be left if all but compressing were done beside the next round's training.
+    /// The same where peers train on meanwhile: they compress, and wait for what takes longer than a round's training and that.
     fn idle_if_overlapped(&self, train: f64) -> f64 {
-        self.compress + (self.idle() - self.compress - train).max(0.0)
+        (self.idle() - self.compress - train).max(self.compress)
     }
 }
 

@@ -1,8 +1,8 @@
 //! What a node computes in a run: it has the parameters in memory, and its optimiser.
 
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Instant;
 
 use consortium_protocol::wire::train::{Beacon, LossPair, Measure, Refusal, StateFile};
@@ -126,19 +126,15 @@ pub(super) struct Found {
     pub(super) findings: Vec<(NodeId, Result<Measure, Refusal>)>,
 }
 
-/// A node's part in computing a run. Its methods block.
+/// A node's part in computing a run. Its methods block. Of two benches of the same parts one may train while the other does the
+/// rest: what they share is the parameters that were used last.
 pub(super) struct Bench {
-    me: NodeId,
-    task: Arc<Task>,
-    examination: Examination,
-    directory: PathBuf,
-    blobs: Blobs,
-    shelf: Shelf,
-    steps: Arc<Steps>,
-    runtime: Handle,
-    common: Option<(Hash, Parameters)>,
+    parts: BenchParts,
     peer: Option<Peer>,
 }
+
+/// The parameters that were used last, by their hash.
+pub(super) type Last = Arc<Mutex<Option<(Hash, Arc<Parameters>)>>>;
 
 /// What a bench is made of.
 #[derive(Clone)]
@@ -151,17 +147,18 @@ pub(super) struct BenchParts {
     pub(super) shelf: Shelf,
     pub(super) steps: Arc<Steps>,
     pub(super) runtime: Handle,
+    pub(super) last: Last,
 }
 
 impl Bench {
     pub(super) fn new(parts: BenchParts) -> Self {
-        let BenchParts { me, task, examination, directory, blobs, shelf, steps, runtime } = parts;
-        Self { me, task, examination, directory, blobs, shelf, steps, runtime, common: None, peer: None }
+        Self { parts, peer: None }
     }
 
     /// Takes this node's local steps, and keeps what they made.
     pub(super) fn train(&mut self, order: &Train) -> Result<Made, WorkError> {
-        let place = order.peers.binary_search(&self.me).map_err(|_| WorkError::Absent("this node does not train"))?;
+        let place =
+            order.peers.binary_search(&self.parts.me).map_err(|_| WorkError::Absent("this node does not train"))?;
         let mut peer = match self.peer.take() {
             Some(peer) => peer,
             None => self.resume()?,
@@ -173,7 +170,7 @@ impl Bench {
 
     /// This node's optimiser and error feedback, as they were left.
     fn resume(&self) -> Result<Peer, WorkError> {
-        let (path, task) = (Store::peer(&self.directory), Arc::clone(&self.task));
+        let (path, task) = (Store::peer(&self.parts.directory), Arc::clone(&self.parts.task));
         if !path.exists() {
             return Ok(Peer::join(task));
         }
@@ -188,13 +185,12 @@ impl Bench {
         }
     }
 
-    fn train_as(&mut self, peer: &mut Peer, place: usize, order: &Train) -> Result<Made, WorkError> {
-        let (task, steps) = (Arc::clone(&self.task), Arc::clone(&self.steps));
-        if self.shelf.kept().newest.is_none_or(|(_, newest)| newest.state != order.base) {
-            self.common(order.base).map_err(|error| WorkError::Before(Box::new(error)))?;
-        }
-        let common = self.common(order.base)?;
-        let dealt = assignment_of(&task, order.round, order.beacon, order.peers.len())?;
+    fn train_as(&self, peer: &mut Peer, place: usize, order: &Train) -> Result<Made, WorkError> {
+        let (task, steps) = (&self.parts.task, &self.parts.steps);
+        let is_newest = self.parts.shelf.kept().newest.is_some_and(|(_, newest)| newest.state == order.base);
+        let older = |error| if is_newest { error } else { WorkError::Before(Box::new(error)) };
+        let common = &*self.common(order.base).map_err(older)?;
+        let dealt = assignment_of(task, order.round, order.beacon, order.peers.len())?;
         let sample = SyncProbe::new(order.beacon.0.as_bytes(), order.round, common).sample(common);
         let began = Instant::now();
         let mut go_on = |done| {
@@ -205,17 +201,17 @@ impl Bench {
         steps.done.store(task.recipe().steps, Ordering::Relaxed);
         let seconds = began.elapsed().as_secs_f64();
         let submission = Submission::encode(&sample, message);
-        peer.save(&Store::peer(&self.directory))?;
+        peer.save(&Store::peer(&self.parts.directory))?;
         let bytes = submission.len() as u64;
-        let update = self.runtime.block_on(self.blobs.put(submission))?;
+        let update = self.parts.runtime.block_on(self.parts.blobs.put(submission))?;
         Ok(Made { round: order.round, update, bytes, seconds })
     }
 
     /// Measures what others made.
-    pub(super) fn evaluate(&mut self, order: &Evaluate) -> Result<Found, WorkError> {
+    pub(super) fn evaluate(&self, order: &Evaluate) -> Result<Found, WorkError> {
         let older = match (order.older(), &order.before) {
             (None, _) => Ok(None),
-            (Some(state), Some(path)) => read_parameters(&self.task, path, state).map(Some),
+            (Some(state), Some(path)) => read_parameters(&self.parts.task, path, state).map(Some),
             (Some(state), None) => self.file(state).and_then(|file| self.load(file)).map(Some),
         };
         let older = older.map_err(|error| WorkError::Before(Box::new(error)))?;
@@ -225,8 +221,7 @@ impl Bench {
         let updates = order.updates.iter().map(submitted).collect::<Result<Vec<_>, _>>()?;
         let earlier: Vec<_> =
             order.earlier.iter().filter_map(|name| Some(self.submission(*name).ok()?.update)).collect();
-        let (task, examination) = (Arc::clone(&self.task), self.examination);
-        let common = self.common(order.base)?;
+        let common = &*self.common(order.base)?;
         let question = Question {
             round: order.round,
             assignment: order.assignment,
@@ -236,82 +231,80 @@ impl Bench {
             from: older.as_ref().filter(|_| order.from != order.base).unwrap_or(common),
             before: older.as_ref().filter(|_| order.judge.is_some()),
         };
-        let answer = measure(&task, examination, &question, &updates, &earlier)?;
+        let answer = measure(&self.parts.task, self.parts.examination, &question, &updates, &earlier)?;
         Ok(Found { round: order.round, aggregate: answer.aggregate, findings: answer.findings })
     }
 
     /// Goes on to other parameters; they are durable when this is done, and those of before are kept.
-    pub(super) fn apply(&mut self, order: &Apply) -> Result<Held, WorkError> {
+    pub(super) fn apply(&self, order: &Apply) -> Result<Held, WorkError> {
         match order {
             Apply::Aggregate { round, base, updates } => {
                 let submissions = updates.iter().map(|name| self.submission(*name)).collect::<Result<Vec<_>, _>>()?;
                 let updates: Vec<_> = submissions.iter().map(|submission| &submission.update).collect();
-                let task = Arc::clone(&self.task);
-                let mut next = self.common(*base)?.clone();
-                let state = step(&task, &mut next, &updates)?;
+                let mut next = (*self.common(*base)?).clone();
+                let state = step(&self.parts.task, &mut next, &updates)?;
                 self.go_on_to(*round, state, next, Some(*base))
             }
             Apply::Revert { round, to } => {
                 let before = self.load(self.file(*to)?)?;
                 // Where peers do not wait they trained from what is taken back, and are measured against that.
-                let from = self.shelf.kept().newest.map(|(_, newest)| newest.state);
+                let from = self.parts.shelf.kept().newest.map(|(_, newest)| newest.state);
                 self.go_on_to(*round, *to, before, from)
             }
             Apply::Load { round, state, file } => {
-                let parameters = read_parameters(&self.task, file, *state)?;
+                let parameters = read_parameters(&self.parts.task, file, *state)?;
                 self.go_on_to(*round, *state, parameters, None)
             }
         }
     }
 
-    fn go_on_to(
-        &mut self,
-        round: u64,
-        state: Hash,
-        parameters: Parameters,
-        from: Option<Hash>,
-    ) -> Result<Held, WorkError> {
+    fn go_on_to(&self, round: u64, state: Hash, parameters: Parameters, from: Option<Hash>) -> Result<Held, WorkError> {
         let content = parameters.to_bytes()?;
         let bytes = content.len() as u64;
-        let file = self.runtime.block_on(self.blobs.put(content))?;
-        let mut kept = self.shelf.kept();
+        let file = self.parts.runtime.block_on(self.parts.blobs.put(content))?;
+        let mut kept = self.parts.shelf.kept();
         kept.before = from.and_then(|state| kept.file(state));
         let newest = StateFile { state, file, bytes };
         kept.newest = Some((round, newest));
         if round == 0 {
             kept.initial = Some(newest);
         }
-        Store::keep(&self.directory, &kept)?;
-        let gone = self.shelf.replace(kept);
+        Store::keep(&self.parts.directory, &kept)?;
+        let gone = self.parts.shelf.replace(kept);
         for file in gone {
             // Whoever still fetches it hears of newer ones.
-            let _ = self.runtime.block_on(self.blobs.remove(file.file));
+            let _ = self.parts.runtime.block_on(self.parts.blobs.remove(file.file));
         }
-        self.common = Some((state, parameters));
+        *self.parts.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((state, Arc::new(parameters)));
         Ok(Held { round, state })
     }
 
     /// The parameters with this hash, if they are the newest or those before.
-    fn common(&mut self, state: Hash) -> Result<&Parameters, WorkError> {
-        if self.common.as_ref().is_none_or(|(known, _)| *known != state) {
-            let loaded = self.load(self.file(state)?)?;
-            self.common = Some((state, loaded));
+    fn common(&self, state: Hash) -> Result<Arc<Parameters>, WorkError> {
+        let known = self.parts.last.lock().unwrap_or_else(PoisonError::into_inner).clone();
+        match known.filter(|(known, _)| *known == state) {
+            Some((_, parameters)) => Ok(parameters),
+            None => {
+                let loaded = Arc::new(self.load(self.file(state)?)?);
+                *self.parts.last.lock().unwrap_or_else(PoisonError::into_inner) = Some((state, Arc::clone(&loaded)));
+                Ok(loaded)
+            }
         }
-        self.common.as_ref().map(|(_, parameters)| parameters).ok_or(WorkError::Parameters("no parameters"))
     }
 
     fn file(&self, state: Hash) -> Result<StateFile, WorkError> {
-        self.shelf.kept().file(state).ok_or(WorkError::Parameters("these parameters are not here"))
+        self.parts.shelf.kept().file(state).ok_or(WorkError::Parameters("these parameters are not here"))
     }
 
     fn load(&self, file: StateFile) -> Result<Parameters, WorkError> {
-        let path = self.blobs.path(&file.file).ok_or(WorkError::Parameters("the file of the parameters is gone"))?;
-        read_parameters(&self.task, &path, file.state)
+        let path =
+            self.parts.blobs.path(&file.file).ok_or(WorkError::Parameters("the file of the parameters is gone"))?;
+        read_parameters(&self.parts.task, &path, file.state)
     }
 
     fn submission(&self, name: Hash) -> Result<Submission, WorkError> {
-        let path = self.blobs.path(&name).ok_or(WorkError::Absent("an update is not here"))?;
-        Ok(read_submission(&self.task, &path)?)
+        let path = self.parts.blobs.path(&name).ok_or(WorkError::Absent("an update is not here"))?;
+        Ok(read_submission(&self.parts.task, &path)?)
     }
 }
 

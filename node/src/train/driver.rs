@@ -232,6 +232,7 @@ pub(super) fn prepare<W: Wire>(parts: Parts<W>) -> Result<(Driver<W>, RunHandle)
         shelf: shelf.clone(),
         steps: Arc::clone(&steps),
         runtime: tokio::runtime::Handle::current(),
+        last: Arc::default(),
     };
     let history = Arc::new(Mutex::new(history));
     let standing = if wish == Wish::Train { Store::standing(&directory)? } else { None };

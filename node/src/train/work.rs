@@ -1,6 +1,5 @@
-//! One thing is computed at a time; what waits is replaced by a later order of its kind.
+//! Local steps, and beside them one thing at a time of all the rest; what waits is replaced by a later order of its kind.
 
-use std::sync::Arc;
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
@@ -9,7 +8,7 @@ use consortium_training::rounds::Held;
 use tokio::task::JoinHandle;
 use tokio::time::Instant;
 
-use super::bench::{Apply, Bench, BenchParts, Evaluate, Found, Made, Steps, Train, WorkError};
+use super::bench::{Apply, Bench, BenchParts, Evaluate, Found, Made, Train, WorkError};
 
 /// Pause before the disk is tried again.
 pub(super) const AGAIN: Duration = Duration::from_secs(5);
@@ -34,12 +33,49 @@ pub(super) enum Done {
 #[derive(Debug)]
 pub(super) struct Refused(pub(super) WorkError);
 
-/// The bench, and what it does.
-pub(super) struct Works {
-    parts: BenchParts,
-    steps: Arc<Steps>,
+/// A bench, and what is computed on it.
+struct Lane {
     bench: Option<Bench>,
     running: Option<(Order, JoinHandle<(Bench, Done)>)>,
+}
+
+impl Lane {
+    fn begin(&mut self, order: Order, parts: &BenchParts) {
+        // A bench that was lost has nothing that is not on the disk.
+        let mut bench = self.bench.take().unwrap_or_else(|| Bench::new(parts.clone()));
+        let doing = order.clone();
+        let work = tokio::task::spawn_blocking(move || {
+            let done = match &doing {
+                Order::Apply(order) => Done::Applied(bench.apply(order)),
+                Order::Evaluate(order) => Done::Evaluated(bench.evaluate(order)),
+                Order::Train(order) => Done::Trained(bench.train(order)),
+            };
+            (bench, done)
+        });
+        self.running = Some((order, work));
+    }
+
+    /// Waits for what runs; for ever, if nothing does.
+    async fn done(&mut self) -> (Order, Done) {
+        let Some((_, running)) = &mut self.running else { return std::future::pending().await };
+        let joined = running.await;
+        let Some((order, _)) = self.running.take() else { return std::future::pending().await };
+        let done = match joined {
+            Ok((bench, done)) => {
+                self.bench = Some(bench);
+                done
+            }
+            Err(_) => broken(&order),
+        };
+        (order, done)
+    }
+}
+
+/// What a node computes: local steps, and beside them the rest, one thing at a time.
+pub(super) struct Works {
+    parts: BenchParts,
+    training: Lane,
+    rest: Lane,
     apply: Option<Apply>,
     evaluate: Option<Evaluate>,
     train: Option<Train>,
@@ -48,8 +84,8 @@ pub(super) struct Works {
 
 impl Works {
     pub(super) fn new(parts: BenchParts) -> Self {
-        let (steps, bench) = (Arc::clone(&parts.steps), Some(Bench::new(parts.clone())));
-        Self { parts, steps, bench, running: None, apply: None, evaluate: None, train: None, not_before: None }
+        let lane = || Lane { bench: None, running: None };
+        Self { parts, training: lane(), rest: lane(), apply: None, evaluate: None, train: None, not_before: None }
     }
 
     /// Takes an order.
@@ -68,19 +104,18 @@ impl Works {
 
     /// Whether local steps are being taken.
     pub(super) fn trains(&self) -> bool {
-        matches!(self.running, Some((Order::Train(_), _)))
+        self.training.running.is_some()
     }
 
     /// Has local steps that are being taken end.
     pub(super) fn give_up_training(&mut self) {
         self.train = None;
-        self.steps.stop.store(true, Ordering::Relaxed);
+        self.parts.steps.stop.store(true, Ordering::Relaxed);
     }
 
-    /// Has local steps for this round, or an earlier one, end: they are late. Those for a later round go on, and what is to be
-    /// applied waits for them.
+    /// Has local steps for this round, or an earlier one, end: they are late. Those for a later round go on.
     pub(super) fn give_up_training_until(&mut self, round: u64) {
-        let runs = matches!(&self.running, Some((Order::Train(train), _)) if train.round > round);
+        let runs = matches!(&self.training.running, Some((Order::Train(train), _)) if train.round > round);
         let waits = self.train.as_ref().is_some_and(|train| train.round > round);
         if !runs && !waits {
             self.give_up_training();
@@ -90,58 +125,45 @@ impl Works {
     /// Takes no more orders, and waits until nothing is computed: nobody else may use the directory before.
     pub(super) async fn finish(&mut self) {
         self.give_up_training();
-        if let Some((_, running)) = self.running.take() {
-            let _done_or_broken_off = running.await;
+        for lane in [&mut self.training, &mut self.rest] {
+            if let Some((_, running)) = lane.running.take() {
+                let _done_or_broken_off = running.await;
+            }
         }
-    }
-
-    fn next(&mut self) -> Option<Order> {
-        let apply = self.apply.take().map(Order::Apply);
-        let evaluate = || self.evaluate.take().map(Order::Evaluate);
-        apply.or_else(evaluate).or_else(|| self.train.take().map(Order::Train))
     }
 
     fn begin(&mut self) {
-        if self.running.is_some() || self.not_before.is_some_and(|at| Instant::now() < at) {
+        if self.not_before.is_some_and(|at| Instant::now() < at) {
             return;
         }
-        let Some(order) = self.next() else { return };
-        // A bench that was lost has nothing that is not on the disk.
-        let mut bench = self.bench.take().unwrap_or_else(|| Bench::new(self.parts.clone()));
-        let doing = order.clone();
-        if matches!(order, Order::Train(_)) {
-            self.steps.stop.store(false, Ordering::Relaxed);
-            self.steps.done.store(0, Ordering::Relaxed);
+        if self.rest.running.is_none() {
+            let apply = self.apply.take().map(Order::Apply);
+            if let Some(order) = apply.or_else(|| self.evaluate.take().map(Order::Evaluate)) {
+                self.rest.begin(order, &self.parts);
+            }
         }
-        let work = tokio::task::spawn_blocking(move || {
-            let done = match &doing {
-                Order::Apply(order) => Done::Applied(bench.apply(order)),
-                Order::Evaluate(order) => Done::Evaluated(bench.evaluate(order)),
-                Order::Train(order) => Done::Trained(bench.train(order)),
-            };
-            (bench, done)
-        });
-        self.running = Some((order, work));
+        if self.training.running.is_none()
+            && let Some(train) = self.train.take()
+        {
+            self.parts.steps.stop.store(false, Ordering::Relaxed);
+            self.parts.steps.done.store(0, Ordering::Relaxed);
+            self.training.begin(Order::Train(train), &self.parts);
+        }
     }
 
     /// Waits for the next thing that is done. What the disk refuses is tried again after a while, unless something newer is
     /// wanted by then.
     pub(super) async fn done(&mut self) -> Result<Done, Refused> {
         loop {
-            if let Some(at) = self.not_before {
-                tokio::time::sleep_until(at).await;
-                self.not_before = None;
-                self.begin();
-            }
-            let Some((_, running)) = &mut self.running else { return std::future::pending().await };
-            let joined = running.await;
-            let Some((order, _)) = self.running.take() else { continue };
-            let done = match joined {
-                Ok((bench, done)) => {
-                    self.bench = Some(bench);
-                    done
+            let again_at = self.not_before;
+            let (order, done) = tokio::select! {
+                done = self.rest.done() => done,
+                done = self.training.done() => done,
+                () = tokio::time::sleep_until(again_at.unwrap_or_else(Instant::now)), if again_at.is_some() => {
+                    self.not_before = None;
+                    self.begin();
+                    continue;
                 }
-                Err(_) => broken(&order),
             };
             let refused = match done {
                 Done::Applied(Err(error)) if error.passes() => error,

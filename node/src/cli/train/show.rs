@@ -69,6 +69,9 @@ fn plan(spec: &RunSpec, expected: &Expected) -> String {
     let t = &spec.training;
     let ratio = expected.parameters as f64 * 4.0 / expected.update_bytes.max(1) as f64;
     let batches = examination_of(spec);
+    let waiting = if t.overlap { "; peers train on while a round is judged" } else { "" };
+    let (steps, batch, tokens) = (t.local_steps, t.batch, t.sequence);
+    let rounds = format!("{} of {steps} steps of {batch} rows of {tokens} tokens{waiting}", spec.rounds);
     let pay = match spec.pay.budget.0 {
         0 => "nothing is paid".to_owned(),
         budget => format!(
@@ -91,7 +94,7 @@ fn plan(spec: &RunSpec, expected: &Expected) -> String {
         ("name", format!("{}: {}", spec.name, spec.model.name)),
         ("model", format!("{} parameters", expected.parameters)),
         ("data", spec.data.name.clone()),
-        ("rounds", format!("{} of {} steps of {} rows of {} tokens", spec.rounds, t.local_steps, t.batch, t.sequence)),
+        ("rounds", rounds),
         (
             "a round",
             format!(
