@@ -68,6 +68,8 @@ pub struct Panel {
     pub title: String,
     /// What goes from left to right, and in what unit.
     pub x: &'static str,
+    /// Whether heights are logarithms; what is not above zero is left out then.
+    pub is_log: bool,
     /// Named lines of points, from left to right.
     pub series: Vec<(String, Vec<(f64, f64)>)>,
 }
@@ -108,8 +110,12 @@ pub fn panels(title: &str, panels: &[Panel]) -> Result<String, TrainError> {
 }
 
 fn draw_panel(panel: &Panel, area: &DrawingArea<SVGBackend<'_>, plotters::coord::Shift>) -> Result<(), TrainError> {
-    let points = || panel.series.iter().flat_map(|s| s.1.iter()).filter(|p| p.0.is_finite() && p.1.is_finite());
-    let range = |of: fn(&(f64, f64)) -> f64| {
+    let drawn = |(x, y): &(f64, f64)| {
+        let y = if panel.is_log { y.log10() } else { *y };
+        (x.is_finite() && y.is_finite()).then_some((*x, y))
+    };
+    let points = || panel.series.iter().flat_map(|s| s.1.iter()).filter_map(drawn);
+    let range = |of: fn((f64, f64)) -> f64| {
         let (low, high) = points().map(of).fold((f64::INFINITY, f64::NEG_INFINITY), |(l, h), v| (l.min(v), h.max(v)));
         if low < high { low..high } else { low.min(0.0)..low.max(0.0) + 1.0 }
     };
@@ -126,10 +132,16 @@ fn draw_panel(panel: &Panel, area: &DrawingArea<SVGBackend<'_>, plotters::coord:
         .y_label_area_size(52)
         .build_cartesian_2d(across, range(|p| p.1))
         .map_err(failed)?;
-    chart.configure_mesh().x_desc(panel.x).light_line_style(WHITE).draw().map_err(failed)?;
+    let label = |y: &f64| format!("{:.2}", libm::exp10(*y));
+    let mut mesh = chart.configure_mesh();
+    mesh.x_desc(panel.x).light_line_style(WHITE);
+    if panel.is_log {
+        mesh.y_label_formatter(&label);
+    }
+    mesh.draw().map_err(failed)?;
     for ((name, line), (r, g, b)) in panel.series.iter().zip(COLORS.iter().copied().cycle()) {
         let style = RGBColor(r, g, b).stroke_width(2);
-        let line = line.iter().copied().filter(|p| p.0.is_finite() && p.1.is_finite());
+        let line = line.iter().filter_map(drawn);
         let series = chart.draw_series(LineSeries::new(line, style)).map_err(failed)?;
         series.label(name).legend(move |(x, y)| PathElement::new(vec![(x, y), (x + 18, y)], style));
     }
@@ -157,11 +169,15 @@ mod tests {
     #[test]
     fn panels_are_drawn_with_what_can_be_drawn() {
         let series = |points: &[(f64, f64)]| vec![("s".into(), points.to_vec())];
-        let panel = |points: &[(f64, f64)]| Panel { title: "p".into(), x: "round", series: series(points) };
+        let panel =
+            |points: &[(f64, f64)]| Panel { title: "p".into(), x: "round", is_log: false, series: series(points) };
         let all = [panel(&[(0.0, 1.0), (1.0, 2.0)]), panel(&[(1.0, f64::NAN)]), panel(&[(1.0, 3.0)]), panel(&[])];
         let svg = panels("Title", &all).unwrap();
         assert!(svg.starts_with("<svg") && svg.contains("Title") && svg.contains("round") && !svg.contains("NaN"));
         assert!(panels("Title", &all[3..]).is_err());
+        let log = Panel { is_log: true, ..panel(&[(1.0, 0.0), (2.0, 100.0), (3.0, 0.01)]) };
+        let svg = panels("Title", &[log]).unwrap();
+        assert!(svg.contains("1.00") && !svg.contains("inf"), "{svg}");
     }
 
     #[test]

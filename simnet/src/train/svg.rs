@@ -25,10 +25,11 @@ pub fn document(title: &str, rounds: &[RoundReport], curves: &[Curve]) -> Result
     };
     // What does harm goes far below zero; how far does not matter.
     let score = |p: &PeerRound| p.score.map(|s| s.max(-0.05) * 100.0);
-    let panel = |title: &str, x, series| Panel { title: title.into(), x, series };
+    let panel = |title: &str, x, series| Panel { title: title.into(), x, is_log: false, series };
+    let loss = |title: &str, x, series| Panel { is_log: true, ..panel(title, x, series) };
     let all = [
-        panel("held-out loss, nats per token", "round", losses(|p| p.round as f64)),
-        panel("the same where each peer has a core and a link of its own", "seconds", losses(|p| p.seconds)),
+        loss("held-out loss, nats per token", "round", losses(|p| p.round as f64)),
+        loss("the same where each peer has a core and a link of its own", "seconds", losses(|p| p.seconds)),
         panel("score: held-out loss improved by, %", "round", of_peers(score)),
         panel("rating", "round", of_peers(|p| Some(p.rating))),
         panel("balance, sat", "round", of_peers(|p| Some(p.balance_msat as f64 / 1000.0))),

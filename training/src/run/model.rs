@@ -156,8 +156,12 @@ pub fn held_out_loss(entry: &Entry) -> Option<f64> {
 /// [`TrainError::Curve`] if there is no point, or the drawing fails.
 pub fn loss_svg(name: &str, held_out: &[(u64, f64)]) -> Result<String, TrainError> {
     let points = held_out.iter().map(|(round, loss)| (*round as f64, *loss)).collect();
-    let panel =
-        Panel { title: "held-out loss, nats per token".into(), x: "round", series: vec![("the run".into(), points)] };
+    let panel = Panel {
+        title: "held-out loss, nats per token".into(),
+        x: "round",
+        is_log: false,
+        series: vec![("the run".into(), points)],
+    };
     panels(name, &[panel])
 }
 

@@ -284,7 +284,7 @@ pub(super) fn picture(name: &str, rounds: &[RoundLine]) -> Result<String> {
         });
         sums.collect()
     };
-    let panel = |title: &str, series| Panel { title: title.into(), x: "round", series };
+    let panel = |title: &str, series| Panel { title: title.into(), x: "round", is_log: false, series };
     let all = [
         panel("held-out loss, nats per token", vec![("the run".into(), losses)]),
         panel("score: held-out loss improved by, %", by_peer(&score)),
