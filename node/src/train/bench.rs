@@ -253,7 +253,9 @@ impl Bench {
             }
             Apply::Load { round, state, file } => {
                 let parameters = read_parameters(&self.parts.task, file, *state)?;
-                self.go_on_to(*round, *state, parameters, None)
+                // If these only follow from what is here, that is what came before.
+                let from = self.parts.shelf.kept().newest.map(|(_, newest)| newest.state).filter(|from| from != state);
+                self.go_on_to(*round, *state, parameters, from)
             }
         }
     }

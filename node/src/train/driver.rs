@@ -8,7 +8,7 @@ use std::time::{Duration, Instant};
 use consortium_protocol::wire::train::{Entry, Pledged, RunId, RunSpec, TrainMessage};
 use consortium_protocol::{Hash, Millis, NodeId, RootKey, Signed};
 use consortium_training::collective::{Examination, Task};
-use consortium_training::rounds::{Config, FetchFailure, Input, Machine, Stored, Wish};
+use consortium_training::rounds::{Config, FetchFailure, Input, Machine, Stored, Wish, peers_of_round};
 use tokio::sync::{mpsc, watch};
 use tokio::task::{AbortHandle, JoinHandle, JoinSet};
 use tokio::time::MissedTickBehavior;
@@ -246,13 +246,14 @@ pub(super) fn prepare<W: Wire>(parts: Parts<W>) -> Result<(Driver<W>, RunHandle)
         stop: stop.clone(),
         task: Arc::default(),
     };
+    let overlap = spec.payload().training.overlap;
     let driver = Driver {
         me: key.node_id(),
         run,
         spec,
         machine,
         store: Arc::new(Mutex::new(store)),
-        works: Works::new(bench),
+        works: Works::new(bench, overlap),
         steps,
         errands: Errands::new(wire, blobs, task, roster),
         under_way: JoinSet::new(),
@@ -417,7 +418,10 @@ impl<W: Wire> Driver<W> {
                 self.input(Input::Trained { round: made.round, update: made.update, bytes: made.bytes }).await;
             }
             Done::Trained(Err(WorkError::Train(consortium_training::TrainError::Stopped))) => {}
-            Done::Trained(Err(error @ WorkError::Before(_))) => self.trouble(&error),
+            Done::Trained(Err(error @ WorkError::Before(_))) => {
+                self.trouble(&error);
+                self.input(Input::NotTrained { round: self.machine.chain().round() }).await;
+            }
             Done::Evaluated(Err(error @ WorkError::Parameters(_)))
             | Done::Trained(Err(error @ WorkError::Parameters(_))) => {
                 self.trouble(&error);
@@ -550,7 +554,8 @@ impl<W: Wire> Driver<W> {
         let Some(said_in) = self.leaving else { return false };
         let last = self.machine.chain().last();
         let active = last.member(self.me).is_some_and(|member| member.active);
-        let over = last.ended || self.wish == Wish::Watch || (last.round > said_in && !active);
+        let trains = peers_of_round(self.spec.payload(), last).binary_search(&self.me).is_ok();
+        let over = last.ended || self.wish == Wish::Watch || (last.round > said_in && !active && !trains);
         if over {
             self.forget();
         }

@@ -43,6 +43,8 @@ impl Roster {
         let validators = last.validators.iter().map(|validator| validator.id);
         let judges = validators.clone().collect();
         let candidates = last.candidates.iter().map(|candidacy| candidacy.id);
+        // Who trains ahead speaks in the next round, even if it leaves by this record.
+        let members = members.chain(last.ahead.iter().flat_map(|ahead| ahead.peers.iter().copied()));
         let named = members.chain(validators).chain(candidates).chain(spec.reserves.iter().copied());
         let named = named.collect();
         let mut names = self.lock();

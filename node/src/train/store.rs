@@ -99,8 +99,8 @@ impl Kept {
     }
 }
 
-/// What this peer committed to, in even rounds and in odd ones.
-const TRAINED: [&str; 2] = ["trained-even", "trained-odd"];
+/// What this peer committed to: in even rounds, in odd ones, and as it was kept before rounds could overlap.
+const TRAINED: [&str; 3] = ["trained-even", "trained-odd", "trained"];
 
 /// An open directory of a run.
 #[derive(Debug)]
@@ -141,7 +141,7 @@ impl Store {
             stored.push(Stored::Entry(Box::new(entry)));
         })?;
         let store = Self { directory: directory.to_owned(), log };
-        for name in ["ballot", "card", TRAINED[0], TRAINED[1]] {
+        for name in ["ballot", "card"].into_iter().chain(TRAINED) {
             stored.extend(store.read::<Stored>(name)?);
         }
         Ok((store, stored))

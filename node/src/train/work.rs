@@ -74,6 +74,8 @@ impl Lane {
 /// What a node computes: local steps, and beside them the rest, one thing at a time.
 pub(super) struct Works {
     parts: BenchParts,
+    /// Whether peers train for the next round while one goes on.
+    overlap: bool,
     training: Lane,
     rest: Lane,
     apply: Option<Apply>,
@@ -83,15 +85,30 @@ pub(super) struct Works {
 }
 
 impl Works {
-    pub(super) fn new(parts: BenchParts) -> Self {
+    pub(super) fn new(parts: BenchParts, overlap: bool) -> Self {
         let lane = || Lane { bench: None, running: None };
-        Self { parts, training: lane(), rest: lane(), apply: None, evaluate: None, train: None, not_before: None }
+        Self {
+            parts,
+            overlap,
+            training: lane(),
+            rest: lane(),
+            apply: None,
+            evaluate: None,
+            train: None,
+            not_before: None,
+        }
     }
 
     /// Takes an order.
     pub(super) fn order(&mut self, order: Order) {
-        if matches!(order, Order::Evaluate(_) | Order::Apply(Apply::Load { .. })) {
-            // Who judges does not train any more, and who has other parameters than the others trains from those in vain.
+        let in_vain = match &order {
+            Order::Apply(Apply::Aggregate { .. } | Apply::Revert { .. }) => false,
+            // Who has other parameters than the others trains from those in vain, but for who trains ahead.
+            Order::Apply(Apply::Load { .. }) => !self.overlap,
+            // Who judges does not train any more, and who is to train for another round is late with what it does.
+            Order::Evaluate(_) | Order::Train(_) => true,
+        };
+        if in_vain {
             self.give_up_training();
         }
         match order {
@@ -115,10 +132,9 @@ impl Works {
 
     /// Has local steps for this round, or an earlier one, end: they are late. Those for a later round go on.
     pub(super) fn give_up_training_until(&mut self, round: u64) {
-        let runs = matches!(&self.training.running, Some((Order::Train(train), _)) if train.round > round);
-        let waits = self.train.as_ref().is_some_and(|train| train.round > round);
-        if !runs && !waits {
-            self.give_up_training();
+        self.train = self.train.take().filter(|train| train.round > round);
+        if matches!(&self.training.running, Some((Order::Train(train), _)) if train.round <= round) {
+            self.parts.steps.stop.store(true, Ordering::Relaxed);
         }
     }
 

@@ -8,7 +8,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::score::RECENT;
+use super::score::{RECENT, TOLERANCE, WORST};
 
 /// How many standard errors runs doubt a score by, if their plan says nothing else. Of five batches whose mean is as likely
 /// above zero as below, one in fifty seems further below than that.
@@ -44,12 +44,15 @@ impl Estimate {
     }
 }
 
-/// What a peer's updates were worth over rounds, of which the newest count most.
+/// What a peer's updates did over rounds, of which the newest count most, as far as that was harm: good rounds do not make up
+/// for harm that comes after them.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Merit {
-    /// The sum of their scores.
+    /// The sum of their scores, each less [`TOLERANCE`], and never above zero. No round counts for more than [`WORST`], or a single one would take
+    /// hundreds to be forgotten.
     pub sum: f64,
-    /// The variance of that sum, if each score is as sure as its batches say.
+    /// The variance of that sum, if each score is as sure as its batches say. No score is taken to be less sure than [`WORST`],
+    /// or one that is not would hide the harm of many.
     pub variance: f64,
 }
 
@@ -57,8 +60,11 @@ impl Merit {
     /// With one more update.
     #[must_use]
     pub fn with(self, score: Estimate) -> Self {
-        let left = 1.0 - RECENT;
-        Self { sum: left * self.sum + score.mean, variance: left * left * self.variance + score.error * score.error }
+        let (left, mean, error) = (1.0 - RECENT, score.mean.clamp(-WORST, WORST), score.error.min(WORST));
+        Self {
+            sum: (left * self.sum + mean - TOLERANCE).min(0.0),
+            variance: left * left * self.variance + error * error,
+        }
     }
 
     /// Whether the peer may be one that does no harm.
@@ -96,5 +102,25 @@ mod tests {
         assert_eq!(rounds(0.0), None);
         assert_eq!(rounds(0.001), None);
         assert!(rounds(-0.001).is_some_and(|round| (5..20).contains(&round)), "{:?}", rounds(-0.001));
+    }
+
+    #[test]
+    fn what_is_worth_nothing_in_every_round_is_found_out() {
+        let noise = |round: u32| if round.is_multiple_of(2) { 1e-4 } else { -1e-4 };
+        let whisper = |merit: Merit, round| merit.with(Estimate { mean: noise(round), error: 8e-5 });
+        assert!(!(0..40).fold(Merit::default(), whisper).is_sound(DOUBT));
+    }
+
+    #[test]
+    fn neither_good_rounds_nor_wild_ones_make_up_for_harm() {
+        let after = |first: Estimate| {
+            (0..30).fold(Merit::default().with(first), |merit, _| merit.with(Estimate { mean: -0.002, error: 0.001 }))
+        };
+        for first in [Estimate { mean: 0.9, error: 0.001 }, Estimate { mean: 0.0, error: 1e6 }] {
+            assert!(!after(first).is_sound(DOUBT), "{first:?}");
+        }
+        let wrecked = Merit::default().with(Estimate { mean: -1e9, error: 0.001 });
+        let better = (0..20).fold(wrecked, |merit, _| merit.with(Estimate { mean: 0.002, error: 0.001 }));
+        assert!(!wrecked.is_sound(DOUBT) && better.is_sound(DOUBT), "{better:?}");
     }
 }

@@ -12,6 +12,8 @@ pub const MARGIN: f64 = 2.0 * TOLERANCE;
 /// is little text, and late in a run a step that one peer's data ask for is not one that all rows ask for: of 240 honest
 /// updates five improved the mean by a percent and made one batch of three worse by one to two.
 pub const WORST: f64 = 0.02;
+/// What doubt excuses at most: an update that makes things worse by a larger part is refused, however little sure that is.
+const MOST_EXCUSED: f64 = WORST / 4.0;
 /// How far a loss may be off when another machine computes it.
 pub const TOLERANCE: f64 = 1e-4;
 /// Most outer steps that a peer's parameters may be away from the common ones. All peers hold the same bits, so that an
@@ -54,11 +56,11 @@ fn mean(losses: &[Losses]) -> f64 {
 }
 
 /// Whether an aggregate with these scores on held-out batches is to be taken back: it made things worse by more than `doubt`
-/// standard errors of them, or by so much that there is no doubt.
+/// standard errors of them, or by half of [`WORST`], however little sure that is.
 #[must_use]
 pub fn harms(scores: &[f64], doubt: f64) -> bool {
     let score = Estimate::of(scores);
-    score.at_best(doubt) < -MARGIN || score.mean < -WORST
+    score.at_best(doubt) < -MARGIN || score.mean < -WORST / 2.0
 }
 
 /// The median of what several validators say, of an even number the lower; minus infinity if none says anything. Fewer than
@@ -152,6 +154,9 @@ impl Evidence {
         let score = self.estimate();
         let at_best = score.at_best(doubt);
         let is_bad = |losses: &Losses| losses.score() < -WORST;
+        // One batch that is far off makes all of them unsure.
+        let hides = doubt > 0.0 && (score.mean < -MOST_EXCUSED || self.unassigned.iter().any(is_bad));
+        let is_sound = merit.is_sound(doubt);
         let refusal =
             if !score.mean.is_finite() || !mean(&self.assigned).is_finite() || !mean(self.others()).is_finite() {
                 Refusal::NoScore
@@ -159,9 +164,13 @@ impl Evidence {
                 Refusal::Copy
             } else if !self.is_in_sync() {
                 Refusal::OutOfSync
-            } else if at_best < -TOLERANCE || self.held_out.iter().any(is_bad) || !merit.is_sound(doubt) {
+            } else if at_best < -TOLERANCE
+                || self.held_out.iter().any(is_bad)
+                || hides
+                || (!is_sound && score.mean < -TOLERANCE)
+            {
                 Refusal::Harm
-            } else if at_best < MARGIN {
+            } else if at_best < MARGIN || !is_sound {
                 Refusal::BelowMargin
             } else {
                 return Verdict::Accepted(score.mean);
@@ -341,6 +350,11 @@ mod tests {
         assert_eq!(doubted(&[0.004, -0.005, -0.001]), None, "as far apart as that nobody can tell");
         assert_eq!(doubted(&[-0.004, -0.005, -0.003]), Some(Refusal::Harm), "all of them are worse");
         assert_eq!(doubted(&[0.03, 0.03, -0.021]), Some(Refusal::Harm), "one is much worse");
+        assert_eq!(doubted(&[0.004, 0.004, -0.019]), None);
+        assert_eq!(doubted(&[-0.019, 0.01, -0.01]), Some(Refusal::Harm), "more than doubt excuses");
+        let mut hiding = evidence(0.01, &[-0.003; 3]);
+        hiding.unassigned[0].after = 2.2;
+        assert_eq!(hiding.showing(Merit::default(), 2.0).verdict, Verdict::Refused(Refusal::Harm), "of any batch");
         assert_eq!(doubted(&[1e-6, -1e-6, 1e-7]), Some(Refusal::BelowMargin), "next to nothing, beyond doubt");
     }
 

@@ -97,7 +97,8 @@ impl Pledges {
         });
         let forfeited = forfeited.collect();
         let active = |peer: &NodeId| record.member(*peer).is_some_and(|member| member.active);
-        self.0.retain(|peer, _| active(peer));
+        let ahead = |peer: &NodeId| record.ahead.iter().any(|ahead| ahead.peers.binary_search(peer).is_ok());
+        self.0.retain(|peer, _| active(peer) || ahead(peer));
         // Who was active before goes on with the bond that it came with.
         for join in body.joins.iter().filter(|join| active(&join.signer())) {
             if let Some(bond) = &join.payload().bond {
@@ -107,7 +108,7 @@ impl Pledges {
         forfeited
     }
 
-    /// The bond that stands for a peer, while it takes part.
+    /// The bond that stands for a peer, while it takes part, or trains for one more round.
     #[must_use]
     pub fn of(&self, peer: NodeId) -> Option<&Signed<Pledged>> {
         self.0.get(&peer)

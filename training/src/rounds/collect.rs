@@ -8,7 +8,7 @@ use consortium_protocol::wire::train::{
 use consortium_protocol::{Hash, Millis, NodeId, Signed};
 
 use super::chain::Chain;
-use super::outcome::{card_fits, next_draw, nonce_fits, peers_of_round};
+use super::outcome::{card_fits, next_draw, nonce_fits, peers_ahead, peers_of_round};
 use super::people::is_fresh;
 use super::{FetchFailure, Machine, Output, bond};
 
@@ -34,6 +34,8 @@ pub(super) struct Round {
     pub(super) cards: BTreeMap<NodeId, (Signed<ScoreCard>, Millis)>,
     /// This peer was told to train.
     pub(super) asked_to_train: bool,
+    /// But it cannot.
+    pub(super) cannot_train: bool,
     /// What this peer committed to.
     pub(super) own: Option<Own>,
     /// This validator was told to measure, with these nonces.
@@ -54,6 +56,7 @@ impl Round {
             nonces: BTreeMap::new(),
             cards: BTreeMap::new(),
             asked_to_train: false,
+            cannot_train: false,
             own: None,
             drawn_with: None,
         }
@@ -185,8 +188,16 @@ impl Machine {
         room && said_in <= self.chain.round() + 1 && known.is_none_or(|known| known < said_in)
     }
 
-    fn take_commit(&mut self, commit: Signed<Commit>, now: Millis, out: &mut Vec<Output>) {
-        let here = commit.payload().round == self.chain.round();
+    pub(super) fn take_commit(&mut self, commit: Signed<Commit>, now: Millis, out: &mut Vec<Output>) {
+        let round = commit.payload().round;
+        if self.chain.last().ahead.is_some() && round == self.chain.round() + 1 {
+            // Who had trained before it knew the last record commits as soon as it does.
+            if peers_ahead(self.spec(), self.chain.last()).binary_search(&commit.signer()).is_ok() {
+                self.next_commits.entry(commit.signer()).or_insert(commit);
+            }
+            return;
+        }
+        let here = round == self.chain.round();
         if !here || self.round.peers.binary_search(&commit.signer()).is_err() {
             return;
         }

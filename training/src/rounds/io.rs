@@ -87,6 +87,11 @@ pub enum Input {
         /// Its length.
         bytes: u64,
     },
+    /// [`Output::Train`] cannot be done.
+    NotTrained {
+        /// The round.
+        round: u64,
+    },
     /// [`Output::Fetch`] is done.
     Fetched {
         /// The round.

@@ -81,7 +81,7 @@ mod validator;
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use consortium_protocol::wire::train::{Candidate, Join, Pledged, RunId, RunSpec, StateHash, TrainMessage};
+use consortium_protocol::wire::train::{Candidate, Commit, Join, Pledged, RunId, RunSpec, StateHash, TrainMessage};
 use consortium_protocol::{Hash, Millis, NodeId, RootKey, Signed};
 
 use agreement::Agreement;
@@ -107,6 +107,8 @@ pub struct Machine {
     round: Round,
     /// What this peer does for the round after the one that goes on.
     early: Option<Early>,
+    /// What others committed to for it, who know the record before already.
+    next_commits: BTreeMap<NodeId, Signed<Commit>>,
     agreement: Option<Agreement>,
     held: Option<Held>,
     /// What is being applied, by round and, for a resync, its hash.
@@ -156,6 +158,7 @@ impl Machine {
             base_before,
             round: Round::new(&chain, began),
             early: None,
+            next_commits: BTreeMap::new(),
             chain,
             agreement: None,
             held: config.held,
@@ -201,6 +204,7 @@ impl Machine {
             Input::Message { from, message } => self.receive(from, message, now, &mut out),
             Input::Tick => self.tick(now, &mut out),
             Input::Trained { round, update, bytes } => self.trained(round, update, bytes, now, &mut out),
+            Input::NotTrained { round } => self.not_trained(round),
             Input::Fetched { round, peer, result } => self.fetched(round, peer, result),
             Input::Evaluated { round, aggregate, findings } => {
                 self.evaluated(round, aggregate, findings, now, &mut out);

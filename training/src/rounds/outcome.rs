@@ -150,7 +150,7 @@ pub fn outcome(spec: &RunSpec, before: &Record, body: &Body, view: u64, at_ms: u
     let mut accounts: BTreeMap<NodeId, Member> = before.members.iter().map(|m| (m.peer, m.clone())).collect();
     let outcomes = judge(spec, body, &peers, reverts, &mut accounts)?;
     let draw = next_draw(before, body);
-    people::admit(spec, round, body, &outcomes, draw, &mut accounts);
+    people::admit(spec, before, body, &outcomes, draw, &mut accounts);
     // Who holds a seat and delivers nothing does not use up a round.
     let trained = before.trained + u64::from(outcomes.iter().any(|outcome| outcome.score.is_some()));
     let ended = trained >= spec.rounds || round - trained >= MOST_IN_VAIN;

@@ -27,7 +27,8 @@ impl Machine {
     /// Has this peer train, if it is its turn and it has the common parameters; reveals when nobody can commit any more.
     pub(super) fn train(&mut self, now: Millis, out: &mut Vec<Output>) {
         let in_time = now < self.round.commits_until(self.spec());
-        let is_due = in_time && self.round.own.is_none() && self.round.peers.binary_search(&self.me).is_ok();
+        let can = in_time && !self.round.cannot_train;
+        let is_due = can && self.round.own.is_none() && self.round.peers.binary_search(&self.me).is_ok();
         let last = self.chain.last();
         if let Some(held) = self.held.filter(|held| held.round == last.round) {
             if is_due && !self.round.asked_to_train {
@@ -68,6 +69,11 @@ impl Machine {
             out.push(Output::Broadcast(TrainMessage::Commit(own.0.clone())));
             self.round.commit(own);
         }
+    }
+
+    /// What this peer was told to train it cannot, for want of the parameters; in the next round it can.
+    pub(super) fn not_trained(&mut self, round: u64) {
+        self.round.cannot_train |= round == self.chain.round();
     }
 
     /// Commits to what was trained.

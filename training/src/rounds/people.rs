@@ -50,12 +50,15 @@ pub(super) fn place(draw: Beacon, node: NodeId) -> Hash {
 /// seats, in the order of `draw`.
 pub(super) fn admit(
     spec: &RunSpec,
-    round: u64,
+    before: &Record,
     body: &Body,
     outcomes: &[Outcome],
     draw: Beacon,
     accounts: &mut BTreeMap<NodeId, Member>,
 ) {
+    let round = before.round + 1;
+    // Who trains for the next round already is one of its peers, whatever becomes of it here.
+    let ahead: Vec<NodeId> = if before.ahead.is_some() { before.peers().collect() } else { Vec::new() };
     for outcome in outcomes {
         let silent = matches!(outcome.fate, Fate::Refused(Refusal::Missing | Refusal::Late | Refusal::Withheld));
         let lost = silent || (spec.has_bond() && bond::abuse(body, outcome.peer).is_some());
@@ -77,7 +80,7 @@ pub(super) fn admit(
     for join in coming {
         let seats = accounts.values().filter(|account| account.active).count() < spec.most_peers as usize;
         let counts = join_counts(join.payload(), accounts.get(&join.signer()));
-        if seats && counts && (accounts.contains_key(&join.signer()) || make_room(spec.pay.unit, accounts)) {
+        if seats && counts && (accounts.contains_key(&join.signer()) || make_room(spec.pay.unit, &ahead, accounts)) {
             let account = accounts.entry(join.signer()).or_insert_with(|| newcomer(join.signer(), round));
             account.active = true;
             account.since = round;
@@ -85,13 +88,15 @@ pub(super) fn admit(
     }
 }
 
-/// Makes room for one more account by dropping that of the peer that left longest ago, of those that are not owed a unit;
-/// tells whether there is room.
-fn make_room(unit: Msat, accounts: &mut BTreeMap<NodeId, Member>) -> bool {
+/// Makes room for one more account by dropping that of the peer that left longest ago, of those that are not owed a unit and
+/// have nothing ahead of them; tells whether there is room. `ahead` is in ascending order.
+fn make_room(unit: Msat, ahead: &[NodeId], accounts: &mut BTreeMap<NodeId, Member>) -> bool {
     if accounts.len() < MAX_ACCOUNTS {
         return true;
     }
-    let empty = accounts.values().filter(|account| !account.active && account.due() < unit);
+    let empty = accounts
+        .values()
+        .filter(|account| !account.active && account.due() < unit && ahead.binary_search(&account.peer).is_err());
     let gone = empty.min_by_key(|account| (account.since, account.peer)).map(|account| account.peer);
     gone.is_some_and(|peer| accounts.remove(&peer).is_some())
 }

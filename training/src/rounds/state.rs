@@ -30,6 +30,9 @@ impl Machine {
         self.candidates.retain(|_, c| is_fresh(c.payload().round, next) || c.payload().round > next);
         self.round = Round::new(&self.chain, now);
         self.catch_up_with_early(out);
+        for commit in std::mem::take(&mut self.next_commits).into_values() {
+            self.take_commit(commit, now, out);
+        }
         self.agreement = None;
         self.resent = None;
         if !self.chain.last().ended {
