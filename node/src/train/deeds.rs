@@ -120,7 +120,7 @@ impl<W: Wire> Driver<W> {
         self.measure_after(async move {
             loop {
                 if let Some(before) = errands.state(state, &[]).await {
-                    return Event::Evaluate(order, before);
+                    return Event::Evaluate(Box::new(order), before);
                 }
                 tokio::time::sleep(ASK_AGAIN).await;
             }

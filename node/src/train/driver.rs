@@ -145,7 +145,7 @@ pub(super) enum Event {
     },
     Apply(Apply),
     /// With the parameters before the last aggregate.
-    Evaluate(Evaluate, Got),
+    Evaluate(Box<Evaluate>, Got),
     EvaluateAgain,
     NotApplied(&'static str),
     /// What the machine takes, in milliwatts.
@@ -370,7 +370,7 @@ impl<W: Wire> Driver<W> {
             }
             Event::Evaluate(order, before) => {
                 self.note(&before);
-                self.works.order(Order::Evaluate(Evaluate { before: Some(before.path), ..order }));
+                self.works.order(Order::Evaluate(Evaluate { before: Some(before.path), ..*order }));
             }
             Event::EvaluateAgain => {
                 if let Some(order) = self.asked.take() {

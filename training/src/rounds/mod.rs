@@ -19,7 +19,7 @@
 //! and validators that heard otherwise say so in their cards.
 //!
 //! An aggregate that made held-out loss worse is seen when the next round measures, and taken back by its record
-//! ([`Output::Revert`]); updates that were trained from it are dropped, without fee and without pay.
+//! ([`Output::Revert`]); updates that were measured against it are dropped, without fee and without pay.
 //!
 //! # Draws
 //! A validator's card of round r-1 locks two nonces. One is opened when the commitments of round r are in, and draws its
