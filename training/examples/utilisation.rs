@@ -11,7 +11,8 @@
 //! updates of all others. Where each file is passed on by whoever has it, as files between nodes are, nothing is faster than the
 //! slowest of these (Kumar and Ross, "Peer-assisted file distribution: the minimum distribution time", 2006): an update
 //! leaves its peer once; all that is sent fits what all can send; all that is received fits each one's link. The model takes
-//! that bound, and a tenth on top. A validator measures each update with as many passes as the default examination has, on
+//! that bound, and a tenth on top; nodes pass on files that they have all of, so that real exchanges of large files are further
+//! from it than if they passed on what has come. A validator measures each update with as many passes as the default examination has, on
 //! a machine like a peer's, while the peers wait. Seeds are nodes that only pass files on, at 2.5 Gb/s each: any node that
 //! watches a run (`train join --watch`) does.
 //!

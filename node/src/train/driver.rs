@@ -412,18 +412,14 @@ impl<W: Wire> Driver<W> {
                 let (round, aggregate, findings) = (found.round, found.aggregate, found.findings);
                 self.input(Input::Evaluated { round, aggregate, findings }).await;
             }
-            Done::Trained(Ok(made)) => {
+            Done::Trained(_, Ok(made)) => {
                 self.progress.trained(self.spec.payload(), made.seconds);
                 self.fetched.insert(made.update, made.round);
                 self.input(Input::Trained { round: made.round, update: made.update, bytes: made.bytes }).await;
             }
-            Done::Trained(Err(WorkError::Train(consortium_training::TrainError::Stopped))) => {}
-            Done::Trained(Err(error @ WorkError::Before(_))) => {
-                self.trouble(&error);
-                self.input(Input::NotTrained { round: self.machine.chain().round() }).await;
-            }
+            Done::Trained(_, Err(WorkError::Train(consortium_training::TrainError::Stopped))) => {}
             Done::Evaluated(Err(error @ WorkError::Parameters(_)))
-            | Done::Trained(Err(error @ WorkError::Parameters(_))) => {
+            | Done::Trained(_, Err(error @ WorkError::Parameters(_))) => {
                 self.trouble(&error);
                 // What was on the disk is not any more: others have it.
                 let newest = self.shelf.kept().newest.map(|(_, file)| file.file);
@@ -433,7 +429,10 @@ impl<W: Wire> Driver<W> {
                 self.trouble(&error);
                 self.evaluate_again();
             }
-            Done::Trained(Err(error)) => self.trouble(&error),
+            Done::Trained(round, Err(error)) => {
+                self.trouble(&error);
+                self.input(Input::NotTrained { round }).await;
+            }
         }
     }
 
@@ -511,13 +510,14 @@ impl<W: Wire> Driver<W> {
         }
         // Local steps of a round that is over are late.
         self.works.give_up_training_until(record.round);
-        let later = |(_, round): &(Hash, u64)| *round > record.round;
-        let (later, over): (BTreeMap<_, _>, Vec<_>) = {
-            let (later, over): (Vec<_>, Vec<_>) = std::mem::take(&mut self.fetched).into_iter().partition(later);
-            (later.into_iter().collect(), over)
-        };
-        self.fetched = later;
-        let mut of_no_use: Vec<Hash> = over.into_iter().map(|(update, _)| update).collect();
+        let mut of_no_use = Vec::new();
+        self.fetched.retain(|update, round| {
+            let is_later = *round > record.round;
+            if !is_later {
+                of_no_use.push(*update);
+            }
+            is_later
+        });
         of_no_use.retain(|update| !entry.body.reveals.iter().any(|reveal| reveal.payload().update == *update));
         {
             let mut history = self.history.lock().unwrap_or_else(PoisonError::into_inner);

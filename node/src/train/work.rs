@@ -26,7 +26,8 @@ pub(super) enum Order {
 pub(super) enum Done {
     Applied(Result<Held, WorkError>),
     Evaluated(Result<Found, WorkError>),
-    Trained(Result<Made, WorkError>),
+    /// With its round.
+    Trained(u64, Result<Made, WorkError>),
 }
 
 /// What a disk refused, and is tried again.
@@ -48,7 +49,7 @@ impl Lane {
             let done = match &doing {
                 Order::Apply(order) => Done::Applied(bench.apply(order)),
                 Order::Evaluate(order) => Done::Evaluated(bench.evaluate(order)),
-                Order::Train(order) => Done::Trained(bench.train(order)),
+                Order::Train(order) => Done::Trained(order.round, bench.train(order)),
             };
             (bench, done)
         });
@@ -184,7 +185,7 @@ impl Works {
             let refused = match done {
                 Done::Applied(Err(error)) if error.passes() => error,
                 Done::Evaluated(Err(error)) if error.passes() => error,
-                Done::Trained(Err(error)) if error.passes() => error,
+                Done::Trained(_, Err(error)) if error.passes() => error,
                 done => {
                     self.begin();
                     return Ok(done);
@@ -214,6 +215,6 @@ fn broken(order: &Order) -> Done {
     match order {
         Order::Apply(_) => Done::Applied(Err(error())),
         Order::Evaluate(_) => Done::Evaluated(Err(error())),
-        Order::Train(_) => Done::Trained(Err(error())),
+        Order::Train(order) => Done::Trained(order.round, Err(error())),
     }
 }

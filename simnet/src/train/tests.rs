@@ -53,6 +53,18 @@ fn of_colluders_one_is_paid_at_most_and_harm_is_refused_in_the_round_in_which_it
 }
 
 #[test]
+fn peers_that_do_not_wait_train_from_older_parameters_and_are_let_in() {
+    let setting = Setting { steps: 8, batch: 4, overlap: true, ..Setting::new(1, 8) };
+    let mut arena = Arena::new(setting, &"honest:2,stale".parse().unwrap(), setting.task().unwrap()).unwrap();
+    let rounds: Vec<RoundReport> = (0..8).map(|_| arena.play().unwrap()).collect();
+    assert!(rounds[7].held_out_loss < rounds[0].held_out_loss - 0.3, "{}", rounds[7].held_out_loss);
+    let totals = totals(&rounds, 2);
+    assert!(["honest-1", "honest-2"].iter().all(|name| of(&totals, name).accepted >= 7), "{totals:?}");
+    let stale = rounds[3..].iter().map(|r| r.peers[2].fate);
+    assert!(stale.clone().all(|fate| fate == "out of sync"), "{:?}", stale.collect::<Vec<_>>());
+}
+
+#[test]
 fn a_seed_names_a_run() {
     let numbers = |seed| {
         let rounds = play("honest:2,free-rider", 2, seed);

@@ -87,7 +87,7 @@ pub enum Input {
         /// Its length.
         bytes: u64,
     },
-    /// [`Output::Train`] cannot be done.
+    /// [`Output::Train`] cannot be done, and not in this round any more.
     NotTrained {
         /// The round.
         round: u64,

@@ -71,7 +71,7 @@ impl Machine {
         }
     }
 
-    /// What this peer was told to train it cannot, for want of the parameters; in the next round it can.
+    /// What this peer was told to train it cannot, as for want of the parameters; for another round it may.
     pub(super) fn not_trained(&mut self, round: u64) {
         self.round.cannot_train |= round == self.chain.round();
     }
