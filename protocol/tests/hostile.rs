@@ -13,7 +13,7 @@ use consortium_protocol::election::{
 use consortium_protocol::envelope::{ENVELOPE_BYTES, Payload, Signed};
 use consortium_protocol::wire::Message;
 use consortium_protocol::wire::audit::{Opening, StageReceipt};
-use consortium_protocol::wire::blob::{BlobAnswer, BlobRequest, MAX_BLOB_BYTES, PART_BYTES, parts};
+use consortium_protocol::wire::blob::{BlobAnswer, BlobRequest, Held, MAX_BLOB_BYTES, PART_BYTES, parts};
 use consortium_protocol::wire::escrow::{EscrowMessage, LockSecret, Misconduct};
 use consortium_protocol::wire::fact::Fact;
 use consortium_protocol::wire::heartbeat::{Heartbeat, LayerRange};
@@ -637,6 +637,22 @@ fn files_have_their_bounds() {
     let here = |bytes| BlobAnswer::decode(&BlobAnswer::Here { bytes }.encode());
     assert!(here(MAX_BLOB_BYTES).is_ok() && here(MAX_BLOB_BYTES + 1).is_err());
     assert_eq!([0, 1, PART_BYTES, PART_BYTES + 1].map(parts), [1, 1, 1, 2]);
+}
+
+#[test]
+fn the_parts_that_are_said_to_be_held_are_those_of_the_file() {
+    let coming = |bytes, of, part| {
+        let mut held = Held::none(of);
+        held.set(part, true);
+        BlobAnswer::decode(&BlobAnswer::Coming { bytes, held }.encode())
+    };
+    let bytes = 9 * PART_BYTES;
+    let Ok(BlobAnswer::Coming { held, .. }) = coming(bytes, bytes, 8) else { panic!("the last part") };
+    assert_eq!([7, 8, 9, 16, u64::MAX].map(|part| held.has(part)), [false, true, false, false, false]);
+    assert!(coming(bytes, bytes, 9).is_err(), "there is no tenth part");
+    assert!(coming(bytes, 8 * PART_BYTES, 0).is_err() && coming(bytes, 17 * PART_BYTES, 0).is_err());
+    assert!(coming(MAX_BLOB_BYTES, MAX_BLOB_BYTES, 0).is_ok());
+    assert!(coming(MAX_BLOB_BYTES + 1, MAX_BLOB_BYTES + 1, 0).is_err());
 }
 
 #[test]

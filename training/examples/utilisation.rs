@@ -8,11 +8,11 @@
 //! the default), and the cores that it compresses with.
 //!
 //! A round is what `rounds` makes of it: train, compress, commit, exchange, measure, agree, aggregate. Every peer needs the
-//! updates of all others. Where each file is passed on by whoever has it, as files between nodes are, nothing is faster than the
+//! updates of all others. Where each part of a file is passed on by whoever has it, as nodes do, nothing is faster than the
 //! slowest of these (Kumar and Ross, "Peer-assisted file distribution: the minimum distribution time", 2006): an update
 //! leaves its peer once; all that is sent fits what all can send; all that is received fits each one's link. The model takes
-//! that bound, and a tenth on top; nodes pass on files that they have all of, so that real exchanges of large files are further
-//! from it than if they passed on what has come. A validator measures each update with as many passes as the default examination has, on
+//! twice that bound, as nodes were measured to take (`all_updates_reach_all_nodes_soon` in `node/src/blobs/tests.rs`), or what
+//! it takes if every peer sends its update to all, and a tenth on top, if that is less. A validator measures each update with as many passes as the default examination has, on
 //! a machine like a peer's, while the peers wait. Seeds are nodes that only pass files on, at 2.5 Gb/s each: any node that
 //! watches a run (`train join --watch`) does.
 //!
@@ -31,8 +31,10 @@ use rand::Rng;
 use rand_chacha::ChaCha8Rng;
 use rand_chacha::rand_core::SeedableRng;
 
-/// What is lost on the way to the bound of distribution.
-const OVERHEAD: f64 = 1.1;
+/// What is lost where every peer sends its update to all others: headers, and turns that are not used.
+const SENT_BY_EACH: f64 = 1.1;
+/// What is lost on the way to the bound of distribution where updates are passed on.
+const PASSED_ON: f64 = 2.1;
 /// Messages that follow each other: commitments, reveals, nonces, cards, proposal, votes, seals; and the time of each, in
 /// seconds.
 const MESSAGES: (f64, f64) = (7.0, 0.25);
@@ -94,7 +96,11 @@ impl Setting {
         let others = run.peers - 1.0;
         let (down, up) = (run.link.0 * 1e6, run.link.1 * 1e6);
         let all_up = run.peers * up + run.seeds * 1e6;
-        let exchange = (bits / up).max(others * bits / down).max(run.peers * others * bits / all_up) * OVERHEAD;
+        // Seeds are sent all of it, too.
+        let copies = run.peers * (others + run.seeds / SEED);
+        let received = others * bits / down;
+        let passed_on = (bits / up).max(received).max(copies * bits / all_up) * PASSED_ON;
+        let exchange = (received.max(others * bits / up) * SENT_BY_EACH).min(passed_on);
         let measure = self.train * run.peers * EXAMINATION.passes() as f64 / (3.0 * self.rows);
         Round {
             compress: run.parameters * measured.compress / self.cores,

@@ -1,36 +1,33 @@
-//! Getting a file from several nodes at once.
+//! Getting a file from several nodes at once, and from those that are getting it too.
 
-use std::collections::{BTreeSet, VecDeque};
+use std::collections::VecDeque;
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
 use consortium_protocol::hash::Hash;
-use consortium_protocol::identity::NodeId;
-use consortium_protocol::wire::BLOB;
-use consortium_protocol::wire::blob::{BlobAnswer, BlobRequest, parts};
-use tokio::sync::{OwnedMutexGuard, OwnedSemaphorePermit};
+use consortium_protocol::wire::blob::parts;
+use tokio::sync::{Notify, OwnedMutexGuard};
 use tokio::task::JoinSet;
-use tokio::time::Instant;
+use tokio::time::{Instant, sleep, sleep_until};
 use tracing::debug;
 
-use super::part::{self, MAX_ENCODED};
-use super::{BlobError, Blobs, PARTIAL, PARTS, Writing, at, lock, on_disk};
-use crate::pipeline::{read_bytes, read_message, write_message};
-use crate::swarm::{ByteStream, SwarmHandle};
+use super::donor::{AGAIN, Donor, Donors, Given, Search};
+use super::picking::{Picking, Stock};
+use super::{BlobError, Blobs, PARTIAL, PARTS, SAPLING, Writing, at, lock, on_disk, part};
+use crate::swarm::SwarmHandle;
 
-/// Time for a donor to say whether it has the file.
-const ASK: Duration = Duration::from_secs(15);
-/// Time for others to say so, once one has: a donor that is gone does not hold up the rest.
-const MORE: Duration = Duration::from_secs(2);
-/// Time for a donor to give a part: 17 KB in a second at least.
-const GIVE: Duration = Duration::from_secs(60);
-/// Donors that give at a time.
+/// A fetch ends when nothing has come for so long, whoever is still there.
+const STALLED: Duration = Duration::from_secs(150);
+/// Donors that give at a time: with more, parts would be too long in coming over slow links.
 const AT_A_TIME: usize = 8;
-/// A donor may break off so often, and is asked again.
-const PATIENCE: u32 = 2;
+/// Parts that are asked for in a row, before a donor's place is left to other files.
+const TURN: u32 = 16;
+/// A donor to which more comes is asked so often for what it has.
+const REFRESH: Duration = Duration::from_secs(2);
 
 /// How much of a file has come.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -43,33 +40,27 @@ pub struct Progress {
     pub bytes: u64,
 }
 
-/// A donor that has the file.
-struct Donor {
-    node: NodeId,
-    bytes: u64,
-    stream: ByteStream,
-    _place: OwnedSemaphorePermit,
-}
-
 /// What fetches a file.
 struct Fetch {
     swarm: SwarmHandle,
     hash: Hash,
     bytes: u64,
     file: PathBuf,
-    missing: Mutex<VecDeque<u64>>,
+    picking: Mutex<Picking>,
     writing: Writing,
+    /// A part is free to be asked for again.
+    given_back: Notify,
+    /// Donors wait for a place among those that give.
+    is_crowded: AtomicBool,
+    came_last: Mutex<Instant>,
     last_trouble: Mutex<String>,
     progress: Box<dyn Fn(Progress) + Send + Sync>,
 }
 
-fn invalid(why: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::InvalidData, why.to_owned())
-}
-
 impl Blobs {
-    /// Gets a file of at most `most` bytes from those of `donors` that have it; gives where it is. It goes on where an
-    /// earlier attempt ended, and tells `progress` of each part. Two that want the same file wait for one another.
+    /// Gets a file of at most `most` bytes from those of `donors` that have it, or some of it; gives where it is. What has come
+    /// is given on at once. It goes on where an earlier attempt ended, and tells `progress` of each part. Two that want the same
+    /// file wait for one another.
     ///
     /// # Errors
     /// [`BlobError`]. What has come stays for the next attempt.
@@ -78,7 +69,7 @@ impl Blobs {
         swarm: &SwarmHandle,
         hash: Hash,
         most: u64,
-        donors: &[NodeId],
+        donors: &Donors,
         progress: impl Fn(Progress) + Send + Sync + 'static,
     ) -> Result<PathBuf, BlobError> {
         let alone = self.turn(hash).await;
@@ -90,23 +81,27 @@ impl Blobs {
         swarm: &SwarmHandle,
         hash: Hash,
         most: u64,
-        donors: &[NodeId],
+        donors: &Donors,
         progress: Box<dyn Fn(Progress) + Send + Sync>,
         alone: OwnedMutexGuard<()>,
     ) -> Result<PathBuf, BlobError> {
         if let Some(path) = self.path(&hash) {
             return Ok(path);
         }
-        let mut found = self.who_has(swarm, hash, donors).await;
-        let (bytes, end) = prove_length(hash, &mut found).await.ok_or(BlobError::Nowhere(donors.len()))?;
+        let mut search = Search::begin(self, swarm, hash, donors);
+        let nowhere = || BlobError::Nowhere(donors.sure.len() + donors.others.len());
+        let (first, end) = search.prove_length().await.ok_or_else(nowhere)?;
+        let bytes = first.bytes;
         if bytes > most {
             return Err(BlobError::TooLong { bytes, most });
         }
         let file = self.file(&hash);
         let (blobs, target) = (self.clone(), file.clone());
-        let (missing, writing) = on_disk(move || {
+        let (here, writing) = on_disk(move || {
             let writing = blobs.begin(hash, bytes, alone)?;
-            Ok((begin(&target, hash, bytes, &end)?, writing))
+            let here = begin(&target, hash, bytes, &end)?;
+            blobs.coming(hash, bytes, &here);
+            Ok((here, writing))
         })
         .await?;
         let fetch = Arc::new(Fetch {
@@ -114,187 +109,234 @@ impl Blobs {
             hash,
             bytes,
             file: file.clone(),
-            missing: Mutex::new(missing),
+            picking: Mutex::new(Picking::new(&here)),
             writing,
+            given_back: Notify::new(),
+            is_crowded: AtomicBool::new(false),
+            came_last: Mutex::new(Instant::now()),
             last_trouble: Mutex::default(),
             progress,
         });
         fetch.tell();
-        fetch.from(found).await?;
+        fetch.from(search, first).await?;
         on_disk(move || {
             let blobs = &fetch.writing.blobs;
             let partial = file.with_extension(PARTIAL);
             File::open(&partial).and_then(|partial| partial.sync_all()).map_err(at(&partial))?;
             let finished = blobs.finish(&hash, bytes, &partial);
             // If the disk has lost some of it, it is to begin anew.
-            let parts = file.with_extension(PARTS);
-            std::fs::remove_file(&parts).map_err(at(&parts))?;
+            blobs.delete(&hash, &[PARTS, SAPLING])?;
             finished.map(|()| file)
         })
         .await
     }
-
-    /// Asks who has a file, and waits a little longer for others when one has said so.
-    async fn who_has(&self, swarm: &SwarmHandle, hash: Hash, donors: &[NodeId]) -> Vec<Donor> {
-        let mut asking = JoinSet::new();
-        for node in donors.iter().copied().filter(|node| *node != swarm.me()).collect::<BTreeSet<_>>() {
-            let (swarm, blobs) = (swarm.clone(), self.clone());
-            asking.spawn(async move {
-                let asked = tokio::time::timeout(ASK, async {
-                    let place = blobs.place(node).await?;
-                    let mut stream = swarm.open_stream(node, BLOB).await.ok()?;
-                    write_message(&mut stream, &BlobRequest { hash, part: None }).await.ok()?;
-                    match read_message(&mut stream).await.ok()?? {
-                        BlobAnswer::Here { bytes } => Some(Donor { node, bytes, stream, _place: place }),
-                        BlobAnswer::Unknown => None,
-                    }
-                });
-                asked.await.ok().flatten()
-            });
-        }
-        let (mut found, mut until) = (Vec::new(), Instant::now() + 2 * ASK);
-        // None breaks off; those that are not waited for end with the set.
-        while let Ok(Some(answer)) = tokio::time::timeout_at(until, asking.join_next()).await {
-            if let Ok(Some(donor)) = answer {
-                until = if found.is_empty() { Instant::now() + MORE } else { until };
-                found.push(donor);
-            }
-        }
-        found
-    }
 }
 
-/// Finds out how long the file is: only its last part, which it gives too, proves that. Keeps the donors that have told the
-/// truth.
-async fn prove_length(hash: Hash, donors: &mut Vec<Donor>) -> Option<(u64, Vec<u8>)> {
-    for at in 0..donors.len() {
-        let Donor { node, bytes, ref mut stream, .. } = donors[at];
-        let last = parts(bytes) - 1;
-        let given = ask(stream, hash, bytes, last).await;
-        match given.and_then(|encoded| part::check(&encoded, hash, bytes, last).map(|()| encoded)) {
-            Ok(encoded) => {
-                donors.retain(|donor| donor.bytes == bytes);
-                return Some((bytes, encoded));
-            }
-            Err(error) => debug!(%node, %error, "a donor does not give the end of a file"),
-        }
-    }
-    None
-}
-
-/// Asks for a part on an open stream.
-async fn ask(stream: &mut ByteStream, hash: Hash, bytes: u64, part: u64) -> io::Result<Vec<u8>> {
-    let asked = tokio::time::timeout(GIVE, async {
-        write_message(stream, &BlobRequest { hash, part: Some(part) }).await?;
-        match read_message(stream).await?.ok_or_else(|| io::Error::from(io::ErrorKind::UnexpectedEof))? {
-            BlobAnswer::Here { bytes: now } if now == bytes => {}
-            BlobAnswer::Here { .. } => return Err(invalid("another length than before")),
-            BlobAnswer::Unknown => return Err(invalid("it does not have the file any more")),
-        }
-        read_bytes(stream, MAX_ENCODED).await?.ok_or_else(|| io::ErrorKind::UnexpectedEof.into())
-    });
-    asked.await.unwrap_or_else(|_| Err(io::ErrorKind::TimedOut.into()))
-}
-
-/// Makes room for a file whose last part is `end`, or finds what has come of it; gives the parts that are missing.
-fn begin(file: &Path, hash: Hash, bytes: u64, end: &[u8]) -> Result<VecDeque<u64>, BlobError> {
-    let (partial_path, parts_path) = (file.with_extension(PARTIAL), file.with_extension(PARTS));
+/// Makes room for a file whose last part is `end`, or finds what has come of it; gives for each part whether it is here.
+fn begin(file: &Path, hash: Hash, bytes: u64, end: &[u8]) -> Result<Vec<bool>, BlobError> {
+    let [partial_path, parts_path, tree_path] = [PARTIAL, PARTS, SAPLING].map(|name| file.with_extension(name));
     let open =
         |path: &Path| File::options().read(true).write(true).create(true).truncate(false).open(path).map_err(at(path));
-    let (partial, mut noted) = (open(&partial_path)?, open(&parts_path)?);
+    // Parts that came before their hashes were kept cannot be given on.
+    let had_tree = tree_path.exists();
+    let (partial, mut noted, _) = (open(&partial_path)?, open(&parts_path)?, open(&tree_path)?);
     let mut have = Vec::new();
     noted.read_to_end(&mut have).map_err(at(&parts_path))?;
-    let as_before = partial.metadata().map_err(at(&partial_path))?.len() == bytes && have.len() as u64 == parts(bytes);
-    if !as_before {
+    let is_whole = partial.metadata().map_err(at(&partial_path))?.len() == bytes;
+    if !had_tree || !is_whole || have.len() as u64 != parts(bytes) {
         partial.set_len(bytes).map_err(at(&partial_path))?;
         have = vec![0; usize::try_from(parts(bytes)).map_err(|_| BlobError::Stopped)?];
         let written =
             noted.set_len(0).and_then(|()| noted.seek(SeekFrom::Start(0))).and_then(|_| noted.write_all(&have));
         written.map_err(at(&parts_path))?;
     }
-    let mut missing: VecDeque<u64> = (0..).zip(have).filter(|(_, here)| *here == 0).map(|(part, _)| part).collect();
-    let last = parts(bytes) - 1;
-    if missing.back() == Some(&last) {
-        missing.pop_back();
-        keep(file, end, hash, bytes, last).map_err(|trouble| match trouble {
+    let mut here: Vec<bool> = have.into_iter().map(|here| here != 0).collect();
+    if let Some(last) = here.last_mut().filter(|last| !**last) {
+        keep(file, end, hash, bytes, parts(bytes) - 1).map_err(|trouble| match trouble {
             Trouble::Disk(error) => error,
             Trouble::Donor(error) => at(file)(error),
         })?;
+        *last = true;
     }
-    Ok(missing)
+    Ok(here)
+}
+
+/// Why a donor gives no more.
+#[derive(Clone, Copy, Debug)]
+enum Ended {
+    /// All parts are here.
+    Done,
+    /// It is for others to give; it may again.
+    Rests,
+    /// It failed too often.
+    Fails,
+    /// It lies, or has nothing of the file any more.
+    Useless,
 }
 
 impl Fetch {
-    /// Has the donors give what is missing, each one part after the other.
-    async fn from(self: &Arc<Self>, donors: Vec<Donor>) -> Result<(), BlobError> {
-        let (mut waiting, mut giving) = (VecDeque::from(donors), JoinSet::new());
-        let mut able = VecDeque::new();
+    /// Has donors give what is missing, and others as they are found.
+    async fn from(self: &Arc<Self>, mut search: Search, first: Donor) -> Result<(), BlobError> {
+        let (mut waiting, mut giving) = (VecDeque::from([first]), JoinSet::new());
         loop {
             while giving.len() < AT_A_TIME
                 && let Some(donor) = waiting.pop_front()
             {
                 giving.spawn(Arc::clone(self).drain(donor));
             }
-            match giving.join_next().await {
-                Some(Ok(Ok(donor))) => able.extend(donor),
-                Some(Ok(Err(error))) => return Err(error),
-                Some(Err(_)) => return Err(BlobError::Stopped),
-                None => {}
+            self.is_crowded.store(!waiting.is_empty(), Ordering::Relaxed);
+            let missing = lock(&self.picking).left();
+            if missing == 0 {
+                return Ok(());
             }
-            let missing = lock(&self.missing).len() as u64;
-            if giving.is_empty() && waiting.is_empty() {
-                if missing == 0 {
-                    return Ok(());
+            let stalled_at = *lock(&self.came_last) + STALLED;
+            let is_over = giving.is_empty() && !search.ask_others() && search.is_over();
+            if is_over || Instant::now() >= stalled_at {
+                let last = lock(&self.last_trouble).clone();
+                return Err(BlobError::Incomplete { missing, parts: parts(self.bytes), last });
+            }
+            tokio::select! {
+                found = search.next() => {
+                    let found = found.filter(|donor| donor.bytes == self.bytes);
+                    // Who has to wait does not keep others from its place.
+                    let is_one_too_many = giving.len() >= AT_A_TIME;
+                    waiting.extend(found.map(|donor| if is_one_too_many { Donor { line: None, ..donor } } else { donor }));
                 }
-                // What one took and did not give is for those that had nothing left to do.
-                if able.is_empty() {
-                    let last = lock(&self.last_trouble).clone();
-                    return Err(BlobError::Incomplete { missing, parts: parts(self.bytes), last });
+                Some(ended) = giving.join_next(), if !giving.is_empty() => {
+                    match ended.map_err(|_| BlobError::Stopped)?? {
+                        (Ended::Done | Ended::Useless, _) => {}
+                        (Ended::Rests, donor) => waiting.push_back(Donor { line: None, ..donor }),
+                        (Ended::Fails, donor) => search.ask(donor.node, false),
+                    }
                 }
-                waiting = std::mem::take(&mut able);
+                () = sleep_until(stalled_at) => {}
             }
         }
     }
 
-    /// Gets parts from a donor until none is missing, or the donor gives no more; gives it back if it would go on.
-    async fn drain(self: Arc<Self>, mut donor: Donor) -> Result<Option<Donor>, BlobError> {
-        let mut broken = 0;
-        loop {
-            let Some(part) = lock(&self.missing).pop_front() else { return Ok(Some(donor)) };
-            let Err(error) = self.take(&mut donor.stream, part).await else { continue };
-            lock(&self.missing).push_front(part);
-            let error = match error {
-                Trouble::Disk(error) => return Err(error),
-                Trouble::Donor(error) => error,
+    /// Gets parts from a donor, one after the other.
+    ///
+    /// # Errors
+    /// The disk's.
+    async fn drain(self: Arc<Self>, mut donor: Donor) -> Result<(Ended, Donor), BlobError> {
+        lock(&self.picking).learn(None, Some(&donor.stock));
+        let (mut taken, mut pause, mut told) = (0, AGAIN.0, Instant::now());
+        let ended = loop {
+            let given_back = self.given_back.notified();
+            if lock(&self.picking).left() == 0 {
+                break Ended::Done;
+            }
+            let is_crowded = self.is_crowded.load(Ordering::Relaxed);
+            let part = lock(&self.picking).take(&donor.stock, donor.is_stranger, rand::random(), Instant::now());
+            let got = match part {
+                Some(part) => self.get(&mut donor, part).await,
+                None => {
+                    donor.line = None;
+                    tokio::select! {
+                        () = sleep(pause) => pause = (2 * pause).min(AGAIN.1),
+                        () = given_back => {}
+                    }
+                    Ok(())
+                }
             };
-            debug!(node = %donor.node, %error, part, "a donor gave no part of a file");
-            *lock(&self.last_trouble) = format!("{}: {error}", donor.node);
-            broken += 1;
-            if error.kind() == io::ErrorKind::InvalidData || broken > PATIENCE {
-                return Ok(None);
+            let is_partial = donor.stock != Stock::Whole;
+            let got = match got {
+                Ok(()) if is_partial && (part.is_none() || told.elapsed() > REFRESH) => {
+                    told = Instant::now();
+                    self.refresh(&mut donor).await
+                }
+                got => got,
+            };
+            let has_failed = got.is_err();
+            match got {
+                Ok(()) if part.is_some() => (taken, pause) = (taken + 1, AGAIN.0),
+                Ok(()) => {}
+                Err(Trouble::Disk(error)) => return Err(error),
+                Err(Trouble::Donor(error)) => {
+                    debug!(node = %donor.node, %error, part, "a donor gave no part of a file");
+                    *lock(&self.last_trouble) = format!("{}: {error}", donor.node);
+                    if donor.fails(&error) {
+                        let lies = error.kind() == io::ErrorKind::InvalidData;
+                        break if lies { Ended::Useless } else { Ended::Fails };
+                    }
+                    // What it did not give is for others first.
+                    sleep(AGAIN.0).await;
+                }
             }
-            match self.swarm.open_stream(donor.node, BLOB).await {
-                Ok(stream) => donor.stream = stream,
-                Err(_) => return Ok(None),
+            if is_crowded && (part.is_none() || has_failed) {
+                break Ended::Rests;
             }
-        }
+            if taken >= TURN {
+                (donor.line, taken) = (None, 0);
+            }
+        };
+        lock(&self.picking).learn(Some(&donor.stock), None);
+        Ok((ended, donor))
     }
 
-    async fn take(self: &Arc<Self>, stream: &mut ByteStream, part: u64) -> Result<(), Trouble> {
+    /// Gets a part and keeps it.
+    async fn get(self: &Arc<Self>, donor: &mut Donor, part: u64) -> Result<(), Trouble> {
+        let asked = Instant::now();
+        let got = self.try_to_get(donor, part, asked).await;
+        match got {
+            Ok(()) => {
+                (donor.is_stranger, donor.failed) = (false, 0);
+                self.tell();
+            }
+            Err(_) => {
+                lock(&self.picking).give_back(part);
+                self.given_back.notify_waiters();
+            }
+        }
+        got
+    }
+
+    async fn try_to_get(self: &Arc<Self>, donor: &mut Donor, part: u64, asked: Instant) -> Result<(), Trouble> {
         let (hash, bytes) = (self.hash, self.bytes);
-        let encoded = ask(stream, hash, bytes, part).await.map_err(Trouble::Donor)?;
+        let line = donor.line(&self.writing.blobs, &self.swarm).await.map_err(Trouble::Donor)?;
+        let encoded = match line.part(hash, bytes, part).await.map_err(Trouble::Donor)? {
+            Given::Part(encoded) => encoded,
+            Given::NotYet(now) => {
+                self.learn(&mut donor.stock, now);
+                return Err(Trouble::Donor(io::Error::other("it has not the part that it said it had")));
+            }
+        };
         // It is this fetch that writes, for as long as that takes.
         let fetch = Arc::clone(self);
-        let written = tokio::task::spawn_blocking(move || keep(&fetch.file, &encoded, hash, bytes, part)).await;
-        written.map_err(|_| Trouble::Disk(BlobError::Stopped))??;
-        self.tell();
+        let written = tokio::task::spawn_blocking(move || {
+            keep(&fetch.file, &encoded, hash, bytes, part)?;
+            lock(&fetch.picking).came(part, asked.elapsed());
+            *lock(&fetch.came_last) = Instant::now();
+            fetch.writing.blobs.note(&hash, part, true);
+            Ok(())
+        });
+        written.await.map_err(|_| Trouble::Disk(BlobError::Stopped))?
+    }
+
+    /// Asks a donor what it has now.
+    async fn refresh(&self, donor: &mut Donor) -> Result<(), Trouble> {
+        let line = donor.line(&self.writing.blobs, &self.swarm).await.map_err(Trouble::Donor)?;
+        match line.stock(self.hash).await.map_err(Trouble::Donor)? {
+            Some((bytes, now)) if bytes == self.bytes => self.learn(&mut donor.stock, now),
+            _ => {
+                return Err(Trouble::Donor(io::Error::new(
+                    io::ErrorKind::InvalidData,
+                    "it has nothing of it any more",
+                )));
+            }
+        }
         Ok(())
     }
 
-    /// Tells how much has come, or is coming.
+    fn learn(&self, stock: &mut Stock, now: Stock) {
+        lock(&self.picking).learn(Some(stock), Some(&now));
+        *stock = now;
+    }
+
+    /// Tells how much has come.
     fn tell(&self) {
         let parts = parts(self.bytes);
-        let done = parts - lock(&self.missing).len() as u64;
+        let done = parts - lock(&self.picking).left();
         (self.progress)(Progress { done, parts, bytes: self.bytes });
     }
 }
@@ -307,12 +349,13 @@ enum Trouble {
     Disk(BlobError),
 }
 
-/// Writes a part, and then that it is here.
+/// Writes a part and its hashes, and then that it is here.
 fn keep(file: &Path, encoded: &[u8], hash: Hash, bytes: u64, part: u64) -> Result<(), Trouble> {
     part::check(encoded, hash, bytes, part).map_err(Trouble::Donor)?;
+    let [partial, parts, tree] = [PARTIAL, PARTS, SAPLING].map(|name| file.with_extension(name));
     let write = |path: &Path| File::options().write(true).open(path).map_err(at(path)).map_err(Trouble::Disk);
-    let (partial, parts) = (file.with_extension(PARTIAL), file.with_extension(PARTS));
-    part::decode(encoded, hash, bytes, part, &mut write(&partial)?).map_err(at(&partial)).map_err(Trouble::Disk)?;
+    let (mut target, mut hashes) = (write(&partial)?, write(&tree)?);
+    part::decode(encoded, hash, bytes, part, &mut target, &mut hashes).map_err(at(&partial)).map_err(Trouble::Disk)?;
     let mut noted = write(&parts)?;
     let written = noted.seek(SeekFrom::Start(part)).and_then(|_| noted.write_all(&[1]));
     written.map_err(at(&parts)).map_err(Trouble::Disk)

@@ -7,7 +7,15 @@
 //! part    1 MiB of a file with the hashes that tie it to the file's name (Bao)
 //! serve   answers other nodes
 //! fetch   gets a file from several nodes at once
+//! donor   finds these, and speaks with them
+//! picking which part to ask whom for
 //! ```
+//!
+//! What has come of a file is given on while the rest comes: nodes that want a file at the same time, as they do updates of a
+//! round, give each other what its source has sent once (`nodes_that_want_the_same_file_give_it_to_each_other`). So who is
+//! asked for a file are those that have it, and a second later those that want it too. Six peers that each have a file that all
+//! want, and a node with eight times their uplink, take 2.0 times the bound of distribution where each file takes 6 s to leave its
+//! peer; at best 2.3 times, if each peer sends its file to all (`all_updates_reach_all_nodes_soon`).
 //!
 //! Every 16 KiB that come are checked against the name before they are written, so that a donor that lies is known by its
 //! first wrong group, and a file can come from many donors, and over many lives of this node: parts that have come stay, as
@@ -23,23 +31,29 @@ use std::time::{Duration, SystemTime};
 
 use consortium_protocol::hash::Hash;
 use consortium_protocol::identity::NodeId;
+use consortium_protocol::wire::blob::Held;
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tracing::warn;
 
+mod donor;
 mod fetch;
 mod part;
+mod picking;
 mod room;
 mod serve;
 #[cfg(test)]
 mod tests;
 
+pub use donor::Donors;
 pub use fetch::Progress;
 use room::Room;
 
-/// Streams to one node at a time: fewer than it serves to one.
-const TO_ONE: usize = 4;
+/// Streams to one node at a time, each with a part in memory: fewer than it serves to one.
+const TO_ONE: usize = 2;
 /// Extension of a file's hash tree.
 const TREE: &str = "tree";
+/// Extension of the hashes that have come of a file that is not whole.
+const SAPLING: &str = "sapling";
 /// Extension of what has come of a file.
 const PARTIAL: &str = "partial";
 /// Extension of the list of parts that have come: a byte each.
@@ -109,6 +123,15 @@ struct Inner {
     writing: Mutex<BTreeMap<Hash, Arc<tokio::sync::Mutex<()>>>>,
     /// Places for streams to each node that gives files.
     places: Mutex<BTreeMap<NodeId, Arc<Semaphore>>>,
+    /// What is here of the files that are being fetched.
+    coming: Mutex<BTreeMap<Hash, Coming>>,
+}
+
+/// What is here of a file that is being fetched.
+#[derive(Clone, Debug)]
+struct Coming {
+    bytes: u64,
+    held: Held,
 }
 
 /// The right to write a file, and the room for it.
@@ -120,6 +143,7 @@ struct Writing {
 
 impl Drop for Writing {
     fn drop(&mut self) {
+        lock(&self.blobs.inner.coming).remove(&self.hash);
         self.blobs.leave(&self.hash);
     }
 }
@@ -153,7 +177,7 @@ impl Found {
                     false => _ = self.partial.insert(hash, (written, metadata.len())),
                 }
             }
-            Some(TREE | PARTS) => self.beside.push((hash, path)),
+            Some(TREE | PARTS | SAPLING) => self.beside.push((hash, path)),
             Some(_) => {}
         }
         Ok(())
@@ -161,9 +185,9 @@ impl Found {
 
     /// Removes what belongs to nothing.
     fn tidy(&self) -> Result<(), BlobError> {
-        let is_needed = |hash: &Hash, path: &Path| match path.extension().is_some_and(|extension| extension == PARTS) {
-            true => self.partial.contains_key(hash),
-            false => self.whole.contains_key(hash),
+        let is_needed = |hash: &Hash, path: &Path| match path.extension().is_some_and(|extension| extension == TREE) {
+            true => self.whole.contains_key(hash),
+            false => self.partial.contains_key(hash),
         };
         let mut useless = self.beside.iter().filter(|(hash, path)| !is_needed(hash, path));
         useless.try_for_each(|(_, path)| std::fs::remove_file(path).map_err(at(path)))
@@ -192,7 +216,8 @@ impl Blobs {
         left.sort_unstable_by_key(|(_, (written, _))| *written);
         let left = left.into_iter().map(|(hash, (_, bytes))| (hash, bytes)).collect();
         let room = Mutex::new(Room::new(quota, found.whole, left));
-        let inner = Inner { directory, room, writing: Mutex::default(), places: Mutex::default() };
+        let inner =
+            Inner { directory, room, writing: Mutex::default(), places: Mutex::default(), coming: Mutex::default() };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -223,7 +248,7 @@ impl Blobs {
             let length = bytes.len() as u64;
             let _writing = blobs.begin(hash, length, alone)?;
             // All of it comes at once.
-            blobs.delete(&hash, &[PARTS, PARTIAL])?;
+            blobs.delete(&hash, &[PARTS, SAPLING, PARTIAL])?;
             let path = blobs.file(&hash).with_extension(NEW);
             let written = create(&path)
                 .and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(at(&path)))
@@ -245,7 +270,7 @@ impl Blobs {
         let blobs = self.clone();
         on_disk(move || {
             lock(&blobs.inner.room).forget(&hash);
-            blobs.delete(&hash, &["", TREE, PARTIAL, PARTS])
+            blobs.delete(&hash, &["", TREE, PARTIAL, PARTS, SAPLING])
         })
         .await
     }
@@ -262,7 +287,7 @@ impl Blobs {
             let written = std::fs::metadata(&path).and_then(|metadata| metadata.modified()).map_err(at(&path))?;
             if now.duration_since(written).is_ok_and(|age| age > FORGOTTEN_AFTER) {
                 lock(&self.inner.room).forget(&hash);
-                self.delete(&hash, &["", TREE, PARTIAL, PARTS])?;
+                self.delete(&hash, &["", TREE, PARTIAL, PARTS, SAPLING])?;
                 count += 1;
             }
         }
@@ -301,6 +326,24 @@ impl Blobs {
         places.acquire_owned().await.ok()
     }
 
+    /// Notes what is here of a file that is being fetched.
+    fn coming(&self, hash: Hash, bytes: u64, here: &[bool]) {
+        let mut held = Held::none(bytes);
+        (0..).zip(here).for_each(|(part, here)| held.set(part, *here));
+        lock(&self.inner.coming).insert(hash, Coming { bytes, held });
+    }
+
+    /// Notes that a part of such a file has come, or that the disk has lost it.
+    fn note(&self, hash: &Hash, part: u64, is_here: bool) {
+        if let Some(coming) = lock(&self.inner.coming).get_mut(hash) {
+            coming.held.set(part, is_here);
+        }
+    }
+
+    fn what_came(&self, hash: &Hash) -> Option<Coming> {
+        lock(&self.inner.coming).get(hash).cloned()
+    }
+
     fn file(&self, hash: &Hash) -> PathBuf {
         self.inner.directory.join(hash.to_string())
     }
@@ -331,7 +374,7 @@ impl Blobs {
     /// Drops what was left of files. Nobody takes room meanwhile: none of them can be begun anew.
     fn drop_left(&self, dropped: &[Hash]) {
         for hash in dropped {
-            if let Err(error) = self.delete(hash, &[PARTS, PARTIAL]) {
+            if let Err(error) = self.delete(hash, &[PARTS, SAPLING, PARTIAL]) {
                 warn!(%hash, %error, "what was left of a file cannot be removed");
             }
         }

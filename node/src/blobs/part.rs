@@ -3,7 +3,7 @@
 use std::fs::File;
 use std::io;
 
-use bao_tree::io::outboard::{EmptyOutboard, PreOrderOutboard};
+use bao_tree::io::outboard::PreOrderOutboard;
 use bao_tree::io::sync::{CreateOutboard as _, DecodeResponseIter, decode_ranges, encode_ranges_validated};
 use bao_tree::{BaoTree, BlockSize, ByteRanges, ChunkRanges};
 use consortium_protocol::hash::Hash;
@@ -54,12 +54,21 @@ pub(super) fn check(encoded: &[u8], hash: Hash, bytes: u64, part: u64) -> io::Re
     items.try_for_each(|item| item.map(drop)).map_err(|_| io::ErrorKind::InvalidData.into())
 }
 
-/// Writes an encoded part of the file `hash` to its place in `target`, as far as it is genuine.
+/// Writes an encoded part of the file `hash` to its place in `target`, and the hashes that tie it to the file's name to theirs
+/// in `tree`, as far as it is genuine.
 ///
 /// # Errors
 /// [`io::ErrorKind::InvalidData`] when it is not the part of such a file of this length, others when it cannot be written.
-pub(super) fn decode(encoded: &[u8], hash: Hash, bytes: u64, part: u64, target: &mut File) -> io::Result<()> {
-    let outboard = EmptyOutboard { tree: BaoTree::new(bytes, GROUP), root: blake3::Hash::from(*hash.as_bytes()) };
+pub(super) fn decode(
+    encoded: &[u8],
+    hash: Hash,
+    bytes: u64,
+    part: u64,
+    target: &mut File,
+    tree: &mut File,
+) -> io::Result<()> {
+    let root = blake3::Hash::from(*hash.as_bytes());
+    let outboard = PreOrderOutboard { root, tree: BaoTree::new(bytes, GROUP), data: tree };
     let mut rest = encoded;
     decode_ranges(&mut rest, &chunks(part, bytes), target, outboard).map_err(|error| match io::Error::from(error) {
         error if error.kind() == io::ErrorKind::UnexpectedEof => io::ErrorKind::InvalidData.into(),

@@ -9,8 +9,9 @@ use consortium_protocol::wire::Message;
 use consortium_protocol::wire::pipeline::{Frame, MAX_HEADER, parse_header};
 use tokio::io::{AsyncRead, AsyncReadExt as _, AsyncWrite, AsyncWriteExt as _};
 
-/// Time that a peer has to take what is written to it.
+/// Time that a peer has to take what is written to it, of what is longer each piece of so many bytes: a slow link is no fault.
 const WRITE: Duration = Duration::from_secs(30);
+const PIECE: usize = 64 << 10;
 
 /// Writes `u32` little-endian length and bytes.
 ///
@@ -18,12 +19,11 @@ const WRITE: Duration = Duration::from_secs(30);
 /// When the stream breaks or the peer does not take the bytes in time.
 pub(crate) async fn write_bytes(stream: &mut (impl AsyncWrite + Unpin), bytes: &[u8]) -> io::Result<()> {
     let length = u32::try_from(bytes.len()).map_err(|_| io::Error::from(io::ErrorKind::FileTooLarge))?;
-    within(WRITE, async {
-        stream.write_all(&length.to_le_bytes()).await?;
-        stream.write_all(bytes).await?;
-        stream.flush().await
-    })
-    .await
+    within(WRITE, stream.write_all(&length.to_le_bytes())).await?;
+    for piece in bytes.chunks(PIECE) {
+        within(WRITE, stream.write_all(piece)).await?;
+    }
+    within(WRITE, stream.flush()).await
 }
 
 /// Reads what [`write_bytes`] wrote, at most `max` bytes; none at the end of the stream.

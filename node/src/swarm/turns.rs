@@ -29,7 +29,7 @@ impl Bound {
     /// For a protocol. One node asks less than half of its share at a time, as its streams may end here later than there.
     pub(super) fn of(protocol: &str) -> Self {
         match protocol {
-            BLOB => Self { all: 64, each: 8 },
+            BLOB => Self { all: 128, each: 8 },
             TRAIN => Self { all: 128, each: 16 },
             EVIDENCE => Self { all: 32, each: 4 },
             OPENING => Self { all: usize::MAX, each: 32 },

@@ -11,18 +11,21 @@ use consortium_training::TrainError;
 use consortium_training::collective::Task;
 use consortium_training::rounds::FetchFailure;
 use futures::StreamExt as _;
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 use tracing::debug;
 
 use super::bench::{read_parameters, read_submission};
 use super::roster::Roster;
 use super::wire::Wire;
-use crate::blobs::{BlobError, Blobs};
+use crate::blobs::{BlobError, Blobs, Donors};
 
 /// Time for a node to say which file holds a state.
 const LOCATE: Duration = Duration::from_secs(5);
 /// Nodes that are asked for it.
 const ASKED: usize = 16;
+/// How often an update is looked for, and the time between.
+const ATTEMPTS: u32 = 3;
+const AGAIN: Duration = Duration::from_secs(1);
 /// Files remembered that do not hold the parameters that they were said to.
 const SHUNNED: usize = 256;
 /// Time for a file of parameters: so much, and more for every byte. A donor that is slower is left for others.
@@ -80,19 +83,13 @@ impl<W: Wire> Errands<W> {
         }
     }
 
-    /// Gets an update within `time`: from its peer, and if that does not give it, from whoever else may have it.
+    /// Gets an update within `time`: from its peer, and from whoever else has some of it by then.
     pub(super) async fn update(&self, wanted: Wanted, time: Duration) -> Result<Got, FetchFailure> {
         let Wanted { peer, update, bytes } = wanted;
         let most = bytes.min(super::bench::longest_submission(&self.task));
         let is_new = self.blobs.length(&update).is_none();
-        let fetched = timeout(time, async {
-            // Whoever is asked and does not answer holds up the others: so first the one that must have it.
-            match timeout(time / 2, self.wire.fetch(update, most, vec![peer])).await {
-                Ok(Ok(path)) => Ok(path),
-                _ => self.wire.fetch(update, most, self.others(peer).await).await,
-            }
-        });
-        match fetched.await {
+        let donors = Donors { sure: vec![peer], others: self.others(&[peer]).await };
+        match timeout(time, self.patiently(update, most, donors)).await {
             Ok(Ok(path)) => self.check(Got { name: update, path, is_new }, wanted).await,
             Ok(Err(error)) => {
                 self.failed(&error);
@@ -100,6 +97,17 @@ impl<W: Wire> Errands<W> {
             }
             Err(_) => Err(FetchFailure::Missing),
         }
+    }
+
+    /// Fetches a file, a few times if nobody has it, or not all of it.
+    async fn patiently(&self, file: Hash, most: u64, donors: Donors) -> Result<PathBuf, BlobError> {
+        for _ in 1..ATTEMPTS {
+            match self.wire.fetch(file, most, donors.clone()).await {
+                Err(BlobError::Nowhere(_) | BlobError::Incomplete { .. }) => sleep(AGAIN).await,
+                fetched => return fetched,
+            }
+        }
+        self.wire.fetch(file, most, donors).await
     }
 
     async fn check(&self, got: Got, wanted: Wanted) -> Result<Got, FetchFailure> {
@@ -141,24 +149,23 @@ impl<W: Wire> Errands<W> {
         }
     }
 
-    async fn others(&self, but: NodeId) -> Vec<NodeId> {
+    async fn others(&self, but: &[NodeId]) -> Vec<NodeId> {
         let mut others = self.roster.all();
         others.extend(self.wire.providers().await);
-        others.retain(|node| *node != but);
-        others.sort_unstable();
-        others.dedup();
+        let mut seen: BTreeSet<NodeId> = but.iter().copied().collect();
+        others.retain(|node| seen.insert(*node));
         others
     }
 
     /// Gets the file with the parameters of a state, and checks that it holds them: from `donors`, who say that they have it,
     /// or else from anyone.
     pub(super) async fn state(&self, state: Hash, donors: &[NodeId]) -> Option<Got> {
-        let mut asked = donors.to_vec();
-        asked.extend(self.roster.all());
-        asked.extend(self.wire.providers().await);
-        let mut seen = BTreeSet::new();
-        asked.retain(|node| seen.insert(*node));
-        for (file, donors) in self.files(state, &asked).await {
+        let mut asked: Vec<NodeId> = donors.iter().copied().collect::<BTreeSet<_>>().into_iter().collect();
+        asked.extend(self.others(donors).await);
+        for (file, sure) in self.files(state, &asked).await {
+            // Who comes at the same time may be getting it.
+            let others = asked.iter().copied().filter(|node| !sure.contains(node)).collect();
+            let donors = Donors { sure, others };
             let time = FILE + Duration::from_secs(file.bytes / SLOWEST);
             let is_new = self.blobs.length(&file.file).is_none();
             match timeout(time, self.wire.fetch(file.file, self.longest_state(), donors)).await {
@@ -212,7 +219,10 @@ impl<W: Wire> Errands<W> {
         for (node, file) in answers.into_iter().flatten() {
             let sound = file.state == state && file.bytes <= self.longest_state() && !shunned.contains(&file.file);
             if sound {
-                files.entry(file.file).or_insert_with(|| (file, Vec::new())).1.push(node);
+                let (said, donors) = files.entry(file.file).or_insert_with(|| (file, Vec::new()));
+                // It has the time that its length takes: who says less does not shorten it.
+                said.bytes = said.bytes.max(file.bytes);
+                donors.push(node);
             }
         }
         let mut files: Vec<_> = files.into_values().collect();

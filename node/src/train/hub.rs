@@ -11,7 +11,7 @@ use tokio::sync::mpsc;
 
 use super::shelf::Shelf;
 use super::wire::{Heard, Wire};
-use crate::blobs::{BlobError, Blobs};
+use crate::blobs::{BlobError, Blobs, Donors};
 
 /// Messages that wait for a node at most; more are lost.
 const INBOX: usize = 1024;
@@ -105,12 +105,12 @@ impl Wire for HubWire {
         self.hub.place(self.run, at)?.shelf.file(state)
     }
 
-    async fn fetch(&self, file: Hash, most: u64, donors: Vec<NodeId>) -> Result<PathBuf, BlobError> {
+    async fn fetch(&self, file: Hash, most: u64, donors: Donors) -> Result<PathBuf, BlobError> {
         if let Some(path) = self.blobs.path(&file) {
             return Ok(path);
         }
-        let asked = donors.len();
-        for donor in donors.into_iter().filter(|donor| *donor != self.me) {
+        let asked = donors.sure.len() + donors.others.len();
+        for donor in donors.sure.into_iter().chain(donors.others).filter(|donor| *donor != self.me) {
             let Some(theirs) = self.hub.place(self.run, donor).and_then(|place| place.blobs.path(&file)) else {
                 continue;
             };

@@ -18,7 +18,7 @@ use super::gate::{Gate, ROOM};
 use super::post::{self, Letter, Said};
 use super::roster::Roster;
 use super::wire::{Heard, Wire};
-use crate::blobs::{BlobError, Blobs};
+use crate::blobs::{BlobError, Blobs, Donors};
 use crate::clock::wall_ms;
 use crate::pipeline::{read_message, write_bytes};
 use crate::swarm::{Gossiped, SwarmError, SwarmHandle};
@@ -150,7 +150,7 @@ impl Wire for SwarmWire {
         }
     }
 
-    async fn fetch(&self, file: Hash, most: u64, donors: Vec<NodeId>) -> Result<PathBuf, BlobError> {
+    async fn fetch(&self, file: Hash, most: u64, donors: Donors) -> Result<PathBuf, BlobError> {
         self.blobs.fetch(&self.swarm, file, most, &donors, |_| ()).await
     }
 

@@ -27,7 +27,7 @@ use super::shelf::Shelf;
 use super::store::{Kept, Store};
 use super::view::{Exported, Phase, RunStatus, RunSummary};
 use super::{Owed, Payouts, RunError, export};
-use crate::blobs::Blobs;
+use crate::blobs::{Blobs, Donors};
 use crate::buckets::{Buckets, Pace};
 use crate::clock::wall_ms;
 use crate::swarm::SwarmHandle;
@@ -444,6 +444,7 @@ impl Trainings {
             }
             let mut donors = self.who_knows(run, Some(spec.payload())).await;
             donors.push(spec.signer());
+            let donors = Donors::from(donors);
             let fetched = parts.blobs.fetch(&parts.swarm, tokenizer, MAX_TOKENIZER as u64, &donors, |_| ()).await;
             match fetched {
                 Ok(path) => break path,

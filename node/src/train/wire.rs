@@ -6,7 +6,7 @@ use consortium_protocol::wire::train::{StateFile, TrainMessage};
 use consortium_protocol::{Hash, NodeId};
 use tokio::sync::OwnedSemaphorePermit;
 
-use crate::blobs::BlobError;
+use crate::blobs::{BlobError, Donors};
 
 /// A message of a run that arrived; its signatures were verified.
 #[derive(Debug)]
@@ -33,16 +33,11 @@ pub trait Wire: Clone + Send + Sync + 'static {
     /// Asks a node which file holds the parameters of a state.
     fn locate(&self, at: NodeId, state: Hash) -> impl Future<Output = Option<StateFile>> + Send;
 
-    /// Gets a file of at most `most` bytes from those of `donors` that have it.
+    /// Gets a file of at most `most` bytes from those of `donors` that have it, or some of it.
     ///
     /// # Errors
     /// Nobody has it, all who had it are gone, or the disk refuses. What has come stays for the next attempt.
-    fn fetch(
-        &self,
-        file: Hash,
-        most: u64,
-        donors: Vec<NodeId>,
-    ) -> impl Future<Output = Result<PathBuf, BlobError>> + Send;
+    fn fetch(&self, file: Hash, most: u64, donors: Donors) -> impl Future<Output = Result<PathBuf, BlobError>> + Send;
 
     /// Nodes that say they know the run, besides those that its records name.
     fn providers(&self) -> impl Future<Output = Vec<NodeId>> + Send;

@@ -13,7 +13,7 @@ use consortium_protocol::election::{
 use consortium_protocol::wire::audit::{
     AuditOrder, Compute, KernelFamily, NOT_DRAWN, Nonce, NumericClass, Opening, Outcome, StageReceipt, Verdict,
 };
-use consortium_protocol::wire::blob::{BlobAnswer, BlobRequest, MAX_BLOB_BYTES};
+use consortium_protocol::wire::blob::{BlobAnswer, BlobRequest, Held, MAX_BLOB_BYTES, PART_BYTES};
 use consortium_protocol::wire::escrow::{
     EscrowFinding, EscrowId, EscrowKind, EscrowMessage, EscrowTerms, EscrowVerdict, LockSecret, Misconduct,
 };
@@ -391,7 +391,14 @@ pub(crate) fn blob_requests() -> Vec<(&'static str, BlobRequest)> {
 }
 
 pub(crate) fn blob_answers() -> Vec<(&'static str, BlobAnswer)> {
-    vec![("here", BlobAnswer::Here { bytes: MAX_BLOB_BYTES }), ("unknown", BlobAnswer::Unknown)]
+    let bytes = 11 * PART_BYTES;
+    let mut held = Held::none(bytes);
+    [0, 3, 10].into_iter().for_each(|part| held.set(part, true));
+    vec![
+        ("here", BlobAnswer::Here { bytes: MAX_BLOB_BYTES }),
+        ("coming", BlobAnswer::Coming { bytes, held }),
+        ("unknown", BlobAnswer::Unknown),
+    ]
 }
 
 pub(crate) fn tab() -> Tab {
