@@ -25,6 +25,9 @@ pub struct RunSummary {
     pub starts_at_ms: u64,
     /// Rounds with training that it is to have.
     pub rounds: u64,
+    /// Whether peers train on while a round is judged.
+    #[serde(default)]
+    pub overlap: bool,
     /// Peers that take part, as far as is known.
     pub peers: u32,
     /// Validators.
@@ -52,6 +55,7 @@ impl RunSummary {
             parameters: parameters(said),
             starts_at_ms: said.starts_at_ms,
             rounds: said.rounds,
+            overlap: said.training.overlap,
             peers: 0,
             validators: u32::try_from(said.validators.len()).unwrap_or(u32::MAX),
             budget_msat: said.pay.budget.0,

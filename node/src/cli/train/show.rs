@@ -217,6 +217,9 @@ pub(super) fn status(status: &RunStatus, me: NodeId) -> String {
         phase(status.phase),
         if status.in_sync { "" } else { ", and has not the newest parameters yet" },
     );
+    if run.overlap {
+        text.push_str("peers train on while a round is judged, from parameters a round older\n");
+    }
     if let Some(standing) = &status.pause {
         text.push_str(&pause(standing));
     }
@@ -334,6 +337,7 @@ pub(super) mod tests {
             parameters: 9_000,
             starts_at_ms: 0,
             rounds: 10,
+            overlap: false,
             peers: 2,
             validators: 1,
             budget_msat: 100_000,
@@ -377,6 +381,10 @@ pub(super) mod tests {
             assert!(shown.contains(words), "{words:?} in\n{shown}");
         }
         assert!(!shown.contains("bond"), "the run wants none");
+        assert!(!shown.contains("train on while"), "peers wait in it");
+        let mut overlapped = sample();
+        overlapped.summary.overlap = true;
+        assert!(status(&overlapped, id(1)).contains("this node trains\npeers train on while a round is judged"));
         let outside = line(&sample().rounds[0], Some(id(7)));
         assert_eq!(outside, "round    2    30.0 s  held-out 3.0000  let in 1 of 2  best +2.00 %  mine -");
     }
