@@ -228,6 +228,9 @@ pub(crate) struct Train {
     /// Rows of a local step [default: 8].
     #[arg(long, value_name = "B", value_parser = rows)]
     pub(crate) batch: Option<usize>,
+    /// What the rate of local steps falls to, as a part of its peak.
+    #[arg(long, default_value_t = 0.1, value_name = "PART", value_parser = part)]
+    pub(crate) final_part: f64,
     /// Peers train on while a round is exchanged and judged, from parameters that are a round older.
     #[arg(long)]
     pub(crate) overlap: bool,
@@ -252,6 +255,10 @@ pub(crate) struct Train {
     /// Draw losses, scores, ratings and balances of the first run to FILE.
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
+}
+
+fn part(text: &str) -> Result<f64, String> {
+    text.parse().ok().filter(|part| (0.0..=1.0).contains(part)).ok_or_else(|| "not a number from 0 to 1".to_owned())
 }
 
 /// `simnet audit-bench`.

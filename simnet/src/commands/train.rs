@@ -28,7 +28,7 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<ExitCode> {
         let mut setting = Setting::new(seed, arguments.rounds);
         setting.steps = arguments.steps.unwrap_or(setting.steps);
         setting.batch = arguments.batch.unwrap_or(setting.batch);
-        setting.overlap = arguments.overlap;
+        (setting.final_part, setting.overlap) = (arguments.final_part, arguments.overlap);
         let (start, rounds) = play(arguments, &setting, &arguments.peers)?;
         let mut curves = vec![Curve::of("the run", start, &rounds, setting.overlap)];
         curves.extend(baselines(arguments, &setting)?);
