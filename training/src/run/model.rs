@@ -207,7 +207,7 @@ A model of {parameters} parameters, trained together by {count} peers that did n
 | Announced by | `{author}` |
 | Rounds | {round} of the log, {steps} local steps of {batch} rows of {sequence} tokens in each with training |
 | Peers | {count} |
-| Validators | {validators} at the beginning, {quorum} of whom make a record certain |
+| Validators | {validators} at the beginning; a record was certain once {quorum} of them had signed it |
 | Method | SparseLoCo: AdamW within (rate up to {rate}, weight decay {decay}), outer rate {outer}, error feedback {feedback} |
 | Data | `{data}`: stories and chats from the seeded grammar in `training/src/corpus`; no text from elsewhere |
 | Tokenizer | byte-level BPE, trained on the same corpus |
