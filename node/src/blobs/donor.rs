@@ -79,9 +79,11 @@ pub(super) enum Given {
     Part(Vec<u8>),
     /// It is not there, but others are.
     NotYet(Stock),
+    /// Nothing of the file is.
+    Nothing,
 }
 
-fn invalid(why: &str) -> io::Error {
+pub(super) fn invalid(why: &str) -> io::Error {
     io::Error::new(io::ErrorKind::InvalidData, why.to_owned())
 }
 
@@ -115,7 +117,7 @@ impl Line {
             let now = match self.say(hash, Some(part)).await? {
                 BlobAnswer::Coming { bytes: now, held } if now == bytes => return Ok(Given::NotYet(Stock::Some(held))),
                 BlobAnswer::Coming { bytes, .. } | BlobAnswer::Here { bytes } => bytes,
-                BlobAnswer::Unknown => return Err(invalid("it does not have the file any more")),
+                BlobAnswer::Unknown => return Ok(Given::Nothing),
             };
             if now != bytes {
                 return Err(invalid("another length than before"));
@@ -148,7 +150,8 @@ impl Donor {
         let (bytes, last) = (self.bytes, parts(self.bytes) - 1);
         match self.line(blobs, swarm).await?.part(hash, bytes, last).await? {
             Given::Part(encoded) => part::check(&encoded, hash, bytes, last).map(|()| encoded),
-            Given::NotYet(_) => Err(invalid("it said that it had the end")),
+            // It may be just becoming whole, or between two attempts.
+            Given::NotYet(_) | Given::Nothing => Err(io::Error::other("it has not the end that it said it had")),
         }
     }
 }
@@ -196,16 +199,16 @@ impl Search {
             others: (others, Instant::now() + HEAD_START),
             found: VecDeque::new(),
         };
-        sure.into_iter().filter(|node| *node != me).for_each(|node| search.ask(node, true));
+        sure.into_iter().filter(|node| *node != me).for_each(|node| search.ask(node));
         search
     }
 
     /// Asks a node until it has something.
-    pub(super) fn ask(&mut self, node: NodeId, mut is_first: bool) {
-        self.unanswered += usize::from(is_first);
+    pub(super) fn ask(&mut self, node: NodeId) {
+        self.unanswered += 1;
         let (blobs, swarm, hash, say) = (self.blobs.clone(), self.swarm.clone(), self.hash, self.say.clone());
         self.asking.spawn(async move {
-            let (mut pause, mut failed) = (HICCUP, 0);
+            let (mut is_first, mut pause, mut failed) = (true, HICCUP, 0);
             loop {
                 let asked = async {
                     let mut line = Line::open(&blobs, &swarm, node).await?;
@@ -244,7 +247,7 @@ impl Search {
     /// Asks those that may have it, too; whether there were any.
     pub(super) fn ask_others(&mut self) -> bool {
         let others = std::mem::take(&mut self.others.0);
-        others.iter().for_each(|node| self.ask(*node, true));
+        others.iter().for_each(|node| self.ask(*node));
         !others.is_empty()
     }
 
@@ -277,7 +280,7 @@ impl Search {
         let (mut waiting, mut proving) = (VecDeque::new(), JoinSet::new());
         let (mut asked, mut next_at) = (BTreeSet::new(), Instant::now());
         loop {
-            if (proving.is_empty() || Instant::now() >= next_at)
+            if Instant::now() >= next_at
                 && let Some(donor) = waiting.pop_front()
             {
                 let mut donor: Donor = donor;
@@ -289,7 +292,7 @@ impl Search {
                 });
                 next_at = Instant::now() + PROVE;
             }
-            if proving.is_empty() && self.unanswered == 0 && !self.ask_others() {
+            if proving.is_empty() && waiting.is_empty() && self.unanswered == 0 && !self.ask_others() {
                 return None;
             }
             tokio::select! {
@@ -306,18 +309,20 @@ impl Search {
                             waiting.retain(|other| other.bytes == donor.bytes);
                             self.found = waiting;
                             // Those that were too slow may be of use yet.
-                            asked.into_iter().for_each(|node| self.ask(node, false));
+                            asked.into_iter().for_each(|node| self.ask(node));
                             return Some((donor, end));
                         }
                         Err(error) => {
                             debug!(node = %donor.node, %error, "a donor does not give the end of a file");
+                            next_at = Instant::now();
                             if !donor.fails(&error) {
+                                next_at += HICCUP * donor.failed;
                                 waiting.push_back(donor);
                             }
                         }
                     }
                 }
-                () = sleep_until(next_at), if !waiting.is_empty() && !proving.is_empty() => {}
+                () = sleep_until(next_at), if !waiting.is_empty() => {}
             }
         }
     }

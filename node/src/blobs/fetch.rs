@@ -1,6 +1,6 @@
 //! Getting a file from several nodes at once, and from those that are getting it too.
 
-use std::collections::VecDeque;
+use std::collections::{BTreeMap, VecDeque};
 use std::fs::File;
 use std::io::{self, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
@@ -15,7 +15,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until};
 use tracing::debug;
 
-use super::donor::{AGAIN, Donor, Donors, Given, Search};
+use super::donor::{AGAIN, Donor, Donors, Given, Search, invalid};
 use super::picking::{Picking, Stock};
 use super::{BlobError, Blobs, PARTIAL, PARTS, SAPLING, Writing, at, lock, on_disk, part};
 use crate::swarm::SwarmHandle;
@@ -24,8 +24,10 @@ use crate::swarm::SwarmHandle;
 const STALLED: Duration = Duration::from_secs(150);
 /// Donors that give at a time: with more, parts would be too long in coming over slow links.
 const AT_A_TIME: usize = 8;
-/// Parts that are asked for in a row, before a donor's place is left to other files.
-const TURN: u32 = 16;
+/// After so many parts in a row, and after so long, a donor's place is left to other files.
+const TURN: (u32, Duration) = (16, Duration::from_secs(20));
+/// A donor that failed too often is asked so often whether it is well again.
+const RETURNS: u32 = 2;
 /// A donor to which more comes is asked so often for what it has.
 const REFRESH: Duration = Duration::from_secs(2);
 
@@ -48,8 +50,8 @@ struct Fetch {
     file: PathBuf,
     picking: Mutex<Picking>,
     writing: Writing,
-    /// A part is free to be asked for again.
-    given_back: Notify,
+    /// A part is free to be asked for again, or donors have begun to wait.
+    changed: Notify,
     /// Donors wait for a place among those that give.
     is_crowded: AtomicBool,
     came_last: Mutex<Instant>,
@@ -111,7 +113,7 @@ impl Blobs {
             file: file.clone(),
             picking: Mutex::new(Picking::new(&here)),
             writing,
-            given_back: Notify::new(),
+            changed: Notify::new(),
             is_crowded: AtomicBool::new(false),
             came_last: Mutex::new(Instant::now()),
             last_trouble: Mutex::default(),
@@ -177,14 +179,19 @@ enum Ended {
 impl Fetch {
     /// Has donors give what is missing, and others as they are found.
     async fn from(self: &Arc<Self>, mut search: Search, first: Donor) -> Result<(), BlobError> {
-        let (mut waiting, mut giving) = (VecDeque::from([first]), JoinSet::new());
+        let (mut waiting, mut giving, mut returned) = (VecDeque::from([first]), JoinSet::new(), BTreeMap::new());
         loop {
             while giving.len() < AT_A_TIME
                 && let Some(donor) = waiting.pop_front()
             {
                 giving.spawn(Arc::clone(self).drain(donor));
             }
-            self.is_crowded.store(!waiting.is_empty(), Ordering::Relaxed);
+            let is_crowded = !waiting.is_empty();
+            if is_crowded && !self.is_crowded.swap(is_crowded, Ordering::Relaxed) {
+                // Those that have nothing to give are to rest.
+                self.changed.notify_waiters();
+            }
+            self.is_crowded.store(is_crowded, Ordering::Relaxed);
             let missing = lock(&self.picking).left();
             if missing == 0 {
                 return Ok(());
@@ -206,7 +213,13 @@ impl Fetch {
                     match ended.map_err(|_| BlobError::Stopped)?? {
                         (Ended::Done | Ended::Useless, _) => {}
                         (Ended::Rests, donor) => waiting.push_back(Donor { line: None, ..donor }),
-                        (Ended::Fails, donor) => search.ask(donor.node, false),
+                        (Ended::Fails, donor) => {
+                            let returned = returned.entry(donor.node).or_insert(0);
+                            *returned += 1;
+                            if *returned <= RETURNS {
+                                search.ask(donor.node);
+                            }
+                        }
                     }
                 }
                 () = sleep_until(stalled_at) => {}
@@ -220,28 +233,28 @@ impl Fetch {
     /// The disk's.
     async fn drain(self: Arc<Self>, mut donor: Donor) -> Result<(Ended, Donor), BlobError> {
         lock(&self.picking).learn(None, Some(&donor.stock));
-        let (mut taken, mut pause, mut told) = (0, AGAIN.0, Instant::now());
+        let (mut taken, mut pause) = (0, AGAIN.0);
+        let (mut told, mut turn) = (Instant::now(), Instant::now());
         let ended = loop {
-            let given_back = self.given_back.notified();
+            let changed = self.changed.notified();
             if lock(&self.picking).left() == 0 {
                 break Ended::Done;
             }
-            let is_crowded = self.is_crowded.load(Ordering::Relaxed);
-            let part = lock(&self.picking).take(&donor.stock, donor.is_stranger, rand::random(), Instant::now());
-            let got = match part {
-                Some(part) => self.get(&mut donor, part).await,
-                None => {
+            let wants = lock(&self.picking).wants(&donor.stock, donor.is_stranger, Instant::now());
+            let got = match wants {
+                true => self.get(&mut donor).await,
+                false => {
                     donor.line = None;
                     tokio::select! {
                         () = sleep(pause) => pause = (2 * pause).min(AGAIN.1),
-                        () = given_back => {}
+                        () = changed => {}
                     }
                     Ok(())
                 }
             };
-            let is_partial = donor.stock != Stock::Whole;
+            let is_old = !wants || told.elapsed() > REFRESH;
             let got = match got {
-                Ok(()) if is_partial && (part.is_none() || told.elapsed() > REFRESH) => {
+                Ok(()) if is_old && donor.stock != Stock::Whole && lock(&self.picking).left() > 0 => {
                     told = Instant::now();
                     self.refresh(&mut donor).await
                 }
@@ -249,11 +262,11 @@ impl Fetch {
             };
             let has_failed = got.is_err();
             match got {
-                Ok(()) if part.is_some() => (taken, pause) = (taken + 1, AGAIN.0),
+                Ok(()) if wants => (taken, pause) = (taken + 1, AGAIN.0),
                 Ok(()) => {}
                 Err(Trouble::Disk(error)) => return Err(error),
                 Err(Trouble::Donor(error)) => {
-                    debug!(node = %donor.node, %error, part, "a donor gave no part of a file");
+                    debug!(node = %donor.node, %error, "a donor gave no part of a file");
                     *lock(&self.last_trouble) = format!("{}: {error}", donor.node);
                     if donor.fails(&error) {
                         let lies = error.kind() == io::ErrorKind::InvalidData;
@@ -263,21 +276,26 @@ impl Fetch {
                     sleep(AGAIN.0).await;
                 }
             }
-            if is_crowded && (part.is_none() || has_failed) {
+            // One that has all, and is known to give, is kept for what others are slow to give.
+            let is_idle = !wants && (donor.stock != Stock::Whole || donor.is_stranger);
+            if (is_idle || has_failed) && self.is_crowded.load(Ordering::Relaxed) {
                 break Ended::Rests;
             }
-            if taken >= TURN {
-                (donor.line, taken) = (None, 0);
+            if taken >= TURN.0 || turn.elapsed() > TURN.1 {
+                (donor.line, taken, turn) = (None, 0, Instant::now());
             }
         };
         lock(&self.picking).learn(Some(&donor.stock), None);
         Ok((ended, donor))
     }
 
-    /// Gets a part and keeps it.
-    async fn get(self: &Arc<Self>, donor: &mut Donor, part: u64) -> Result<(), Trouble> {
+    /// Gets a part that is wanted, if one still is when there is a line to the donor, and keeps it.
+    async fn get(self: &Arc<Self>, donor: &mut Donor) -> Result<(), Trouble> {
+        donor.line(&self.writing.blobs, &self.swarm).await.map_err(Trouble::Donor)?;
         let asked = Instant::now();
-        let got = self.try_to_get(donor, part, asked).await;
+        let part = lock(&self.picking).take(&donor.stock, donor.is_stranger, rand::random(), asked);
+        let Some(part) = part else { return Ok(()) };
+        let got = self.get_part(donor, part, asked).await;
         match got {
             Ok(()) => {
                 (donor.is_stranger, donor.failed) = (false, 0);
@@ -285,13 +303,13 @@ impl Fetch {
             }
             Err(_) => {
                 lock(&self.picking).give_back(part);
-                self.given_back.notify_waiters();
+                self.changed.notify_waiters();
             }
         }
         got
     }
 
-    async fn try_to_get(self: &Arc<Self>, donor: &mut Donor, part: u64, asked: Instant) -> Result<(), Trouble> {
+    async fn get_part(self: &Arc<Self>, donor: &mut Donor, part: u64, asked: Instant) -> Result<(), Trouble> {
         let (hash, bytes) = (self.hash, self.bytes);
         let line = donor.line(&self.writing.blobs, &self.swarm).await.map_err(Trouble::Donor)?;
         let encoded = match line.part(hash, bytes, part).await.map_err(Trouble::Donor)? {
@@ -300,6 +318,11 @@ impl Fetch {
                 self.learn(&mut donor.stock, now);
                 return Err(Trouble::Donor(io::Error::other("it has not the part that it said it had")));
             }
+            Given::Nothing if donor.stock == Stock::Whole => {
+                return Err(Trouble::Donor(invalid("it does not have the file any more")));
+            }
+            // It may be between two attempts to get the rest.
+            Given::Nothing => return Err(Trouble::Donor(io::Error::other("it has nothing of the file now"))),
         };
         // It is this fetch that writes, for as long as that takes.
         let fetch = Arc::clone(self);

@@ -50,8 +50,10 @@ pub(super) fn encode(data: &File, tree: &File, hash: Hash, bytes: u64, part: u64
 pub(super) fn check(encoded: &[u8], hash: Hash, bytes: u64, part: u64) -> io::Result<()> {
     let tree = BaoTree::new(bytes, GROUP);
     let chunks = chunks(part, bytes);
-    let mut items = DecodeResponseIter::new(blake3::Hash::from(*hash.as_bytes()), tree, encoded, &chunks);
-    items.try_for_each(|item| item.map(drop)).map_err(|_| io::ErrorKind::InvalidData.into())
+    let mut rest = encoded;
+    let mut items = DecodeResponseIter::new(blake3::Hash::from(*hash.as_bytes()), tree, &mut rest, &chunks);
+    let is_genuine = items.try_for_each(|item| item.map(drop)).is_ok();
+    if is_genuine && rest.is_empty() { Ok(()) } else { Err(io::ErrorKind::InvalidData.into()) }
 }
 
 /// Writes an encoded part of the file `hash` to its place in `target`, and the hashes that tie it to the file's name to theirs

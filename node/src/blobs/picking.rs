@@ -62,10 +62,21 @@ impl Picking {
         self.left as u64
     }
 
+    /// Whether there is a part to ask a donor for now, as [`Self::take`] would choose.
+    pub(super) fn wants(&self, stock: &Stock, is_stranger: bool, now: Instant) -> bool {
+        self.choose(stock, is_stranger, 0, now).is_some()
+    }
+
     /// The part to ask a donor for now, which is then noted as asked for: of the rarest that it has the first from `start` on,
     /// which is best drawn at random. If it has none that is missing, one for which another takes long, unless it is a
     /// `stranger`, which has given nothing yet: who says nothing is to keep no part from others.
     pub(super) fn take(&mut self, stock: &Stock, is_stranger: bool, start: u64, now: Instant) -> Option<u64> {
+        let part = self.choose(stock, is_stranger, start, now)?;
+        self.states[part] = State::Asked(now);
+        Some(part as u64)
+    }
+
+    fn choose(&self, stock: &Stock, is_stranger: bool, start: u64, now: Instant) -> Option<usize> {
         let count = self.states.len();
         let start = usize::try_from(start % count.max(1) as u64).ok()?;
         let from_start = || (start..count).chain(0..start).filter(|part| stock.has(*part));
@@ -73,9 +84,7 @@ impl Picking {
         let patience = SLOW.0.max(self.usual * SLOW.1);
         let is_slow = |part: &usize| matches!(self.states[*part], State::Asked(since) if now >= since + patience);
         let slow = || from_start().find(is_slow).filter(|_| !is_stranger);
-        let part = missing.min_by_key(|part| self.holders[*part]).or_else(slow)?;
-        self.states[part] = State::Asked(now);
-        Some(part as u64)
+        missing.min_by_key(|part| self.holders[*part]).or_else(slow)
     }
 
     /// A part has not come, and is to be asked for again.

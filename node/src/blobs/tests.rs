@@ -395,7 +395,8 @@ async fn a_donor_that_never_has_what_it_says_is_left() {
     });
     let error = wanting.gets(hash, &[&boaster]).await.unwrap_err();
     assert!(matches!(error, BlobError::Incomplete { missing: 3, parts: 4, .. }), "{error}");
-    assert_eq!(asked_for.load(Ordering::Relaxed), 3);
+    let asked_for = asked_for.load(Ordering::Relaxed);
+    assert!((3..=9).contains(&asked_for), "{asked_for}");
     assert_eq!(std::fs::read(wanting.gets(hash, &[&boaster, &honest]).await.unwrap()).unwrap(), content());
 }
 
