@@ -11,7 +11,7 @@
 //! updates of all others. Where each part of a file is passed on by whoever has it, as nodes do, nothing is faster than the
 //! slowest of these (Kumar and Ross, "Peer-assisted file distribution: the minimum distribution time", 2006): an update
 //! leaves its peer once; all that is sent fits what all can send; all that is received fits each one's link. The model takes
-//! twice that bound, as nodes were measured to take (`all_updates_reach_all_nodes_soon` in `node/src/blobs/tests.rs`), or what
+//! 2.2 times that bound, as nodes were measured to take (`all_updates_reach_all_nodes_soon` in `node/src/blobs/tests.rs`), or what
 //! it takes if every peer sends its update to all, and a tenth on top, if that is less. A validator measures each update with as many passes as the default examination has, on
 //! a machine like a peer's, while the peers wait. Seeds are nodes that only pass files on, at 2.5 Gb/s each: any node that
 //! watches a run (`train join --watch`) does.
@@ -34,7 +34,7 @@ use rand_chacha::rand_core::SeedableRng;
 /// What is lost where every peer sends its update to all others: headers, and turns that are not used.
 const SENT_BY_EACH: f64 = 1.1;
 /// What is lost on the way to the bound of distribution where updates are passed on.
-const PASSED_ON: f64 = 2.1;
+const PASSED_ON: f64 = 2.2;
 /// Messages that follow each other: commitments, reveals, nonces, cards, proposal, votes, seals; and the time of each, in
 /// seconds.
 const MESSAGES: (f64, f64) = (7.0, 0.25);

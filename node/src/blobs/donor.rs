@@ -11,7 +11,7 @@ use consortium_protocol::wire::blob::{BlobAnswer, BlobRequest, parts};
 use rand::seq::SliceRandom as _;
 use tokio::sync::{OwnedSemaphorePermit, mpsc};
 use tokio::task::JoinSet;
-use tokio::time::{Instant, sleep_until, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout};
 use tracing::debug;
 
 use super::Blobs;
@@ -30,7 +30,8 @@ const HEAD_START: Duration = Duration::from_secs(1);
 const PROVE: Duration = Duration::from_secs(1);
 /// Who has nothing of a file is asked again after so long, and then less and less often.
 pub(super) const AGAIN: (Duration, Duration) = (Duration::from_secs(1), Duration::from_secs(8));
-/// A node that could not be asked is asked again after so long.
+/// A node that could not be asked is asked again after so long, about: of many streams that come to a node at one moment
+/// `libp2p-stream` drops some, and those are not to come at one moment again.
 const HICCUP: Duration = Duration::from_millis(250);
 /// Most of those that may have a file who are asked for it.
 const MOST_OTHERS: usize = 24;
@@ -81,6 +82,11 @@ pub(super) enum Given {
     NotYet(Stock),
     /// Nothing of the file is.
     Nothing,
+}
+
+/// A pause that is not the same for all.
+fn about(pause: Duration) -> Duration {
+    pause.mul_f64(rand::random_range(0.5..1.5))
 }
 
 pub(super) fn invalid(why: &str) -> io::Error {
@@ -143,6 +149,11 @@ impl Donor {
     pub(super) fn fails(&mut self, error: &io::Error) -> bool {
         (self.line, self.failed) = (None, self.failed + 1);
         error.kind() == io::ErrorKind::InvalidData || self.failed > PATIENCE
+    }
+
+    /// How long it is left alone after it failed.
+    pub(super) fn pause(&self) -> Duration {
+        about(HICCUP * self.failed)
     }
 
     /// Has it give the last part of a file, which alone proves how long that is.
@@ -238,7 +249,7 @@ impl Search {
                 if is_found {
                     return;
                 }
-                tokio::time::sleep(pause).await;
+                sleep(about(pause)).await;
                 pause = (2 * pause).min(AGAIN.1);
             }
         });
@@ -316,7 +327,7 @@ impl Search {
                             debug!(node = %donor.node, %error, "a donor does not give the end of a file");
                             next_at = Instant::now();
                             if !donor.fails(&error) {
-                                next_at += HICCUP * donor.failed;
+                                next_at += donor.pause();
                                 waiting.push_back(donor);
                             }
                         }

@@ -273,7 +273,7 @@ impl Fetch {
                         break if lies { Ended::Useless } else { Ended::Fails };
                     }
                     // What it did not give is for others first.
-                    sleep(AGAIN.0).await;
+                    sleep(donor.pause()).await;
                 }
             }
             // One that has all, and is known to give, is kept for what others are slow to give.

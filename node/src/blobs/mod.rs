@@ -14,8 +14,8 @@
 //! What has come of a file is given on while the rest comes: nodes that want a file at the same time, as they do updates of a
 //! round, give each other what its source has sent once (`nodes_that_want_the_same_file_give_it_to_each_other`). So who is
 //! asked for a file are those that have it, and a second later those that want it too. Six peers that each have a file that all
-//! want, and a node with eight times their uplink, take 2.0 times the bound of distribution where each file takes 6 s to leave its
-//! peer; at best 2.3 times, if each peer sends its file to all (`all_updates_reach_all_nodes_soon`).
+//! want, and a node with eight times their uplink, take 2.0 to 2.2 times the bound of distribution where each file takes 6 s to
+//! leave its peer (`all_updates_reach_all_nodes_soon`); if each peer sent its file to all, it would be 2.3 times at best.
 //!
 //! Every 16 KiB that come are checked against the name before they are written, so that a donor that lies is known by its
 //! first wrong group, and a file can come from many donors, and over many lives of this node: parts that have come stay, as

@@ -301,8 +301,6 @@ async fn all_updates_reach_all_nodes_soon() {
         for (at, node) in nodes.iter().enumerate() {
             node.meets(&[&all[..at], &all[at + 1..]].concat()).await;
         }
-        // Of two connections between the same two, one is closed.
-        tokio::time::sleep(Duration::from_secs(1)).await;
         let everyone: Vec<NodeId> = nodes.iter().map(Node::id).collect();
         let wants = nodes.iter().flat_map(|node| files.iter().map(move |(source, file)| (node, *source, *file)));
         let getting = wants.map(|(node, source, file)| {

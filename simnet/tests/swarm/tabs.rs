@@ -33,8 +33,10 @@ fn status(place: &Place, name: &str, node: usize) -> Value {
     json(&place.succeed(name, &["status", "--json"]))[node].take()
 }
 
+/// Has a chat answered, sooner or later: who has just lost a node may look for a master.
 fn chat(place: &Place, name: &str) {
-    place.succeed(name, &["chat", "Tell me a story about a fox and a lantern"]);
+    let ask = || place.run(name, &["chat", "Tell me a story about a fox and a lantern"]).status.success();
+    eventually("a chat is answered", ask);
 }
 
 fn up(place: &Place, name: &str, arguments: &[&str]) {
