@@ -31,10 +31,10 @@
 //! of 240: true in two rounds of three for the honest. Over hundreds of rounds it evens out. In one seed of ten the mediocre
 //! one, which trains on a quarter of its rows, earned more than the mean of the honest.
 //!
-//! Before scores were given the benefit of the doubt, held-out loss after the 24 rounds (`--alone`), in which it still falls by
-//! 3 % a round, was against that of the four honest ones alone: with free-rider, plagiarist, poisoner and stale peer, all kept
-//! out, +0.3 % in the mean of ten seeds (-4.9 to +5.9 %: runs part by chance over what the first round lets in); with the
-//! mediocre one besides, which is let in and whose noise is a fifth of the mean, +5.7 % (-0.3 to +11.8 %).
+//! Held-out loss after the 24 rounds (`--alone --peers honest:4,free-rider,plagiarist,poisoner,stale`), in which it still falls
+//! by 3 % a round, against that of the four honest ones alone: +0.1 % in the mean of ten seeds (-4.9 to +4.1 %, standard error
+//! 1.0 %: runs part by chance over what the first round lets in). With the mediocre one besides, which is let in and whose noise
+//! is a fifth of the mean, it was +5.7 % (-0.3 to +11.8 %) before scores were given the benefit of the doubt.
 //!
 //! What compression costs: `simnet train --peers honest:4 --rounds 400 --steps 10 --batch 8 --dense --single`, seed 1, the same
 //! tokens each, held-out loss:
