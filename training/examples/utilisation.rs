@@ -12,9 +12,9 @@
 //! slowest of these (Kumar and Ross, "Peer-assisted file distribution: the minimum distribution time", 2006): an update
 //! leaves its peer once; all that is sent fits what all can send; all that is received fits each one's link. The model takes
 //! 2.2 times that bound, as nodes were measured to take (`all_updates_reach_all_nodes_soon` in `node/src/blobs/tests.rs`), or what
-//! it takes if every peer sends its update to all, and a tenth on top, if that is less. A validator measures each update with as many passes as the default examination has, on
-//! a machine like a peer's, while the peers wait. Seeds are nodes that only pass files on, at 2.5 Gb/s each: any node that
-//! watches a run (`train join --watch`) does.
+//! it takes if every peer sends its update to all, and a tenth on top, if that is less. A validator measures each update with as
+//! many passes as the default examination has, on a machine like a peer's, while the peers wait. Seeds are nodes that only pass
+//! files on, at 2.5 Gb/s each: any node that watches a run (`train join --watch`) does.
 //!
 //! The last column is of runs with `overlap` (`train announce --overlap`), whose peers train on while that goes on: a round then
 //! takes as long as the longer of training and compressing, and of all the rest, which other cores than those that train do.

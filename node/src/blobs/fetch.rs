@@ -187,11 +187,10 @@ impl Fetch {
                 giving.spawn(Arc::clone(self).drain(donor));
             }
             let is_crowded = !waiting.is_empty();
-            if is_crowded && !self.is_crowded.swap(is_crowded, Ordering::Relaxed) {
+            if !self.is_crowded.swap(is_crowded, Ordering::Relaxed) && is_crowded {
                 // Those that have nothing to give are to rest.
                 self.changed.notify_waiters();
             }
-            self.is_crowded.store(is_crowded, Ordering::Relaxed);
             let missing = lock(&self.picking).left();
             if missing == 0 {
                 return Ok(());

@@ -62,6 +62,10 @@ const PARTS: &str = "parts";
 const FORGOTTEN_AFTER: Duration = Duration::from_secs(7 * 24 * 3600);
 /// Extension of a file that is being written.
 const NEW: &str = "new";
+/// What there is of a file that is not whole.
+const UNFINISHED: [&str; 3] = [PARTS, SAPLING, PARTIAL];
+/// What there may be of any.
+const ALL: [&str; 5] = ["", TREE, PARTIAL, PARTS, SAPLING];
 
 /// Why there is no such file.
 #[derive(Debug, thiserror::Error)]
@@ -248,7 +252,7 @@ impl Blobs {
             let length = bytes.len() as u64;
             let _writing = blobs.begin(hash, length, alone)?;
             // All of it comes at once.
-            blobs.delete(&hash, &[PARTS, SAPLING, PARTIAL])?;
+            blobs.delete(&hash, &UNFINISHED)?;
             let path = blobs.file(&hash).with_extension(NEW);
             let written = create(&path)
                 .and_then(|mut file| file.write_all(&bytes).and_then(|()| file.sync_all()).map_err(at(&path)))
@@ -270,7 +274,7 @@ impl Blobs {
         let blobs = self.clone();
         on_disk(move || {
             lock(&blobs.inner.room).forget(&hash);
-            blobs.delete(&hash, &["", TREE, PARTIAL, PARTS, SAPLING])
+            blobs.delete(&hash, &ALL)
         })
         .await
     }
@@ -287,7 +291,7 @@ impl Blobs {
             let written = std::fs::metadata(&path).and_then(|metadata| metadata.modified()).map_err(at(&path))?;
             if now.duration_since(written).is_ok_and(|age| age > FORGOTTEN_AFTER) {
                 lock(&self.inner.room).forget(&hash);
-                self.delete(&hash, &["", TREE, PARTIAL, PARTS, SAPLING])?;
+                self.delete(&hash, &ALL)?;
                 count += 1;
             }
         }
@@ -374,7 +378,7 @@ impl Blobs {
     /// Drops what was left of files. Nobody takes room meanwhile: none of them can be begun anew.
     fn drop_left(&self, dropped: &[Hash]) {
         for hash in dropped {
-            if let Err(error) = self.delete(hash, &[PARTS, SAPLING, PARTIAL]) {
+            if let Err(error) = self.delete(hash, &UNFINISHED) {
                 warn!(%hash, %error, "what was left of a file cannot be removed");
             }
         }
