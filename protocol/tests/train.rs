@@ -7,9 +7,9 @@ mod samples;
 use consortium_protocol::envelope::{ENVELOPE_BYTES, Payload, Signed};
 use consortium_protocol::wire::Message;
 use consortium_protocol::wire::train::{
-    Ahead, Candidacy, Entry, Finding, Finite, Loss, LossPair, MAX_ACCOUNTS, MAX_CANDIDATES, MAX_PEERS, MAX_VALIDATORS,
-    Measure, PayWay, Proposal, Record, RunId, RunSpec, ScoreCard, TrainMessage, TrainRequest, Validator,
-    pledge_subject,
+    Ahead, Candidacy, Entry, Finding, Finite, Loss, LossPair, MAX_ACCOUNTS, MAX_CANDIDATES, MAX_NEXT, MAX_PEERS,
+    MAX_VALIDATORS, Measure, PayWay, Proposal, Record, RunId, RunSpec, ScoreCard, TrainMessage, TrainRequest,
+    Validator, pledge_subject,
 };
 use consortium_protocol::{Hash, Invalid, Msat, NodeId, RootKey};
 use samples::{key, train};
@@ -226,8 +226,36 @@ fn losses_are_positive_numbers() {
 }
 
 #[test]
-fn an_entry_is_said_in_the_bytes_that_are_at_hand() {
-    let entry = train::entry();
-    let said = TrainRequest::Say(Box::new(TrainMessage::Entry(Box::new(entry.clone()))));
-    assert_eq!(TrainRequest::say_entry(&entry.encode()), said.encode());
+fn entries_are_said_in_the_bytes_that_are_at_hand() {
+    for count in [0, 1, 23, 24, MAX_NEXT] {
+        let (entry, next) = (train::entry(), vec![train::entry(); count]);
+        let bytes: Vec<Vec<u8>> = next.iter().map(Entry::encode).collect();
+        let said = TrainRequest::Say(Box::new(TrainMessage::Entries(Box::new(entry.clone()), next)));
+        assert_eq!(TrainRequest::say_entries(&entry.encode(), &bytes), said.encode(), "{count}");
+    }
+}
+
+#[test]
+fn entries_that_are_said_together_follow_each_other() {
+    let of = |round| {
+        let mut entry = train::entry();
+        entry.record.round = round;
+        entry.seals.round = round;
+        entry.seals.record = entry.record.id();
+        entry.seals.seals.clear();
+        entry
+    };
+    let said = |rounds: &[u64]| {
+        let (first, next) = rounds.split_first().unwrap();
+        TrainMessage::Entries(Box::new(of(*first)), next.iter().map(|round| of(*round)).collect()).check()
+    };
+    let order = Err(Invalid::new("entries", "not one after the other"));
+    assert_eq!(said(&[5]), Ok(()));
+    assert_eq!(said(&[5, 6, 7]), Ok(()));
+    assert_eq!(said(&[5, 6, 8]), order);
+    assert_eq!(said(&[5, 5]), order);
+    assert_eq!(said(&[5, 4]), order);
+    let most: Vec<u64> = (5..=5 + MAX_NEXT as u64 + 1).collect();
+    assert_eq!(said(&most[..most.len() - 1]), Ok(()));
+    assert_eq!(said(&most), Err(Invalid::new("entries", "too many")));
 }

@@ -228,6 +228,9 @@ pub(crate) struct Train {
     /// Rows of a local step [default: 8].
     #[arg(long, value_name = "B", value_parser = rows)]
     pub(crate) batch: Option<usize>,
+    /// Peak of the rate of local steps.
+    #[arg(long, default_value_t = 4e-3, value_name = "RATE", value_parser = rate)]
+    pub(crate) inner_rate: f64,
     /// What the rate of local steps falls to, as a part of its peak.
     #[arg(long, default_value_t = 0.1, value_name = "PART", value_parser = part)]
     pub(crate) final_part: f64,
@@ -255,6 +258,11 @@ pub(crate) struct Train {
     /// Draw losses, scores, ratings and balances of the first run to FILE.
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
+}
+
+fn rate(text: &str) -> Result<f64, String> {
+    let rate = text.parse().ok().filter(|rate| *rate > 0.0 && *rate <= 1.0);
+    rate.ok_or_else(|| "not a number above 0, of at most 1".to_owned())
 }
 
 fn part(text: &str) -> Result<f64, String> {

@@ -27,7 +27,7 @@ impl<W: Wire> Driver<W> {
             }
             Output::Broadcast(message) => self.broadcast(message).await,
             Output::Send { to, message } => self.errands.wire.send(to, message),
-            Output::SendEntry { to, round } => self.send_entry(to, round),
+            Output::SendEntries { to, round } => self.send_entries(to, round),
             Output::Train { round, trained, beacon, peers, base } => {
                 self.works.order(Order::Train(Train { round, trained, beacon, peers, base }));
                 self.measure_power();
@@ -71,18 +71,24 @@ impl<W: Wire> Driver<W> {
         }
     }
 
-    /// Sends an entry from the disk, aside. Whoever asks while another is sent asks again.
-    fn send_entry(&mut self, to: NodeId, round: u64) {
+    /// Sends entries from the disk, aside. Whoever asks while others are sent asks again.
+    fn send_entries(&mut self, to: NodeId, round: u64) {
         if self.sending.as_ref().is_some_and(|earlier| !earlier.is_finished()) {
             return;
         }
         let (store, wire) = (self.store.clone(), self.errands.wire.clone());
         self.sending = Some(self.under_way.spawn(async move {
-            let read =
-                tokio::task::spawn_blocking(move || store.lock().unwrap_or_else(PoisonError::into_inner).entry(round));
+            let read = tokio::task::spawn_blocking(move || {
+                store.lock().unwrap_or_else(PoisonError::into_inner).entries(round)
+            });
             match read.await {
-                Ok(Ok(Some(entry))) => wire.send_entry(to, &entry),
-                Ok(Ok(None)) | Err(_) => {}
+                Ok(Ok(entries)) => {
+                    let mut entries = entries.into_iter();
+                    if let Some(first) = entries.next() {
+                        wire.send_entries(to, first, entries.collect());
+                    }
+                }
+                Err(_) => {}
                 Ok(Err(error)) => return Event::Sent(Err(error)),
             }
             Event::Sent(Ok(()))

@@ -165,7 +165,7 @@ pub(super) struct Driver<W> {
     pub(super) under_way: JoinSet<Event>,
     /// The errand after which parameters change.
     pub(super) applying: Option<AbortHandle>,
-    /// The errand that sends an entry to who asked for it.
+    /// The errand that sends entries to who asked for them.
     pub(super) sending: Option<AbortHandle>,
     pub(super) shelf: Shelf,
     pub(super) history: Arc<Mutex<History>>,
@@ -483,8 +483,10 @@ impl<W: Wire> Driver<W> {
             });
             match written.await {
                 Ok(Ok(())) => {
-                    if let Stored::Entry(entry) = &*stored {
-                        self.entered(entry).await;
+                    if let Stored::Entries(entries) = &*stored {
+                        for entry in entries {
+                            self.entered(entry).await;
+                        }
                     }
                     return true;
                 }
@@ -618,7 +620,7 @@ pub(super) fn receivers<W>(driver: &Driver<W>, message: &TrainMessage) -> Vec<No
         place == dealt || place == (dealt + 1) % count
     };
     let mut to = match message {
-        TrainMessage::Entry(_) => driver.errands.roster.all().into_iter().filter(tells).collect(),
+        TrainMessage::Entries(..) => driver.errands.roster.all().into_iter().filter(tells).collect(),
         _ => validators,
     };
     to.retain(|node| *node != driver.me);

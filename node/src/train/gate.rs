@@ -27,7 +27,7 @@ const NEIGHBOUR: Pace = Pace { burst: 2000, per_second: 1000.0 };
 const SPEAKER: Pace = Pace { burst: 256, per_second: 128.0 };
 /// What all that no record names may say together.
 const STRANGERS: Pace = Pace { burst: 128, per_second: 16.0 };
-/// How often one node may ask for a record.
+/// How often one node may ask for records.
 const ASKING: Pace = Pace { burst: 32, per_second: 8.0 };
 /// Nodes of a kind whose pace is remembered.
 const NODES: usize = 512;
@@ -72,7 +72,7 @@ fn word(message: &TrainMessage) -> Option<Word> {
         TrainMessage::Seal(said) => of(said),
         TrainMessage::NewView(said) => of(said),
         TrainMessage::State(said) => of(said),
-        TrainMessage::Entry(_) | TrainMessage::Ask { .. } => None,
+        TrainMessage::Entries(..) | TrainMessage::Ask { .. } => None,
     }
 }
 
@@ -114,7 +114,7 @@ impl Gate {
         let word = word(&message);
         let bytes = match (&message, &word) {
             (_, Some(word)) => self.counts(&message, word, now).then_some(word.bytes),
-            (TrainMessage::Entry(entry), None) => self.is_next(entry).then(|| entry.encode().len()),
+            (TrainMessage::Entries(first, next), None) => self.has_next(first, next).then(|| message.encode().len()),
             (_, None) => self.askers.take(from, 1, ASKING, now).is_ok().then_some(0),
         };
         let Some(room) = bytes.and_then(|bytes| self.make_room(bytes)) else { return false };
@@ -132,10 +132,12 @@ impl Gate {
         self.is_at_hand(message) && !self.is_recent(&word.digest, now) && self.may_say(message, word.by, now)
     }
 
-    /// Whether an entry may be the next one: sealed by nobody but validators.
-    fn is_next(&self, entry: &Entry) -> bool {
-        self.roster.round() == Some(entry.record.round)
-            && entry.seals.signers().all(|sealer| self.roster.judges(sealer))
+    /// Whether one of these entries may be the next: sealed by nobody but validators. Who judges those after it is not
+    /// known before.
+    fn has_next(&self, first: &Entry, next: &[Entry]) -> bool {
+        let is_next = |entry: &&Entry| Some(entry.record.round) == self.roster.round();
+        let entry = std::iter::once(first).chain(next).find(is_next);
+        entry.is_some_and(|entry| entry.seals.signers().all(|sealer| self.roster.judges(sealer)))
     }
 
     /// Whether a message is about the rounds at hand. What is held after a later one tells who is behind that it is.

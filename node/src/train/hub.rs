@@ -93,9 +93,9 @@ impl Wire for HubWire {
         }
     }
 
-    fn send_entry(&self, to: NodeId, entry: &[u8]) {
+    fn send_entries(&self, to: NodeId, first: Vec<u8>, next: Vec<Vec<u8>>) {
         if let Some(place) = self.hub.place(self.run, to).filter(|_| self.is_in())
-            && let Ok(TrainRequest::Say(message)) = TrainRequest::decode(&TrainRequest::say_entry(entry))
+            && let Ok(TrainRequest::Say(message)) = TrainRequest::decode(&TrainRequest::say_entries(&first, &next))
         {
             let _full_or_gone = place.inbox.try_send(Heard { from: self.me, message: *message, room: None });
         }

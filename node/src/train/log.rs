@@ -3,7 +3,7 @@
 //! ```text
 //! length (u32, little-endian)  first 8 bytes of the BLAKE3 hash of the entry  the entry (canonical CBOR)
 //! ```
-//! An entry is on the disk before it counts. One that was being written when the power went is cut off at the next start:
+//! An entry is on the disk before it counts; those that come together are made durable together. One that was being written when the power went is cut off at the next start:
 //! others have it.
 
 use std::fs::{File, OpenOptions};
@@ -11,7 +11,7 @@ use std::io::{self, BufReader, Read as _, Seek as _, SeekFrom, Write as _};
 use std::path::{Path, PathBuf};
 
 use consortium_protocol::wire::Message as _;
-use consortium_protocol::wire::train::Entry;
+use consortium_protocol::wire::train::{Entry, MAX_NEXT};
 use tracing::warn;
 
 use super::store::{StoreError, at};
@@ -127,37 +127,47 @@ impl Log {
         Ok(Self { path: path.to_owned(), file, starts, end })
     }
 
-    /// Writes the next entry down. If that fails the log is as it was.
+    /// Writes the next entries down. If that fails the log is as it was.
     ///
     /// # Errors
     /// When the disk refuses.
-    pub(super) fn append(&mut self, entry: &Entry) -> Result<(), StoreError> {
-        let bytes = entry.encode();
-        let length = u32::try_from(bytes.len()).map_err(|_| at(&self.path)(io::ErrorKind::FileTooLarge.into()))?;
-        let frame = [&length.to_le_bytes()[..], &checksum(&bytes), &bytes].concat();
+    pub(super) fn append(&mut self, entries: &[Entry]) -> Result<(), StoreError> {
+        let (mut frames, mut starts) = (Vec::new(), Vec::new());
+        for entry in entries {
+            let bytes = entry.encode();
+            let length = u32::try_from(bytes.len()).map_err(|_| at(&self.path)(io::ErrorKind::FileTooLarge.into()))?;
+            starts.push(self.end + frames.len() as u64);
+            frames.extend([&length.to_le_bytes()[..], &checksum(&bytes), &bytes].concat());
+        }
         let file = &mut self.file;
         let written =
-            file.seek(SeekFrom::Start(self.end)).and_then(|_| file.write_all(&frame)).and_then(|()| file.sync_data());
+            file.seek(SeekFrom::Start(self.end)).and_then(|_| file.write_all(&frames)).and_then(|()| file.sync_data());
         if let Err(error) = written {
             // Half an entry is of no use, and takes room.
             let _ = file.set_len(self.end);
             return Err(at(&self.path)(error));
         }
-        self.starts.push(self.end);
-        self.end += frame.len() as u64;
+        self.starts.extend(starts);
+        self.end += frames.len() as u64;
         Ok(())
     }
 
-    /// The entry of a round in its canonical encoding, which was checked when it was written; none if it is not here.
+    /// The entries from a round on in their canonical encoding, which were checked when they were written: as many as are told
+    /// together, none if that of the round is not here.
     ///
     /// # Errors
-    /// When it cannot be read any more.
-    pub(super) fn entry(&mut self, round: u64) -> Result<Option<Vec<u8>>, StoreError> {
+    /// When they cannot be read any more.
+    pub(super) fn entries(&mut self, round: u64) -> Result<Vec<Vec<u8>>, StoreError> {
         let place = round.checked_sub(1).and_then(|place| usize::try_from(place).ok());
-        let Some(start) = place.and_then(|place| self.starts.get(place)) else { return Ok(None) };
-        self.file.seek(SeekFrom::Start(*start)).map_err(at(&self.path))?;
+        let starts = place.and_then(|place| self.starts.get(place..)).unwrap_or_default();
+        let Some(first) = starts.first() else { return Ok(Vec::new()) };
+        let ends = starts[1..].iter().chain([&self.end]).take(1 + MAX_NEXT);
+        // The first is no longer than may be told.
+        let count = ends.take_while(|end| **end - first <= Entry::MAX_BYTES as u64).count().max(1);
+        self.file.seek(SeekFrom::Start(*first)).map_err(at(&self.path))?;
+        let mut reader = BufReader::new(&self.file);
         let damaged = || at(&self.path)(io::ErrorKind::InvalidData.into());
-        next(&mut self.file).map_err(at(&self.path))?.ok_or_else(damaged).map(Some)
+        (0..count).map(|_| next(&mut reader).map_err(at(&self.path))?.ok_or_else(damaged)).collect()
     }
 
     /// How many entries there are.

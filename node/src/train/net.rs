@@ -139,8 +139,8 @@ impl Wire for SwarmWire {
         self.post(to, Said::Message(Box::new(message)));
     }
 
-    fn send_entry(&self, to: NodeId, entry: &[u8]) {
-        self.post(to, Said::Entry(entry.to_vec()));
+    fn send_entries(&self, to: NodeId, first: Vec<u8>, next: Vec<Vec<u8>>) {
+        self.post(to, Said::Entries(first, next));
     }
 
     async fn locate(&self, at: NodeId, state: Hash) -> Option<StateFile> {

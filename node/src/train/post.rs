@@ -30,15 +30,15 @@ pub(super) struct Letter {
 #[derive(Debug)]
 pub(super) enum Said {
     Message(Box<TrainMessage>),
-    /// An entry, in its canonical encoding.
-    Entry(Vec<u8>),
+    /// An entry and those that follow it, in their canonical encoding.
+    Entries(Vec<u8>, Vec<Vec<u8>>),
 }
 
 impl Said {
     fn request(self) -> Vec<u8> {
         match self {
             Self::Message(message) => TrainRequest::Say(message).encode(),
-            Self::Entry(entry) => TrainRequest::say_entry(&entry),
+            Self::Entries(first, next) => TrainRequest::say_entries(&first, &next),
         }
     }
 }

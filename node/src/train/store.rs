@@ -135,11 +135,12 @@ impl Store {
     /// # Errors
     /// When something in it cannot be read, or does not hold what it should.
     pub fn open(directory: &Path, mut see: impl FnMut(&Entry)) -> Result<(Self, Vec<Stored>), StoreError> {
-        let mut stored = Vec::new();
+        let mut entries = Vec::new();
         let log = Log::open(&directory.join("log"), |entry| {
             see(&entry);
-            stored.push(Stored::Entry(Box::new(entry)));
+            entries.push(entry);
         })?;
+        let mut stored = vec![Stored::Entries(entries)];
         let store = Self { directory: directory.to_owned(), log };
         for name in ["ballot", "card"].into_iter().chain(TRAINED) {
             stored.extend(store.read::<Stored>(name)?);
@@ -161,7 +162,7 @@ impl Store {
     /// When the disk refuses; what was there before stays.
     pub fn persist(&mut self, stored: &Stored) -> Result<(), StoreError> {
         match stored {
-            Stored::Entry(entry) => self.log.append(entry),
+            Stored::Entries(entries) => self.log.append(entries),
             Stored::Ballot(_) => self.write("ballot", stored),
             Stored::Card(_) => self.write("card", stored),
             Stored::Trained { commit, .. } => {
@@ -171,12 +172,13 @@ impl Store {
         }
     }
 
-    /// The certified entry of a round in its canonical encoding, if it is here.
+    /// The certified entries from a round on in their canonical encoding: as many of them as one message takes, none if that
+    /// of the round is not here.
     ///
     /// # Errors
-    /// When it cannot be read any more.
-    pub fn entry(&mut self, round: u64) -> Result<Option<Vec<u8>>, StoreError> {
-        self.log.entry(round)
+    /// When they cannot be read any more.
+    pub fn entries(&mut self, round: u64) -> Result<Vec<Vec<u8>>, StoreError> {
+        self.log.entries(round)
     }
 
     /// How many entries the log has.

@@ -27,8 +27,8 @@ pub trait Wire: Clone + Send + Sync + 'static {
     /// Tells one node something, without waiting for it.
     fn send(&self, to: NodeId, message: TrainMessage);
 
-    /// Tells one node an entry, of which this is the canonical encoding, without waiting for it.
-    fn send_entry(&self, to: NodeId, entry: &[u8]);
+    /// Tells one node an entry and those that follow it, of which these are the canonical encodings, without waiting for it.
+    fn send_entries(&self, to: NodeId, first: Vec<u8>, next: Vec<Vec<u8>>);
 
     /// Asks a node which file holds the parameters of a state.
     fn locate(&self, at: NodeId, state: Hash) -> impl Future<Output = Option<StateFile>> + Send;

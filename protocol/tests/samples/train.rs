@@ -258,7 +258,7 @@ pub(crate) fn messages() -> Vec<(&'static str, TrainMessage)> {
         ("vote", TrainMessage::Vote(Signed::sign(&key(2), vote()))),
         ("seal", TrainMessage::Seal(Signed::sign(&key(2), seal()))),
         ("new-view", TrainMessage::NewView(Signed::sign(&key(2), new_view()))),
-        ("entry", TrainMessage::Entry(Box::new(entry()))),
+        ("entries", TrainMessage::Entries(Box::new(entry()), Vec::new())),
         ("state", TrainMessage::State(Signed::sign(&key(1), state_hash()))),
         ("ask", TrainMessage::Ask { run: run(), round: 7 }),
     ]

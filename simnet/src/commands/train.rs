@@ -28,7 +28,8 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<ExitCode> {
         let mut setting = Setting::new(seed, arguments.rounds);
         setting.steps = arguments.steps.unwrap_or(setting.steps);
         setting.batch = arguments.batch.unwrap_or(setting.batch);
-        (setting.final_part, setting.overlap) = (arguments.final_part, arguments.overlap);
+        (setting.inner_rate, setting.final_part) = (arguments.inner_rate, arguments.final_part);
+        setting.overlap = arguments.overlap;
         let (start, rounds) = play(arguments, &setting, &arguments.peers)?;
         let mut curves = vec![Curve::of("the run", start, &rounds, setting.overlap)];
         curves.extend(baselines(arguments, &setting)?);

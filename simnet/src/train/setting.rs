@@ -26,6 +26,8 @@ pub struct Setting {
     pub steps: u64,
     /// Rows of a local step.
     pub batch: usize,
+    /// Peak of the rate of local steps.
+    pub inner_rate: f64,
     /// What the rate of local steps falls to, as a part of its peak.
     pub final_part: f64,
     /// Whether peers train on while a round is exchanged and judged, from parameters that are a round older.
@@ -42,7 +44,7 @@ impl Setting {
     #[must_use]
     pub fn new(seed: u64, rounds: u64) -> Self {
         let examination = Examination { held_out: 3, held_out_rows: 4, own: 2, own_rows: 4 };
-        Self { seed, rounds, steps: 30, batch: 8, final_part: 0.1, overlap: false, examination }
+        Self { seed, rounds, steps: 30, batch: 8, inner_rate: 4e-3, final_part: 0.1, overlap: false, examination }
     }
 
     /// The task of the run: the model `small`, two layers of width 64, on rows of 64 positions. A round of ten peers then
@@ -52,7 +54,7 @@ impl Setting {
     /// If a setting makes no sense.
     pub fn task(&self) -> Result<Arc<Task>> {
         let config = ModelSize::Small.config();
-        let peak = 4e-3;
+        let peak = self.inner_rate;
         let total = self.rounds * self.steps;
         let schedule =
             Schedule { peak, floor: peak * self.final_part, warmup: (total / 20).max(2 * self.steps), total };

@@ -174,7 +174,7 @@ impl Machine {
             }
             TrainMessage::State(state) => self.take_state(from, &state, now, out),
             TrainMessage::Ask { round, .. } => self.answer(from, round, out),
-            TrainMessage::Entry(entry) => self.take_entry(from, *entry, now, out),
+            TrainMessage::Entries(first, next) => self.take_entries(from, *first, next, now, out),
             agreed @ (TrainMessage::Proposal(_)
             | TrainMessage::Vote(_)
             | TrainMessage::Seal(_)

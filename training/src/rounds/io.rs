@@ -49,8 +49,8 @@ pub struct Config {
 /// the newest of its kind counts; of what this peer committed to, the newest of each of the last two rounds.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum Stored {
-    /// A certain record.
-    Entry(Box<Entry>),
+    /// Certain records, one after the other.
+    Entries(Vec<Entry>),
     /// How far this validator bound itself.
     Ballot(Ballot),
     /// What this validator measured: it must not say another thing in this round.
@@ -145,8 +145,8 @@ pub enum Output {
         /// The message.
         message: TrainMessage,
     },
-    /// Send the entry of this round from the log.
-    SendEntry {
+    /// Send the entry of this round, and those after it, from the log, as many as one message takes.
+    SendEntries {
         /// To whom.
         to: NodeId,
         /// The round.

@@ -139,9 +139,11 @@ impl Machine {
         let (mut ballot, mut card, mut trained) = (None, None, Vec::new());
         for item in stored {
             match item {
-                Stored::Entry(entry) => {
-                    base_before = chain.last().base;
-                    chain.append(*entry)?;
+                Stored::Entries(entries) => {
+                    for entry in entries {
+                        base_before = chain.last().base;
+                        chain.append(entry)?;
+                    }
                 }
                 Stored::Ballot(newest) => ballot = Some(newest),
                 Stored::Card(newest) => card = Some(newest),

@@ -8,21 +8,33 @@ use super::people::is_fresh;
 use super::{Held, Machine, Output, Stored};
 
 impl Machine {
-    /// Takes an entry into the log, if it is the next; tells whether it was.
-    pub(super) fn append(&mut self, entry: Entry, now: Millis, out: &mut Vec<Output>) -> bool {
-        let base_before = self.chain.last().base;
-        if self.chain.append(entry.clone()).is_err() {
+    /// Takes entries into the log, as far as each is the next; tells whether any was.
+    pub(super) fn append(
+        &mut self,
+        entries: impl IntoIterator<Item = Entry>,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) -> bool {
+        let (mut taken, mut owed) = (Vec::new(), Vec::new());
+        for entry in entries {
+            let base_before = self.chain.last().base;
+            if self.chain.append(entry.clone()).is_err() {
+                break;
+            }
+            self.base_before = base_before;
+            for (peer, units) in &entry.record.payouts {
+                if let Some(amount) = self.spec().pay.unit.checked_mul(u64::from(*units)) {
+                    owed.push(Output::Owe { peer: *peer, round: entry.record.round, amount, units: *units });
+                }
+            }
+            taken.push(entry);
+        }
+        if taken.is_empty() {
             return false;
         }
-        self.base_before = base_before;
-        out.push(Output::Persist(Stored::Entry(Box::new(entry))));
-        let record = self.chain.last();
-        for (peer, units) in &record.payouts {
-            if let Some(amount) = self.spec().pay.unit.checked_mul(u64::from(*units)) {
-                out.push(Output::Owe { peer: *peer, round: record.round, amount, units: *units });
-            }
-        }
-        if record.ended {
+        out.push(Output::Persist(Stored::Entries(taken)));
+        out.extend(owed);
+        if self.chain.last().ended {
             out.push(Output::Ended);
         }
         let next = self.chain.round();
@@ -41,17 +53,25 @@ impl Machine {
         true
     }
 
-    /// An entry arrived: asked for, or told.
-    pub(super) fn take_entry(&mut self, from: NodeId, entry: Entry, now: Millis, out: &mut Vec<Output>) {
-        let round = entry.record.round;
-        if self.append(entry, now, out) {
+    /// Entries arrived: asked for, or told. Some may be here.
+    pub(super) fn take_entries(
+        &mut self,
+        from: NodeId,
+        first: Entry,
+        next: Vec<Entry>,
+        now: Millis,
+        out: &mut Vec<Output>,
+    ) {
+        let (round, wanted) = (first.record.round, self.chain.round());
+        let entries = std::iter::once(first).chain(next).skip_while(|entry| entry.record.round < wanted);
+        if self.append(entries, now, out) {
             // There may be more where it came from.
             self.asked = None;
             let ahead = self.states.values().any(|state| state.round > self.chain.last().round);
             if ahead {
                 self.ask(from, now, out);
             }
-        } else if round > self.chain.round() {
+        } else if round > wanted {
             self.ask(from, now, out);
         }
     }
@@ -67,8 +87,11 @@ impl Machine {
     pub(super) fn answer(&self, to: NodeId, round: u64, out: &mut Vec<Output>) {
         let last = self.chain.last().round;
         match self.chain.entry().filter(|_| round == last) {
-            Some(entry) => out.push(Output::Send { to, message: TrainMessage::Entry(Box::new(entry.clone())) }),
-            None if (1..last).contains(&round) => out.push(Output::SendEntry { to, round }),
+            Some(entry) => {
+                let message = TrainMessage::Entries(Box::new(entry.clone()), Vec::new());
+                out.push(Output::Send { to, message });
+            }
+            None if (1..last).contains(&round) => out.push(Output::SendEntries { to, round }),
             None => {}
         }
     }

@@ -197,8 +197,8 @@ impl Machine {
                 Act::Persist(ballot) => out.push(Output::Persist(Stored::Ballot(ballot))),
                 Act::Tell(message) => out.push(Output::Broadcast(message)),
                 Act::Certain(entry) => {
-                    let message = TrainMessage::Entry(entry.clone());
-                    if self.append(*entry, now, out) {
+                    let message = TrainMessage::Entries(entry.clone(), Vec::new());
+                    if self.append([*entry], now, out) {
                         out.push(Output::Broadcast(message));
                     }
                     return;

@@ -4,7 +4,7 @@ use std::collections::{BTreeMap, VecDeque};
 use std::path::Path;
 use std::sync::Arc;
 
-use consortium_protocol::wire::train::{Entry, Loss, RunSpec, TrainMessage};
+use consortium_protocol::wire::train::{Entry, Loss, MAX_NEXT, RunSpec, TrainMessage};
 use consortium_protocol::{Hash, Millis, NodeId, RootKey, Signed};
 use consortium_training::collective::{Examination, Parameters, Peer, Task};
 use consortium_training::rounds::{Config, FetchFailure, Held, Input, Machine, Output, Stored, Wish};
@@ -158,14 +158,16 @@ impl World {
         match output {
             Output::Broadcast(message) => self.tell(n, None, &message),
             Output::Send { to, message } => self.tell(n, Some(to), &message),
-            Output::SendEntry { to, round } => {
+            Output::SendEntries { to, round } => {
                 let entry = Box::new(self.log[&round].clone());
-                self.tell(n, Some(to), &TrainMessage::Entry(entry));
+                let next = self.log.range(round + 1..).take(MAX_NEXT).map(|(_, entry)| entry.clone()).collect();
+                self.tell(n, Some(to), &TrainMessage::Entries(entry, next));
             }
-            Output::Persist(Stored::Entry(entry)) => {
-                let round = entry.record.round;
-                let first = self.log.entry(round).or_insert_with(|| (*entry).clone());
-                assert_eq!(first.record, entry.record);
+            Output::Persist(Stored::Entries(entries)) => {
+                for entry in entries {
+                    let first = self.log.entry(entry.record.round).or_insert_with(|| entry.clone());
+                    assert_eq!(first.record, entry.record);
+                }
             }
             Output::Train { round, trained, beacon, peers, base } => {
                 let (task, common) = (self.task.clone(), &self.states[&base]);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 
 use consortium_protocol::wire::train::{
-    Commit, Finding, Loss, LossPair, Measure, Proposal, Refusal, RunSpec, ScoreCard, Seal, TrainMessage, Vote,
+    Commit, Entry, Finding, Loss, LossPair, Measure, Proposal, Refusal, RunSpec, ScoreCard, Seal, TrainMessage, Vote,
     commitment,
 };
 use consortium_protocol::{Hash, Millis, NodeId, RootKey, Signed};
@@ -168,6 +168,17 @@ impl Host {
         effects
     }
 
+    /// The entries on its disk.
+    pub(crate) fn log(&self) -> impl Iterator<Item = &Entry> {
+        fn entries(stored: &Stored) -> &[Entry] {
+            match stored {
+                Stored::Entries(entries) => entries,
+                _ => &[],
+            }
+        }
+        self.disk.iter().flat_map(entries)
+    }
+
     fn effect(
         &mut self,
         output: Output,
@@ -180,12 +191,12 @@ impl Host {
         match output {
             Output::Broadcast(message) => self.broadcast(message, effects),
             Output::Send { to, message } => effects.push(Effect::Tell(To::One(to), message)),
-            Output::SendEntry { to, round } => {
-                let entry = self.disk.iter().find_map(|stored| match stored {
-                    Stored::Entry(entry) if entry.record.round == round => Some(entry.clone()),
-                    _ => None,
-                });
-                effects.push(Effect::Tell(To::One(to), TrainMessage::Entry(entry.expect("it was stored"))));
+            Output::SendEntries { to, round } => {
+                let mut entries = self.log().skip_while(|entry| entry.record.round < round).cloned();
+                let first = Box::new(entries.next().expect("it was stored"));
+                // So few that some are left to be asked for.
+                let message = TrainMessage::Entries(first, entries.take(2).collect());
+                effects.push(Effect::Tell(To::One(to), message));
             }
             Output::Persist(stored) => effects.push(Effect::Stored(Box::new(stored))),
             Output::Train { round, base, beacon, .. } => {

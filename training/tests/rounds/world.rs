@@ -218,16 +218,20 @@ impl World {
     }
 
     fn store(&mut self, host: usize, stored: Stored) {
-        if let Stored::Entry(entry) = &stored {
-            let (round, id) = (entry.record.round, entry.record.id());
-            let known = *self.certain.entry(round).or_insert(id);
-            if known != id {
-                self.split = Some(round);
-            }
-            let pay: u64 = entry.record.outcomes.iter().map(|outcome| outcome.pay.0).sum();
-            assert!(pay <= self.spec.payload().pay.budget.0, "seed {}: above the budget", self.seed);
+        if let Stored::Entries(entries) = &stored {
+            entries.iter().for_each(|entry| self.note(entry));
         }
         self.hosts[host].disk.push(stored);
+    }
+
+    fn note(&mut self, entry: &Entry) {
+        let (round, id) = (entry.record.round, entry.record.id());
+        let known = *self.certain.entry(round).or_insert(id);
+        if known != id {
+            self.split = Some(round);
+        }
+        let pay: u64 = entry.record.outcomes.iter().map(|outcome| outcome.pay.0).sum();
+        assert!(pay <= self.spec.payload().pay.budget.0, "seed {}: above the budget", self.seed);
     }
 
     fn tell(&mut self, from: usize, to: To, message: &TrainMessage) {
@@ -271,11 +275,7 @@ impl World {
 
     /// The log that a host has, replayed.
     pub(crate) fn log(&self, host: usize) -> Vec<Entry> {
-        let entry = |stored: &Stored| match stored {
-            Stored::Entry(entry) => Some((**entry).clone()),
-            _ => None,
-        };
-        let log: Vec<Entry> = self.hosts[host].disk.iter().filter_map(entry).collect();
+        let log: Vec<Entry> = self.hosts[host].log().cloned().collect();
         let replayed = replay(self.spec.clone(), &log).unwrap_or_else(|(round, bad)| {
             panic!("seed {}: round {round} of host {host} does not replay: {bad}", self.seed)
         });

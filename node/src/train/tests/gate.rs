@@ -51,13 +51,18 @@ impl Scene {
         TrainMessage::Vote(Signed::sign(&key(by), vote))
     }
 
-    fn entry(&self, round: u64, sealers: &[u8]) -> TrainMessage {
+    fn entries(&self, round: u64, sealers: &[&[u8]]) -> TrainMessage {
+        let mut entries = (round..).zip(sealers).map(|(round, sealers)| self.entry(round, sealers));
+        TrainMessage::Entries(Box::new(entries.next().unwrap()), entries.collect())
+    }
+
+    fn entry(&self, round: u64, sealers: &[u8]) -> Entry {
         let mut record = genesis(&self.spec);
         record.round = round;
         let seal = Seal { run: self.run, round, view: 0, record: record.id() };
         let seals = sealers.iter().map(|by| Signed::sign(&key(*by), seal)).collect();
         let seals = Certified { run: self.run, round, view: 0, record: record.id(), seals };
-        TrainMessage::Entry(Box::new(Entry { record, body: Body::default(), seals }))
+        Entry { record, body: Body::default(), seals }
     }
 }
 
@@ -123,9 +128,13 @@ fn who_judges_alone_says_what_validators_say() {
     }
     let join = Join { run: scene.run, round: ROUND, stays: true, bond: None };
     assert!(scene.takes(TrainMessage::Join(Signed::sign(&key(7), join))), "anyone may come");
-    assert!(scene.takes(scene.entry(ROUND, &[0, 1])));
-    assert!(!scene.takes(scene.entry(ROUND, &[0, 7])) && !scene.takes(scene.entry(ROUND, &[0, 3])));
-    assert!(!scene.takes(scene.entry(ROUND + 1, &[0, 1])) && !scene.takes(scene.entry(ROUND - 1, &[0, 1])));
+    let takes = |round, sealers: &[&[u8]]| scene.takes(scene.entries(round, sealers));
+    assert!(takes(ROUND, &[&[0, 1]]));
+    assert!(!takes(ROUND, &[&[0, 7]]) && !takes(ROUND, &[&[0, 3]]));
+    assert!(!takes(ROUND + 1, &[&[0, 1]]) && !takes(ROUND - 1, &[&[0, 1]]));
+    // Of several the one that goes on counts: those before it are here, those after it may be of other validators.
+    assert!(takes(ROUND - 1, &[&[0, 1], &[0, 1], &[7]]) && takes(ROUND - 1, &[&[7], &[0, 1]]));
+    assert!(!takes(ROUND - 1, &[&[0, 1], &[0, 7]]) && !takes(ROUND + 1, &[&[0, 1], &[0, 1]]));
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use consortium_protocol::wire::Message as _;
-use consortium_protocol::wire::train::{Entry, RunId, TrainMessage};
+use consortium_protocol::wire::train::{Entry, MAX_NEXT, RunId, TrainMessage};
 use consortium_protocol::{Msat, Signed};
 use consortium_training::rounds::{Output, Wish};
 
@@ -33,12 +33,15 @@ async fn a_log_that_ends_in_the_middle_of_an_entry_is_cut_off_there() {
         assert_eq!(open.len(), seen.len() as u64);
         assert!(open.len() < log.len() as u64);
         // It is written on from there.
-        for entry in &log[seen.len()..] {
-            open.append(entry).unwrap();
-        }
+        open.append(&log[seen.len()..]).unwrap();
         assert_eq!(std::fs::read(&path).unwrap(), whole);
-        assert_eq!(open.entry(log.len() as u64).unwrap(), log.last().map(Entry::encode));
-        assert_eq!((open.entry(0).unwrap(), open.entry(99).unwrap()), (None, None));
+        let encoded: Vec<Vec<u8>> = log.iter().map(Entry::encode).collect();
+        for round in 1..=log.len() {
+            assert_eq!(open.entries(round as u64).unwrap(), encoded[round - 1..]);
+        }
+        assert_eq!((open.entries(0).unwrap(), open.entries(99).unwrap()), (Vec::new(), Vec::new()));
+        open.append(&vec![log[0].clone(); MAX_NEXT + 1]).unwrap();
+        assert_eq!(open.entries(1).unwrap().len(), MAX_NEXT + 1, "of more than one message takes");
     }
     let mut flipped = whole.clone();
     flipped[40] ^= 1;
@@ -47,12 +50,12 @@ async fn a_log_that_ends_in_the_middle_of_an_entry_is_cut_off_there() {
 }
 
 #[tokio::test]
-async fn entries_are_read_aside_and_sent_one_at_a_time() {
+async fn entries_are_read_aside_and_sent_to_one_at_a_time() {
     let world = World::new(1, 1, |_| ());
     let (mut driver, _handle) = prepare(world.parts(0, Wish::Watch, 1 << 30).await).unwrap();
     for _ in 0..2 {
         for _ in 0..9 {
-            assert!(driver.perform(Output::SendEntry { to: id(1), round: 1 }).await);
+            assert!(driver.perform(Output::SendEntries { to: id(1), round: 1 }).await);
         }
         assert_eq!(driver.under_way.len(), 1);
         assert!(matches!(driver.under_way.join_next().await, Some(Ok(Event::Sent(Ok(()))))));
@@ -70,7 +73,7 @@ async fn an_entry_that_the_disk_has_no_room_for_is_no_entry() {
     let path = world.path(9);
     std::os::unix::fs::symlink("/dev/full", &path).unwrap();
     let mut open = Log::open(&path, |_| ()).unwrap();
-    let error = open.append(&log[0]).unwrap_err();
+    let error = open.append(&log[..2]).unwrap_err();
     assert!(matches!(&error, StoreError::Io { source, .. } if source.kind() == std::io::ErrorKind::StorageFull));
     assert_eq!(open.len(), 0);
 }

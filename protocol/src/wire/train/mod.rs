@@ -55,6 +55,8 @@ pub const MAX_VALIDATORS: usize = 9;
 pub const MAX_CANDIDATES: usize = 16;
 /// Batches of one kind in a measurement at most.
 pub const MAX_BATCHES: usize = 4;
+/// Certified records that are said together with the first. All of them are no longer than a single one may be.
+pub const MAX_NEXT: usize = 63;
 
 /// Name of a run: the digest of its signed [`RunSpec`].
 #[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
@@ -124,7 +126,7 @@ impl From<Finite> for f64 {
 
 /// What the machines of one run say to each other.
 ///
-/// All but [`Proposal`], [`NewView`] and [`Entry`] are small enough for gossip; these three travel by request or stream
+/// All but [`Proposal`], [`NewView`] and entries are small enough for gossip; these three travel by request or stream
 /// to those who need them.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub enum TrainMessage {
@@ -148,11 +150,11 @@ pub enum TrainMessage {
     Seal(Signed<Seal>),
     /// The lead is to change.
     NewView(Signed<NewView>),
-    /// A certified record.
-    Entry(Box<Entry>),
+    /// A certified record, and at most [`MAX_NEXT`] of those that follow it, one after the other.
+    Entries(Box<Entry>, Vec<Entry>),
     /// The parameters a node holds.
     State(Signed<StateHash>),
-    /// Please send the certified record of this round.
+    /// Please send the certified record of this round, and what there is of those after it.
     Ask {
         /// The run.
         run: RunId,
@@ -176,13 +178,13 @@ impl TrainMessage {
             Self::Vote(s) => s.payload().run,
             Self::Seal(s) => s.payload().run,
             Self::NewView(s) => s.payload().run,
-            Self::Entry(entry) => entry.record.run,
+            Self::Entries(entry, _) => entry.record.run,
             Self::State(s) => s.payload().run,
             Self::Ask { run, .. } => *run,
         }
     }
 
-    /// The round it is about.
+    /// The round it is about, or the first of them.
     #[must_use]
     pub fn round(&self) -> u64 {
         match self {
@@ -196,7 +198,7 @@ impl TrainMessage {
             Self::Vote(s) => s.payload().round,
             Self::Seal(s) => s.payload().round,
             Self::NewView(s) => s.payload().round,
-            Self::Entry(entry) => entry.record.round,
+            Self::Entries(entry, _) => entry.record.round,
             Self::State(s) => s.payload().round,
             Self::Ask { round, .. } => *round,
         }
@@ -205,7 +207,7 @@ impl TrainMessage {
     /// Whether gossip can carry it.
     #[must_use]
     pub fn is_small(&self) -> bool {
-        !matches!(self, Self::Proposal(_) | Self::NewView(_) | Self::Entry(_))
+        !matches!(self, Self::Proposal(_) | Self::NewView(_) | Self::Entries(..))
     }
 }
 
@@ -214,11 +216,26 @@ impl Message for TrainMessage {
 
     fn check(&self) -> Result<(), Invalid> {
         match self {
-            Self::Entry(entry) => entry.check(),
+            Self::Entries(entry, next) => check_entries(entry, next),
             // Signatures and payload rules were checked while reading.
             _ => Ok(()),
         }
     }
+}
+
+const _: () = assert!(Entry::MAX_BYTES + 64 <= TrainMessage::MAX_BYTES);
+
+/// Bounds and order of entries that are said together.
+fn check_entries(first: &Entry, next: &[Entry]) -> Result<(), Invalid> {
+    Invalid::unless(next.len() <= MAX_NEXT, "entries", "too many")?;
+    first.check()?;
+    for (place, entry) in (1..).zip(next) {
+        entry.check()?;
+        let follows =
+            entry.record.run == first.record.run && entry.record.round.checked_sub(place) == Some(first.record.round);
+        Invalid::unless(follows, "entries", "not one after the other")?;
+    }
+    Ok(())
 }
 
 /// Whether `items` rise strictly.

@@ -6,7 +6,7 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Pledged, RunId, RunSpec, TrainMessage};
+use super::{MAX_NEXT, Pledged, RunId, RunSpec, TrainMessage};
 use crate::envelope::{ENVELOPE_BYTES, Invalid, Payload as _, Signed};
 use crate::hash::{Hash, hex_text};
 use crate::identity::NodeId;
@@ -88,11 +88,15 @@ pub enum TrainRequest {
 }
 
 impl TrainRequest {
-    /// The canonical bytes of [`Self::Say`] of an entry of which those are at hand: it is not read again.
+    /// The canonical bytes of [`Self::Say`] of an entry and at most [`MAX_NEXT`] that follow it, of which those are at
+    /// hand: they are not read again.
     #[must_use]
-    pub fn say_entry(entry: &[u8]) -> Vec<u8> {
-        // Two maps of one pair each, from a text of 3 and one of 5 bytes.
-        [b"\xa1\x63Say\xa1\x65Entry".as_slice(), entry].concat()
+    pub fn say_entries(first: &[u8], next: &[Vec<u8>]) -> Vec<u8> {
+        const { assert!(MAX_NEXT <= 0xff) };
+        let count = next.len() as u8;
+        let array = if count < 24 { vec![0x80 | count] } else { vec![0x98, count] };
+        // Two maps of one pair each, from a text of 3 and one of 7 bytes; then an array of the entry and an array.
+        [b"\xa1\x63Say\xa1\x67Entries\x82".as_slice(), first, &array, &next.concat()].concat()
     }
 }
 
