@@ -65,6 +65,7 @@ pub mod status;
 pub mod storage;
 pub mod swarm;
 pub mod tabs;
+pub mod threads;
 pub mod till;
 pub mod train;
 #[cfg(feature = "lightning")]

@@ -12,6 +12,7 @@ use mimalloc::MiMalloc;
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
+    consortium_node::threads::limit();
     match cli::run(Cli::parse()) {
         Ok(code) => code,
         Err(error) => {

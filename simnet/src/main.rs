@@ -17,6 +17,7 @@ use mimalloc::MiMalloc;
 static ALLOCATOR: MiMalloc = MiMalloc;
 
 fn main() -> ExitCode {
+    consortium_node::threads::limit();
     let cli = cli::Cli::parse();
     let runtime = match cli.command {
         cli::Command::CheatingNode(_) => tokio::runtime::Builder::new_multi_thread().enable_all().build(),

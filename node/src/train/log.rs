@@ -18,6 +18,8 @@ use super::store::{StoreError, at};
 
 /// Length and checksum.
 const HEAD: usize = 12;
+/// Entries that are told together take no more bytes, unless the first takes more: they are to come through by slow links.
+const TOGETHER: u64 = 128 << 10;
 
 /// An open log.
 #[derive(Debug)]
@@ -156,18 +158,26 @@ impl Log {
     /// together, none if that of the round is not here.
     ///
     /// # Errors
-    /// When they cannot be read any more.
+    /// When that of the round cannot be read any more.
     pub(super) fn entries(&mut self, round: u64) -> Result<Vec<Vec<u8>>, StoreError> {
         let place = round.checked_sub(1).and_then(|place| usize::try_from(place).ok());
         let starts = place.and_then(|place| self.starts.get(place..)).unwrap_or_default();
         let Some(first) = starts.first() else { return Ok(Vec::new()) };
         let ends = starts[1..].iter().chain([&self.end]).take(1 + MAX_NEXT);
-        // The first is no longer than may be told.
-        let count = ends.take_while(|end| **end - first <= Entry::MAX_BYTES as u64).count().max(1);
+        let count = ends.take_while(|end| **end - first <= TOGETHER).count().max(1);
         self.file.seek(SeekFrom::Start(*first)).map_err(at(&self.path))?;
         let mut reader = BufReader::new(&self.file);
-        let damaged = || at(&self.path)(io::ErrorKind::InvalidData.into());
-        (0..count).map(|_| next(&mut reader).map_err(at(&self.path))?.ok_or_else(damaged)).collect()
+        let mut entries = Vec::with_capacity(count);
+        while entries.len() < count {
+            match next(&mut reader) {
+                Ok(Some(entry)) => entries.push(entry),
+                // Those before it are of use.
+                Ok(None) | Err(_) if !entries.is_empty() => break,
+                Ok(None) => return Err(at(&self.path)(io::ErrorKind::InvalidData.into())),
+                Err(error) => return Err(at(&self.path)(error)),
+            }
+        }
+        Ok(entries)
     }
 
     /// How many entries there are.

@@ -10,12 +10,12 @@ use consortium_protocol::wire::train::{
 };
 use consortium_protocol::wire::{Message as _, TRAIN};
 use consortium_protocol::{Hash, NodeId};
-use tokio::sync::mpsc;
+use tokio::sync::{Semaphore, mpsc};
 use tokio_util::sync::CancellationToken;
 use tracing::debug;
 
 use super::gate::{Gate, ROOM};
-use super::post::{self, Letter, Said};
+use super::post::{self, Letter, RECORDS, Said};
 use super::roster::Roster;
 use super::wire::{Heard, Wire};
 use crate::blobs::{BlobError, Blobs, Donors};
@@ -41,6 +41,8 @@ pub(super) struct SwarmWire {
     run: RunId,
     blobs: Blobs,
     letters: mpsc::Sender<Letter>,
+    /// Letters with records that may be written yet.
+    records: Arc<Semaphore>,
     again: Arc<AtomicU32>,
     providers: Arc<Mutex<Vec<NodeId>>>,
 }
@@ -80,6 +82,7 @@ pub(super) async fn enter(
         run,
         blobs,
         letters,
+        records: Arc::new(Semaphore::new(RECORDS)),
         // A node that starts again does not say what its neighbours take for said already.
         again: Arc::new(AtomicU32::new(wall_ms() as u32)),
         providers: Arc::default(),
@@ -140,7 +143,10 @@ impl Wire for SwarmWire {
     }
 
     fn send_entries(&self, to: NodeId, first: Vec<u8>, next: Vec<Vec<u8>>) {
-        self.post(to, Said::Entries(first, next));
+        match Arc::clone(&self.records).try_acquire_owned() {
+            Ok(permit) => self.post(to, Said::Entries(first, next, permit)),
+            Err(_) => debug!(%to, "records of a run are not sent: too many others ask for some"),
+        }
     }
 
     async fn locate(&self, at: NodeId, state: Hash) -> Option<StateFile> {

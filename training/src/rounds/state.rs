@@ -63,8 +63,15 @@ impl Machine {
         out: &mut Vec<Output>,
     ) {
         let (round, wanted) = (first.record.round, self.chain.round());
-        let entries = std::iter::once(first).chain(next).skip_while(|entry| entry.record.round < wanted);
-        if self.append(entries, now, out) {
+        let mut entries = std::iter::once(first).chain(next).skip_while(|entry| entry.record.round < wanted).peekable();
+        let mut any = false;
+        // What follows from the parameters at hand is begun with before the next record says what they should be by then.
+        while let Some(entry) = entries.next_if(|entry| self.can_apply(entry)) {
+            any |= self.append([entry], now, out);
+            self.reconcile(now, out);
+        }
+        any |= self.append(entries, now, out);
+        if any {
             // There may be more where it came from.
             self.asked = None;
             let ahead = self.states.values().any(|state| state.round > self.chain.last().round);
@@ -74,6 +81,12 @@ impl Machine {
         } else if round > wanted {
             self.ask(from, now, out);
         }
+    }
+
+    /// Whether a record is about the parameters that this node holds, and nothing else is being made of these.
+    fn can_apply(&self, entry: &Entry) -> bool {
+        let is_before = |held: &Held| (held.round + 1, held.state) == (entry.record.round, entry.record.base);
+        self.applying.is_none() && self.held.as_ref().is_some_and(is_before)
     }
 
     fn ask(&mut self, whom: NodeId, now: Millis, out: &mut Vec<Output>) {

@@ -6,6 +6,7 @@
 #![allow(clippy::unwrap_used, clippy::panic)]
 
 mod bonds;
+mod catching_up;
 mod host;
 mod overlap;
 mod samples;

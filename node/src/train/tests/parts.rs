@@ -42,6 +42,15 @@ async fn a_log_that_ends_in_the_middle_of_an_entry_is_cut_off_there() {
         assert_eq!((open.entries(0).unwrap(), open.entries(99).unwrap()), (Vec::new(), Vec::new()));
         open.append(&vec![log[0].clone(); MAX_NEXT + 1]).unwrap();
         assert_eq!(open.entries(1).unwrap().len(), MAX_NEXT + 1, "of more than one message takes");
+        // Nor more bytes than come through by slow links; of one that is longer nothing but itself.
+        let (mut large, card) = (log[0].clone(), log[1].body.cards[0].clone());
+        large.body.cards = vec![card.clone(); (50 << 10) / card.as_bytes().len()];
+        let mut larger = large.clone();
+        larger.body.cards = [&large.body.cards[..]; 4].concat();
+        let from = open.len() + 1;
+        open.append(&[large.clone(), large.clone(), large, larger, log[0].clone()]).unwrap();
+        let told = |open: &mut Log, from: u64| open.entries(from).unwrap().len();
+        assert_eq!([0, 1, 2, 3, 4].map(|after| told(&mut open, from + after)), [2, 2, 1, 1, 1]);
     }
     let mut flipped = whole.clone();
     flipped[40] ^= 1;
