@@ -11,6 +11,15 @@
 //!
 //! *found*: specification and tokenizer are here. *holds*: so are all records up to the moment at which it came, and the parameters after
 //! the last of them or a later one.
+//!
+//! Measured on two cores, which the run shares, a build for development; `small`, of whose parameters a file has 0.4 MB:
+//!
+//! | rounds | log | five donors | one leaves in between | two donors |
+//! |---|---|---|---|---|
+//! | 20 | 0.09 MB | 0.17 s | 0.10 s | 0.37 s |
+//! | 200 | 0.9 MB | 0.66 s | 0.38 s | 2.3 s |
+//!
+//! When records came one for each question, 200 rounds took 15.9 s: so many questions are not answered at once.
 
 #![allow(clippy::print_stdout)]
 
