@@ -3,8 +3,8 @@
 //! ```text
 //! length (u32, little-endian)  first 8 bytes of the BLAKE3 hash of the entry  the entry (canonical CBOR)
 //! ```
-//! An entry is on the disk before it counts; those that come together are made durable together. One that was being written when the power went is cut off at the next start:
-//! others have it.
+//! An entry is on the disk before it counts; those that come together are made durable together. One that was being written
+//! when the power went is cut off at the next start, with those behind it: others have them.
 
 use std::fs::{File, OpenOptions};
 use std::io::{self, BufReader, Read as _, Seek as _, SeekFrom, Write as _};

@@ -18,7 +18,7 @@ use crate::swarm::SwarmHandle;
 const AT_A_TIME: usize = 64;
 /// Letters under way to one node: whoever does not answer keeps no others waiting.
 const TO_ONE: usize = 4;
-/// Letters with records that wait or are under way. One to a node: who asks again has them coming.
+/// Letters with records that wait or are under way, of which one is for a node: who asks again has them coming.
 pub(super) const RECORDS: usize = 16;
 
 /// A message to one node.

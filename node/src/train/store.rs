@@ -176,7 +176,7 @@ impl Store {
     /// of the round is not here.
     ///
     /// # Errors
-    /// When they cannot be read any more.
+    /// When that of the round cannot be read any more.
     pub fn entries(&mut self, round: u64) -> Result<Vec<Vec<u8>>, StoreError> {
         self.log.entries(round)
     }

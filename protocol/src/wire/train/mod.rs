@@ -55,7 +55,7 @@ pub const MAX_VALIDATORS: usize = 9;
 pub const MAX_CANDIDATES: usize = 16;
 /// Batches of one kind in a measurement at most.
 pub const MAX_BATCHES: usize = 4;
-/// Certified records that are said together with the first. All of them are no longer than a single one may be.
+/// Certified records that are said together with the first, as far as a message has room.
 pub const MAX_NEXT: usize = 63;
 
 /// Name of a run: the digest of its signed [`RunSpec`].
