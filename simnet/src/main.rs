@@ -34,7 +34,7 @@ fn main() -> ExitCode {
     match runtime.block_on(commands::run(cli)) {
         Ok(code) => code,
         Err(error) => {
-            eprintln!("simnet: {error:#}");
+            eprintln!("simnet: {}", consortium_node::cli::in_words(&error));
             ExitCode::FAILURE
         }
     }

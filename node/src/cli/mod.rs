@@ -128,10 +128,35 @@ pub fn run(cli: Cli) -> Result<ExitCode> {
     result
 }
 
+/// An error with its causes, on one line. What an error has said of its cause already is not said again.
+#[must_use]
+pub fn in_words(error: &anyhow::Error) -> String {
+    let mut words = String::new();
+    for cause in error.chain().map(ToString::to_string) {
+        if words.is_empty() {
+            words = cause;
+        } else if !words.ends_with(&cause) {
+            words.push_str(": ");
+            words.push_str(&cause);
+        }
+    }
+    words
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use clap::CommandFactory as _;
+
+    #[test]
+    fn a_cause_is_told_once() {
+        let gone = std::io::Error::from(std::io::ErrorKind::NotFound);
+        let words = gone.to_string();
+        let path = std::path::PathBuf::from("a.jsonl");
+        let error = anyhow::Error::from(consortium_training::TrainError::Io { path, source: gone });
+        assert_eq!(in_words(&error), format!("a.jsonl: {words}"));
+        assert_eq!(in_words(&error.context("no data")), format!("no data: a.jsonl: {words}"));
+    }
 
     #[test]
     fn the_command_line_is_sound() {
