@@ -182,7 +182,7 @@ async fn announce(node: &Node, args: &Args) -> Result<RunId> {
     plan.crowding = f64::from(args.donors) / cores as f64;
     let made = tokio::task::spawn_blocking(move || plan.prepare(1)).await??;
     let initial = made.initial.to_bytes()?;
-    Ok(node.runs.announce(Signed::sign(&author, made.spec), made.tokenizer, initial).await?)
+    Ok(node.runs.announce(Signed::sign(&author, made.spec), made.tokenizer, initial, None).await?)
 }
 
 /// Has a newcomer join by way of `by`, and `leaves` vanish as soon as something of the parameters has come.

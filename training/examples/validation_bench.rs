@@ -11,7 +11,10 @@
 use std::error::Error;
 use std::time::{Duration, Instant};
 
-use consortium_training::collective::{Assignment, Examination, Examiner, LocalRecipe, Parameters, Task, local_steps};
+use consortium_training::collective::{
+    Assignment, Data, Examination, Examiner, LocalRecipe, Parameters, Task, local_steps,
+};
+use consortium_training::corpus::Split;
 use consortium_training::model::LlamaConfig;
 use consortium_training::optimizer::{AdamW, AdamWSettings, Schedule};
 use consortium_training::sparseloco::{Update, compress};
@@ -28,8 +31,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let steps: u64 = arguments.next().map_or(Ok(30), |text| text.parse())?;
     let batch: usize = arguments.next().map_or(Ok(8), |text| text.parse())?;
     let recipe = LocalRecipe {
-        corpus: 1,
-        rows: 1 << 30,
+        data: Data::Stories { seed: 1, rows: 1 << 30 },
         length: 128,
         batch,
         steps: TAKEN,
@@ -43,7 +45,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     let task = Task::new(config, recipe, tokenizer)?;
     let common = Parameters::fresh(&task, 1)?;
     let rows_each = task.recipe().rows_each();
-    let assignment = Assignment::new(b"bench", 0, 1, rows_each, task.recipe().rows)?;
+    let assignment = Assignment::new(b"bench", 0, 1, rows_each, task.recipe().data.rows(Split::Train))?;
     let sizes: Vec<usize> = common.values().iter().map(Vec::len).collect();
     let mut adam = AdamW::new(task.recipe().adam, &sizes);
 

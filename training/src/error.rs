@@ -54,6 +54,14 @@ pub enum TrainError {
         /// What is wrong with it.
         reason: String,
     },
+    /// Text that somebody brought cannot be trained on.
+    #[error("{place}: {reason}")]
+    Dataset {
+        /// Which file, and which line of it.
+        place: String,
+        /// What is wrong with it.
+        reason: String,
+    },
     /// A file of a run's archive is missing, damaged, or not what its name says.
     #[error("{path}: {reason}")]
     Archive {

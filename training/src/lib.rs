@@ -8,7 +8,7 @@
 //!                                           └─> tiny ──> export, curve, card
 //! ```
 //! [`corpus`] is a seeded grammar; row `n` of the data is a pure function of seed and `n`, so the position of a run in its
-//! data is one number. [`model`] computes on candle tensors with its own differentiable kernels. [`trainer`] shares the
+//! data is one number. [`dataset`] is what people bring in its place: their text, as a file of rows. [`model`] computes on candle tensors with its own differentiable kernels. [`trainer`] shares the
 //! rows of a step between threads, adds their gradients in a fixed order, and saves checkpoints from which a run goes on
 //! with the very same losses. [`sparseloco`] turns what many peers have learnt apart into small messages, and these into
 //! the next common parameters; [`gauntlet`] judges what each is worth, [`collective`] is what a node of such a run computes,
@@ -22,6 +22,7 @@ pub mod checkpoint;
 pub mod collective;
 pub mod corpus;
 pub mod curve;
+pub mod dataset;
 pub mod error;
 pub mod export;
 pub mod gauntlet;

@@ -62,15 +62,19 @@ impl Tokenizer {
     /// # Errors
     /// [`TrainError::Tokenizer`] if the trainer fails or `vocabulary` is too small for bytes and special tokens.
     pub fn train(seed: u64, documents: u64, vocabulary: usize) -> Result<Self, TrainError> {
+        let texts: Vec<String> =
+            (0..documents).flat_map(|index| document(&mut stream(seed, index), Split::Train).into_texts()).collect();
+        Self::of_texts(texts, vocabulary)
+    }
+
+    /// Trains `vocabulary` tokens on texts; fewer, if these do not have as many parts.
+    ///
+    /// # Errors
+    /// As [`Self::train`].
+    pub fn of_texts(texts: Vec<String>, vocabulary: usize) -> Result<Self, TrainError> {
         if vocabulary < 256 + SPECIAL.len() {
             return Err(TrainError::Tokenizer("the vocabulary cannot hold all bytes".into()));
         }
-        let texts: Vec<String> = (0..documents)
-            .flat_map(|index| match document(&mut stream(seed, index), Split::Train) {
-                Document::Chat(turns) => turns.into_iter().map(|t| t.text).collect(),
-                Document::Text(text) => vec![text],
-            })
-            .collect();
         let special: Vec<AddedToken> = SPECIAL.iter().map(|t| AddedToken::from(*t, true)).collect();
         let mut trainer = BpeTrainer::builder()
             .vocab_size(vocabulary)
@@ -97,9 +101,7 @@ impl Tokenizer {
         let mut inner = tokenizers::Tokenizer::new(bpe.get_model().clone());
         inner.with_pre_tokenizer(Some(level)).with_decoder(Some(level)).with_post_processor(Some(begin));
         inner.add_special_tokens(special).map_err(failed)?;
-        let tokenizer = Self { inner };
-        tokenizer.check()?;
-        Ok(tokenizer)
+        Self::new(inner)
     }
 
     /// Reads a `tokenizer.json`.
@@ -107,9 +109,7 @@ impl Tokenizer {
     /// # Errors
     /// [`TrainError::Tokenizer`] if the file cannot be read or its special tokens are others.
     pub fn load(path: &Path) -> Result<Self, TrainError> {
-        let tokenizer = Self { inner: tokenizers::Tokenizer::from_file(path).map_err(failed)? };
-        tokenizer.check()?;
-        Ok(tokenizer)
+        Self::new(tokenizers::Tokenizer::from_file(path).map_err(failed)?)
     }
 
     /// Reads the contents of a `tokenizer.json`.
@@ -117,18 +117,18 @@ impl Tokenizer {
     /// # Errors
     /// [`TrainError::Tokenizer`] if they are none, or the special tokens are others.
     pub fn from_json(json: &[u8]) -> Result<Self, TrainError> {
-        let tokenizer = Self { inner: tokenizers::Tokenizer::from_bytes(json).map_err(failed)? };
-        tokenizer.check()?;
-        Ok(tokenizer)
+        Self::new(tokenizers::Tokenizer::from_bytes(json).map_err(failed)?)
     }
 
-    fn check(&self) -> Result<(), TrainError> {
+    fn new(mut inner: tokenizers::Tokenizer) -> Result<Self, TrainError> {
         for (id, token) in (0u32..).zip(SPECIAL) {
-            if self.inner.token_to_id(token) != Some(id) {
+            if inner.token_to_id(token) != Some(id) {
                 return Err(TrainError::Tokenizer(format!("{token} is not token {id}")));
             }
         }
-        Ok(())
+        // Who writes `<|assistant|>` in a text does not begin a turn by it.
+        inner.set_encode_special_tokens(true);
+        Ok(Self { inner })
     }
 
     /// Number of tokens.
@@ -276,6 +276,19 @@ mod tests {
         assert!(!encoded.learnt[..prompt.len()].contains(&true));
         assert!(!encoded.learnt[prompt.len()..].contains(&false));
         assert_eq!(encoded.tokens.last(), Some(&END));
+    }
+
+    #[test]
+    fn what_looks_like_a_special_token_in_a_text_is_text() {
+        let trained = Tokenizer::train(1, 200, 400).unwrap();
+        let read = Tokenizer::from_json(trained.to_json().unwrap().as_bytes()).unwrap();
+        for tokenizer in [trained, read] {
+            for text in SPECIAL {
+                let tokens = tokenizer.encode(text).unwrap();
+                assert!(tokens.len() > 1 && tokens.iter().all(|token| *token > END), "{text}: {tokens:?}");
+                assert_eq!(tokenizer.decode(&tokens).unwrap(), text);
+            }
+        }
     }
 
     #[test]

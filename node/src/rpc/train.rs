@@ -138,6 +138,9 @@ fn unknown(desk: &TrainingDesk, run: RunId) -> Fault {
 }
 
 async fn announce(desk: TrainingDesk, wanted: Announce) -> Result<Value, Fault> {
+    if wanted.wishes.data.iter().any(|path| !path.is_absolute()) {
+        return Err(Fault::Params("wishes: data: whole paths, from the root on".to_owned()));
+    }
     let plan = wanted.wishes.plan(desk.key.node_id(), wall_ms());
     let prepared = tokio::task::spawn_blocking(move || {
         let made = plan.prepare(1)?;
@@ -145,13 +148,17 @@ async fn announce(desk: TrainingDesk, wanted: Announce) -> Result<Value, Fault> 
         Ok::<_, TrainError>((made, initial))
     });
     let (made, initial) = prepared.await.map_err(|_| Fault::Closed)?.map_err(|error| match error {
-        TrainError::Setting { .. } | TrainError::Run { .. } => Fault::Params(error.to_string()),
+        TrainError::Setting { .. } | TrainError::Run { .. } | TrainError::Dataset { .. } => {
+            Fault::Params(error.to_string())
+        }
         other => Fault::Train(other.to_string()),
     })?;
-    let (spec, expected) = (made.spec.clone(), made.expected);
+    let (spec, expected) = (made.spec.clone(), made.expected.clone());
     let run = match wanted.dry_run {
         true => None,
-        false => Some(desk.runs.announce(Signed::sign(&desk.key, made.spec), made.tokenizer, initial).await?),
+        false => {
+            Some(desk.runs.announce(Signed::sign(&desk.key, made.spec), made.tokenizer, initial, made.data).await?)
+        }
     };
     shown(json!({"run": run, "spec": spec, "expected": expected}))
 }

@@ -5,7 +5,7 @@ use std::sync::atomic::Ordering;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
-use consortium_protocol::wire::train::{Entry, Pledged, RunId, RunSpec, TrainMessage};
+use consortium_protocol::wire::train::{Entry, Pledged, RunId, RunSpec, StateFile, TrainMessage};
 use consortium_protocol::{Hash, Millis, NodeId, RootKey, Signed};
 use consortium_training::collective::{Examination, Task};
 use consortium_training::rounds::{Config, FetchFailure, Input, Machine, Stored, Wish, peers_of_round};
@@ -15,7 +15,6 @@ use tokio::time::MissedTickBehavior;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
-use super::RunError;
 use super::bench::{Apply, BenchParts, Evaluate, Steps, WorkError};
 use super::errands::{Errands, Got};
 use super::history::History;
@@ -27,6 +26,7 @@ use super::store::{Store, StoreError};
 use super::view::{RunStatus, RunSummary};
 use super::wire::{Heard, Wire};
 use super::work::{Done, Order, Refused, Works};
+use super::{RunError, files};
 use crate::blobs::Blobs;
 use crate::clock::wall_ms;
 
@@ -526,7 +526,12 @@ impl<W: Wire> Driver<W> {
             history.add(entry);
             of_no_use.extend(history.forget_updates());
         }
-        for update in of_no_use {
+        // A peer may reveal any name: that of a file that the run needs, too.
+        let kept: Vec<StateFile> = self.shelf.kept().files().collect();
+        let is_needed = |file: &Hash| {
+            files::names(self.spec.payload()).any(|name| name == *file) || kept.iter().any(|kept| kept.file == *file)
+        };
+        for update in of_no_use.into_iter().filter(|file| !is_needed(file)) {
             let _stays_until_later = self.errands.blobs.remove(update).await;
         }
         info!(run = %self.run, round = record.round, accepted = record.accepted().count(), reverts = record.reverts, "a round is certain");

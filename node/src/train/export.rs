@@ -7,16 +7,17 @@ use consortium_protocol::wire::train::{Reveal, RunSpec, StateFile};
 use consortium_protocol::{Hash, Signed};
 use consortium_training::collective::{Parameters, Task};
 use consortium_training::run::archive::Archive;
-use consortium_training::run::{Submission, state_of, task_of};
+use consortium_training::run::data::file_of;
+use consortium_training::run::{Submission, state_of};
 use futures::StreamExt as _;
 use tokio::time::{Instant, timeout_at};
 
-use super::RunError;
 use super::bench::longest_submission;
 use super::errands::{Errands, Got, Wanted};
 use super::store::{Kept, Store, StoreError, at};
 use super::view::Exported;
 use super::wire::Wire;
+use super::{RunError, files};
 use crate::blobs::Blobs;
 
 /// Time to get from others what this node does not have.
@@ -92,7 +93,10 @@ pub(crate) fn write(
     let tokenizer = blobs.path(&spec.payload().tokenizer).ok_or(RunError::Gone("the tokenizer"))?;
     let json = std::fs::read(&tokenizer).map_err(at(&tokenizer))?;
     archive.put_tokenizer(&json)?;
-    let task = task_of(spec.payload(), &json, 1)?;
+    if let Some((hash, _)) = file_of(spec.payload()) {
+        archive.put_rows(&blobs.path(&hash).ok_or(RunError::Gone("the data"))?)?;
+    }
+    let task = files::task(spec.payload(), blobs, 1)?;
     let (mut exported, mut failed) =
         (Exported { rounds: 0, updates: 0, missing: 0, initial: false, held_round: None }, Ok::<(), RunError>(()));
     Store::look(source, |entry| {

@@ -58,6 +58,7 @@ mod deeds;
 mod driver;
 mod errands;
 pub(crate) mod export;
+pub(crate) mod files;
 mod gate;
 mod history;
 pub mod hub;
@@ -74,7 +75,7 @@ mod serve;
 mod shelf;
 mod store;
 #[cfg(test)]
-mod tests;
+pub(crate) mod tests;
 mod trainings;
 pub mod view;
 mod wire;
@@ -120,9 +121,14 @@ pub enum RunError {
     /// Nobody who was reached knows the run.
     #[error("nobody who can be reached knows run {0}")]
     NotFound(RunId),
-    /// Nobody gives the run's tokenizer.
-    #[error("the run's tokenizer cannot be had: {0}")]
-    Tokenizer(BlobError),
+    /// Nobody gives a file that the run computes with.
+    #[error("the run's {what} cannot be had: {error}")]
+    File {
+        /// Which.
+        what: &'static str,
+        /// Why.
+        error: BlobError,
+    },
     /// This node takes no part in it.
     #[error("this node takes no part in run {0}")]
     NotJoined(RunId),

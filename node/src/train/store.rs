@@ -25,6 +25,7 @@ use consortium_training::rounds::{Held, Stored, Wish};
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
 
+use super::files;
 use super::log::Log;
 use super::pause::Standing;
 use crate::data_dir::write_private;
@@ -187,13 +188,14 @@ impl Store {
         self.log.len()
     }
 
-    /// The files that a run is for: its tokenizer, parameters, the updates that its log names, and the one that this peer
+    /// The files that a run is for: its tokenizer and data, parameters, the updates that its log names, and the one that this peer
     /// committed to. Some may not be here. What others handed in for the round that goes on is not among them.
     ///
     /// # Errors
     /// When something that says so cannot be read, or the log ends within an entry: then more may have been named.
     pub(super) fn files(directory: &Path) -> Result<BTreeSet<Hash>, StoreError> {
-        let mut files = BTreeSet::from([Self::spec(directory)?.payload().tokenizer]);
+        let spec = Self::spec(directory)?;
+        let mut files: BTreeSet<Hash> = files::names(spec.payload()).collect();
         files.extend(Self::kept(directory)?.files().map(|file| file.file));
         let log = directory.join("log");
         let named = |entry: &Entry| files.extend(entry.body.reveals.iter().map(|reveal| reveal.payload().update));

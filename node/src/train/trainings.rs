@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -10,8 +11,10 @@ use consortium_protocol::wire::train::{RunId, RunSpec, StateFile, TrainAnswer, T
 use consortium_protocol::{Hash, NodeId, RootKey, Signed};
 use consortium_training::TrainError;
 use consortium_training::collective::{Parameters, Task};
+use consortium_training::dataset::Source;
 use consortium_training::rounds::Wish;
-use consortium_training::run::{MAX_TOKENIZER, examination_of, state_of, task_of};
+use consortium_training::run::data::file_of;
+use consortium_training::run::{MAX_TOKENIZER, check_run, examination_of, state_of, task_of};
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -26,8 +29,8 @@ use super::roster::Roster;
 use super::shelf::Shelf;
 use super::store::{Kept, Store};
 use super::view::{Exported, Phase, RunStatus, RunSummary};
-use super::{Owed, Payouts, RunError, export};
-use crate::blobs::{Blobs, Donors};
+use super::{Owed, Payouts, RunError, export, files};
+use crate::blobs::{BlobError, Blobs, Donors, Progress};
 use crate::buckets::{Buckets, Pace};
 use crate::clock::wall_ms;
 use crate::swarm::SwarmHandle;
@@ -36,7 +39,7 @@ use crate::swarm::SwarmHandle;
 pub const DIRECTORY: &str = "runs";
 /// Runs are announced again after this time: gossip passes on nothing twice within two minutes.
 const ANNOUNCE: Duration = Duration::from_secs(125);
-/// Time to find a run, and then again its tokenizer.
+/// Time to find a run, and then again each of its files; from then on when something came.
 const FIND: Duration = Duration::from_secs(45);
 /// Pause between two attempts at that.
 const PAUSE: Duration = Duration::from_secs(1);
@@ -235,8 +238,8 @@ impl Trainings {
         self.inner.directory.join(run.to_string())
     }
 
-    /// Publishes a run signed by this node: keeps its files, tells the swarm, provides its id in Kademlia; and takes part in
-    /// it, as one of its validators or by watching.
+    /// Publishes a run signed by this node, from its tokenizer, initial parameters and data, if these are a file: keeps them,
+    /// tells the swarm, provides its id in Kademlia; and takes part in it, as one of its validators or by watching.
     ///
     /// # Errors
     /// When the files are not those that the specification names, or the disk refuses.
@@ -245,6 +248,7 @@ impl Trainings {
         spec: Signed<RunSpec>,
         tokenizer: Vec<u8>,
         initial: Vec<u8>,
+        data: Option<Arc<[u8]>>,
     ) -> Result<RunId, RunError> {
         if spec.signer() != self.me() {
             return Err(RunError::Author);
@@ -252,20 +256,23 @@ impl Trainings {
         self.inner.parts.pay.check(&spec, Wish::Watch)?;
         let (run, said) = (RunId::of(&spec), spec.clone());
         // What is kept and given to others is what was checked.
-        let (tokenizer, initial, state) = aside(move || {
-            let task = task_of(said.payload(), &tokenizer, 1)?;
+        let (tokenizer, initial, data, state) = aside(move || {
+            let task = task_of(said.payload(), &tokenizer, data.clone().map(Source::Memory), 1)?;
             let parameters = Parameters::from_bytes(&task, &initial)?;
             let state = state_of(&parameters);
             if state != said.payload().model.initial {
                 let reason = "are others than the specification names".to_owned();
                 return Err(TrainError::Run { what: "initial parameters", reason }.into());
             }
-            Ok((tokenizer, parameters.to_bytes()?, state))
+            Ok((tokenizer, parameters.to_bytes()?, data, state))
         })
         .await?;
         let blobs = &self.inner.parts.blobs;
         let nothing_is_swept = self.inner.joining.lock().await;
         blobs.put(tokenizer).await?;
+        if let Some(data) = data {
+            blobs.put(data.to_vec()).await?;
+        }
         let bytes = initial.len() as u64;
         let file = StateFile { state, file: blobs.put(initial).await?, bytes };
         let (directory, stored) = (self.path(run), spec.clone());
@@ -302,8 +309,12 @@ impl Trainings {
     /// node starts again. A part that this node has already is changed. With `terms` it trains only while that pays for its power.
     ///
     /// # Errors
-    /// When the run, or its tokenizer, cannot be found, it is none that this node can take part in, or the disk refuses.
+    /// When the run, or a file of it, cannot be found, it is none that this node can take part in, or the disk refuses.
     pub async fn join(&self, run: RunId, wish: Wish, terms: Option<Terms>) -> Result<(), RunError> {
+        let spec = self.find_spec(run).await?;
+        self.inner.parts.pay.check(&spec, wish)?;
+        // Files may be long on their way, and others join meanwhile.
+        self.find_files(&spec).await?;
         let _one_at_a_time = self.inner.joining.lock().await;
         let joined = lock(&self.inner.known)
             .get(&run)
@@ -321,16 +332,15 @@ impl Trainings {
                 }
             }
         }
-        let spec = self.find_spec(run).await?;
-        self.inner.parts.pay.check(&spec, wish)?;
-        let task = self.find_task(&spec).await?;
-        let (directory, stored) = (self.path(run), spec.clone());
-        let kept = aside(move || {
+        let (directory, stored, blobs) = (self.path(run), spec.clone(), self.inner.parts.blobs.clone());
+        let threads = self.inner.parts.threads;
+        let (task, kept) = aside(move || {
+            let task = Arc::new(files::task(stored.payload(), &blobs, threads)?);
             Store::create(&directory, &stored)?;
             let before = Store::standing(&directory)?.filter(|before| Some(before.terms) == terms);
             Store::set_standing(&directory, before.or(terms.map(Standing::new)).as_ref())?;
             Store::set_wish(&directory, Some(wish))?;
-            Ok(Store::kept(&directory)?)
+            Ok((task, Store::kept(&directory)?))
         })
         .await?;
         let shelf = self.know(&spec, kept);
@@ -435,29 +445,51 @@ impl Trainings {
         Err(RunError::NotFound(run))
     }
 
-    async fn find_task(&self, spec: &Signed<RunSpec>) -> Result<Arc<Task>, RunError> {
-        let (parts, tokenizer, run) = (&self.inner.parts, spec.payload().tokenizer, RunId::of(spec));
-        let deadline = Instant::now() + FIND;
-        let path = loop {
-            if let Some(path) = parts.blobs.path(&tokenizer) {
-                break path;
-            }
+    /// Sees to it that the files are here that a run computes with.
+    async fn find_files(&self, spec: &Signed<RunSpec>) -> Result<(), RunError> {
+        let said = spec.payload();
+        // Nobody fetches anything for a run that it can take no part in.
+        check_run(said)?;
+        self.find_file(spec, "tokenizer", said.tokenizer, MAX_TOKENIZER as u64).await?;
+        match file_of(said) {
+            Some((hash, bytes)) => self.find_file(spec, "data", hash, bytes).await,
+            None => Ok(()),
+        }
+    }
+
+    /// Sees to it that a file of a run is here.
+    async fn find_file(
+        &self,
+        spec: &Signed<RunSpec>,
+        what: &'static str,
+        hash: Hash,
+        most: u64,
+    ) -> Result<(), RunError> {
+        let (parts, run) = (&self.inner.parts, RunId::of(spec));
+        let (mut deadline, mut here, most_parts) = (Instant::now() + FIND, 0, Arc::new(AtomicU64::new(0)));
+        while parts.blobs.path(&hash).is_none() {
             let mut donors = self.who_knows(run, Some(spec.payload())).await;
             donors.push(spec.signer());
-            let donors = Donors::from(donors);
-            let fetched = parts.blobs.fetch(&parts.swarm, tokenizer, MAX_TOKENIZER as u64, &donors, |_| ()).await;
+            let coming = Arc::clone(&most_parts);
+            let note = move |progress: Progress| {
+                coming.fetch_max(progress.done, Ordering::Relaxed);
+            };
+            let fetched = parts.blobs.fetch(&parts.swarm, hash, most, &Donors::from(donors), note).await;
+            let now_here = most_parts.load(Ordering::Relaxed);
+            if now_here > here {
+                (here, deadline) = (now_here, Instant::now() + FIND);
+            }
             match fetched {
-                Ok(path) => break path,
-                Err(error) if Instant::now() >= deadline => return Err(RunError::Tokenizer(error)),
+                Ok(_) => info!(%run, what, bytes = parts.blobs.length(&hash), "a file of a training run has come"),
+                Err(BlobError::Stopped) => return Err(RunError::Stopped),
+                Err(error @ (BlobError::Io { .. } | BlobError::Full { .. } | BlobError::TooLong { .. })) => {
+                    return Err(RunError::File { what, error });
+                }
+                Err(error) if Instant::now() >= deadline => return Err(RunError::File { what, error }),
                 Err(_) => tokio::time::sleep(PAUSE).await,
             }
-        };
-        let (spec, threads) = (spec.clone(), parts.threads);
-        aside(move || {
-            let json = std::fs::read(&path).map_err(super::store::at(&path))?;
-            Ok(Arc::new(task_of(spec.payload(), &json, threads)?))
-        })
-        .await
+        }
+        Ok(())
     }
 
     /// Leaves a run at the end of the round.

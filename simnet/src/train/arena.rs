@@ -105,7 +105,7 @@ impl Arena {
         let (round, peers) = (self.round, self.characters.len());
         let beacon = self.setting.draw(Purpose::Assignment, round);
         let recipe = self.task.recipe();
-        let assignment = Assignment::new(&beacon, round, peers, recipe.rows_each(), recipe.rows)?;
+        let assignment = Assignment::new(&beacon, round, peers, recipe.rows_each(), recipe.data.rows(Split::Train))?;
         let begun_from = self.common.clone();
         let base = if self.setting.overlap { self.previous.clone() } else { self.common.clone() };
         let probe = SyncProbe::new(&beacon, round, &base);

@@ -65,7 +65,8 @@ impl Baseline {
     fn round(&mut self, setting: &Setting, round: u64) -> Result<f64> {
         let recipe = self.task.recipe();
         let beacon = setting.draw(Purpose::Assignment, round);
-        let assignment = Assignment::new(&beacon, round, self.peers, recipe.rows_each(), recipe.rows)?;
+        let assignment =
+            Assignment::new(&beacon, round, self.peers, recipe.rows_each(), recipe.data.rows(Split::Train))?;
         let common = Parameters::new(&self.task, self.values.clone())?;
         let (task, common) = (&self.task, &common);
         let made = side_by_side(self.optimizers.iter_mut().enumerate().collect(), |(peer, adam)| {

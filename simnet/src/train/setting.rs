@@ -3,7 +3,7 @@
 use std::sync::Arc;
 
 use anyhow::Result;
-use consortium_node::training::collective::{Examination, LocalRecipe, Task};
+use consortium_node::training::collective::{Data, Examination, LocalRecipe, Task};
 use consortium_node::training::optimizer::{AdamWSettings, Schedule};
 use consortium_node::training::run::ModelSize;
 use consortium_node::training::tokenizer::Tokenizer;
@@ -59,8 +59,7 @@ impl Setting {
         let schedule =
             Schedule { peak, floor: peak * self.final_part, warmup: (total / 20).max(2 * self.steps), total };
         let recipe = LocalRecipe {
-            corpus: 1,
-            rows: 1 << 20,
+            data: Data::Stories { seed: 1, rows: 1 << 20 },
             length: 64,
             batch: self.batch,
             steps: self.steps,

@@ -114,7 +114,7 @@ impl<'a> Examiner<'a> {
         let model = common.model()?;
         let Examination { held_out, held_out_rows: size, own, own_rows } = examination;
         let ask = |split, rows: &[u64]| Question::new(&model, task.batch(split, rows)?);
-        let held_out = held_out_rows(&beacon, round, task.recipe().rows, held_out, size);
+        let held_out = held_out_rows(&beacon, round, task.recipe().data.rows(Split::HeldOut), held_out, size);
         let held_out = held_out.par_iter().map(|rows| ask(Split::HeldOut, rows)).collect::<Result<_, _>>()?;
         let unassigned = assignment.unassigned(&beacon, round, own * own_rows);
         let unassigned =

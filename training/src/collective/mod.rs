@@ -48,6 +48,6 @@ pub use examiner::{Examination, Examiner, Measured};
 pub use parameters::{Parameters, StateHash};
 pub use patch::with_update;
 pub use peer::{LocalRun, Peer, local_steps};
-pub use recipe::LocalRecipe;
+pub use recipe::{Data, LocalRecipe};
 pub use sync::SyncProbe;
 pub use task::Task;

@@ -1,19 +1,53 @@
 //! How the peers of a run train between two rounds.
 
+use consortium_protocol::Hash;
 use serde::{Deserialize, Serialize};
 
 use crate::corpus::Split;
 use crate::error::TrainError;
 use crate::optimizer::{AdamWSettings, Schedule};
-use crate::packing::Source;
+
+/// What is trained on.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(untagged)]
+pub enum Data {
+    /// Stories that every node generates.
+    Stories {
+        /// Names the corpus.
+        #[serde(rename = "corpus")]
+        seed: u64,
+        /// Rows of the training split, and of the held-out one.
+        rows: u64,
+    },
+    /// A file of rows.
+    Rows {
+        /// Its BLAKE3.
+        digest: Hash,
+        /// Rows of the training split.
+        training: u64,
+        /// Rows of the held-out one, which follow.
+        held_out: u64,
+    },
+}
+
+impl Data {
+    /// Rows of a split.
+    #[must_use]
+    pub fn rows(&self, split: Split) -> u64 {
+        match (*self, split) {
+            (Self::Stories { rows, .. }, _) => rows,
+            (Self::Rows { training, .. }, Split::Train) => training,
+            (Self::Rows { held_out, .. }, Split::HeldOut) => held_out,
+        }
+    }
+}
 
 /// The local steps of a run; part of its specification. Every setting decides the result, `parts` by rounding alone.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct LocalRecipe {
-    /// Names the corpus.
-    pub corpus: u64,
-    /// Rows of the training split, and of the held-out one.
-    pub rows: u64,
+    /// What is trained on.
+    #[serde(flatten)]
+    pub data: Data,
     /// Positions in a row.
     pub length: usize,
     /// Rows of a local step.
@@ -36,7 +70,8 @@ impl LocalRecipe {
     /// # Errors
     /// [`TrainError::Setting`].
     pub fn check(&self) -> Result<(), TrainError> {
-        if self.rows == 0 || self.length == 0 || self.batch == 0 || self.steps == 0 || self.parts == 0 {
+        let rows = self.data.rows(Split::Train).min(self.data.rows(Split::HeldOut));
+        if rows == 0 || self.length == 0 || self.batch == 0 || self.steps == 0 || self.parts == 0 {
             let reason = "rows, length, batch, steps and parts must not be zero".into();
             return Err(TrainError::Setting { name: "recipe", reason });
         }
@@ -57,11 +92,5 @@ impl LocalRecipe {
         let scheduled = self.schedule.rate(round.saturating_mul(self.steps).saturating_add(step));
         let warming = self.schedule.peak * taken.saturating_add(1) as f64 / self.schedule.warmup.max(1) as f64;
         scheduled.min(warming)
-    }
-
-    /// Where the rows of a split come from.
-    #[must_use]
-    pub fn source(&self, split: Split) -> Source {
-        Source { seed: self.corpus, split, length: self.length, long: false }
     }
 }

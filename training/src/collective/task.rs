@@ -2,11 +2,12 @@
 
 use std::sync::Arc;
 
-use super::recipe::LocalRecipe;
+use super::recipe::{Data, LocalRecipe};
 use crate::corpus::Split;
+use crate::dataset::Rows;
 use crate::error::TrainError;
 use crate::model::LlamaConfig;
-use crate::packing::Batch;
+use crate::packing::{Batch, Source};
 use crate::sparseloco::Layout;
 use crate::tokenizer::Tokenizer;
 
@@ -16,6 +17,8 @@ pub struct Task {
     config: LlamaConfig,
     recipe: LocalRecipe,
     tokenizer: Arc<Tokenizer>,
+    /// The data, where they are a file.
+    rows: Option<Arc<Rows>>,
     layout: Layout,
 }
 
@@ -25,26 +28,57 @@ impl Task {
     /// # Errors
     /// [`TrainError::Setting`] naming what does not, or [`TrainError::Sparse`] for tensors that cannot be compressed.
     pub fn new(config: LlamaConfig, recipe: LocalRecipe, tokenizer: Tokenizer) -> Result<Self, TrainError> {
+        Self::with_rows(config, recipe, tokenizer, None)
+    }
+
+    /// The same, for data that are a file: `rows` is that of the recipe's [`Data::Rows`], opened.
+    ///
+    /// # Errors
+    /// As [`Self::new`], and if the recipe's data are of another kind.
+    pub fn with_rows(
+        config: LlamaConfig,
+        recipe: LocalRecipe,
+        tokenizer: Tokenizer,
+        rows: Option<Rows>,
+    ) -> Result<Self, TrainError> {
+        Self::check(&config, &recipe)?;
+        if tokenizer.vocabulary() > config.vocab_size {
+            return Err(TrainError::Setting { name: "vocab_size", reason: "is smaller than the tokenizer's".into() });
+        }
+        if rows.is_some() != matches!(recipe.data, Data::Rows { .. }) {
+            return Err(TrainError::Setting { name: "data", reason: "are a file, or generated: one of these".into() });
+        }
+        let layout = Layout::new(&shapes(&config))?;
+        Ok(Self { config, recipe, tokenizer: Arc::new(tokenizer), rows: rows.map(Arc::new), layout })
+    }
+
+    /// That a shape and a recipe go together.
+    ///
+    /// # Errors
+    /// [`TrainError::Setting`].
+    pub fn check(config: &LlamaConfig, recipe: &LocalRecipe) -> Result<(), TrainError> {
         config.check()?;
         recipe.check()?;
         if recipe.length > config.max_position_embeddings {
             return Err(TrainError::Setting { name: "length", reason: "is longer than the model's context".into() });
         }
-        if tokenizer.vocabulary() > config.vocab_size {
-            return Err(TrainError::Setting { name: "vocab_size", reason: "is smaller than the tokenizer's".into() });
-        }
-        let layout = Layout::new(&shapes(&config))?;
-        Ok(Self { config, recipe, tokenizer: Arc::new(tokenizer), layout })
+        Ok(())
     }
 
-    /// The same but for the recipe.
+    /// The same but for the recipe, on the same data.
     ///
     /// # Errors
     /// [`TrainError::Setting`] for a recipe that makes no sense.
     pub fn with_recipe(&self, recipe: LocalRecipe) -> Result<Self, TrainError> {
         recipe.check()?;
-        let (tokenizer, layout) = (Arc::clone(&self.tokenizer), self.layout.clone());
-        Ok(Self { config: self.config.clone(), recipe, tokenizer, layout })
+        if (recipe.data, recipe.length) != (self.recipe.data, self.recipe.length) {
+            return Err(TrainError::Setting {
+                name: "data",
+                reason: "are others, or in rows of another length".into(),
+            });
+        }
+        let (tokenizer, rows, layout) = (Arc::clone(&self.tokenizer), self.rows.clone(), self.layout.clone());
+        Ok(Self { config: self.config.clone(), recipe, tokenizer, rows, layout })
     }
 
     /// The model's shape.
@@ -68,9 +102,18 @@ impl Task {
     /// Rows of a split by their numbers.
     ///
     /// # Errors
-    /// If a document cannot be encoded.
+    /// If a document cannot be encoded, or the file of the data not be read.
     pub fn batch(&self, split: Split, rows: &[u64]) -> Result<Batch, TrainError> {
-        Batch::of(&self.tokenizer, self.recipe.source(split), rows.iter().copied())
+        match (&self.rows, self.recipe.data) {
+            (Some(file), _) => file.batch(split, rows),
+            (None, Data::Stories { seed, .. }) => {
+                let source = Source { seed, split, length: self.recipe.length, long: false };
+                Batch::of(&self.tokenizer, source, rows.iter().copied())
+            }
+            (None, Data::Rows { .. }) => {
+                Err(TrainError::Setting { name: "data", reason: "are a file that was not opened".into() })
+            }
+        }
     }
 
     /// What a saved state must agree with.

@@ -2,6 +2,7 @@ use std::sync::{Arc, OnceLock};
 
 use super::*;
 use crate::TrainError;
+use crate::corpus::Split;
 use crate::gauntlet::copies;
 use crate::model::{Llama, LlamaConfig};
 use crate::optimizer::{AdamWSettings, Schedule};
@@ -15,8 +16,7 @@ fn small() -> LlamaConfig {
 
 fn recipe() -> LocalRecipe {
     LocalRecipe {
-        corpus: 3,
-        rows: 10_000,
+        data: Data::Stories { seed: 3, rows: 10_000 },
         length: 48,
         batch: 2,
         steps: 4,
@@ -38,7 +38,7 @@ fn task() -> Arc<Task> {
 
 fn assignment(round: u64, peers: usize) -> Assignment {
     let recipe = recipe();
-    Assignment::new(b"beacon", round, peers, recipe.rows_each(), recipe.rows).unwrap()
+    Assignment::new(b"beacon", round, peers, recipe.rows_each(), recipe.data.rows(Split::Train)).unwrap()
 }
 
 /// Parameters after some rounds of so many peers, with the updates of the last.
@@ -293,4 +293,16 @@ fn training_that_is_not_wanted_any_more_ends_and_leaves_the_peer_as_it_was() {
     assert_eq!(told, 2);
     let again = peer.train(0, &common, &rows).unwrap().0.to_vec();
     assert_eq!(again, Peer::join(task).train(0, &common, &rows).unwrap().0);
+}
+
+/// States of peers are tied to this text: another would have all of them begin anew.
+#[test]
+fn golden_recipe() {
+    let text = serde_json::to_string(&recipe()).unwrap();
+    assert!(text.starts_with(r#"{"corpus":3,"rows":10000,"length":48,"batch":2,"steps":4,"schedule":{"#), "{text}");
+    assert_eq!(serde_json::from_str::<LocalRecipe>(&text).unwrap(), recipe());
+    let data = Data::Rows { digest: consortium_protocol::Hash::of(b"rows"), training: 9, held_out: 1 };
+    let other = LocalRecipe { data, ..recipe() };
+    let text = serde_json::to_string(&other).unwrap();
+    assert_eq!(serde_json::from_str::<LocalRecipe>(&text).unwrap(), other);
 }

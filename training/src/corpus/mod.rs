@@ -46,6 +46,17 @@ pub enum Document {
     Text(String),
 }
 
+impl Document {
+    /// What is said in it.
+    #[must_use]
+    pub fn into_texts(self) -> Vec<String> {
+        match self {
+            Self::Chat(turns) => turns.into_iter().map(|turn| turn.text).collect(),
+            Self::Text(text) => vec![text],
+        }
+    }
+}
+
 /// The generator of stream `stream` of corpus `seed`.
 #[must_use]
 pub fn stream(seed: u64, stream: u64) -> ChaCha8Rng {

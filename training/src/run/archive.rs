@@ -3,6 +3,7 @@
 //! ```text
 //! spec.cbor              the signed specification, as its author signed it
 //! tokenizer.json         the file whose hash it names
+//! data.rows              the rows whose hash it names, if they are not generated
 //! log/000001.cbor ...    the certified entry of every round, in order, without a gap
 //! blobs/<BLAKE3>         what peers handed in, as far as it was kept: without these the model cannot be replayed
 //! parameters/000000      the initial parameters, as [`Parameters::to_bytes`] writes them
@@ -20,8 +21,10 @@ use consortium_protocol::wire::Message;
 use consortium_protocol::wire::train::{Entry, RunSpec};
 use consortium_protocol::{Hash, Payload, Signed};
 
-use super::task::MAX_TOKENIZER;
+use super::data::file_of;
+use super::task::{MAX_TOKENIZER, task_of};
 use crate::collective::{Parameters, Task};
+use crate::dataset::Source;
 use crate::error::TrainError;
 use crate::tensor_file::write_atomically;
 
@@ -29,6 +32,8 @@ use crate::tensor_file::write_atomically;
 pub const SPEC: &str = "spec.cbor";
 /// The tokenizer.
 pub const TOKENIZER: &str = "tokenizer.json";
+/// The rows.
+pub const ROWS: &str = "data.rows";
 /// Directory of the log.
 pub const LOG: &str = "log";
 /// Directory of what peers handed in.
@@ -87,6 +92,16 @@ impl Archive {
         write_atomically(&self.directory.join(TOKENIZER), json)
     }
 
+    /// Copies the rows from a file.
+    ///
+    /// # Errors
+    /// [`TrainError::Io`].
+    pub fn put_rows(&self, from: &Path) -> Result<(), TrainError> {
+        let (path, new) = (self.directory.join(ROWS), self.directory.join(format!("{ROWS}.new")));
+        let copied = std::fs::copy(from, &new).and_then(|_| File::open(&new)?.sync_all());
+        copied.and_then(|()| std::fs::rename(&new, &path)).map_err(TrainError::io(&path))
+    }
+
     /// Writes the entry of a round.
     ///
     /// # Errors
@@ -127,13 +142,25 @@ impl Archive {
         Signed::decode(&bytes).map_err(|e| refuse(&path, format!("is no signed specification: {e}")))
     }
 
-    /// The tokenizer's file. Whether it is the run's, [`task_of`](super::task_of) tells.
+    /// The tokenizer's file. Whether it is the run's, [`task_of`] tells.
     ///
     /// # Errors
     /// [`TrainError::Archive`] if it is missing, empty or too long.
     pub fn tokenizer(&self) -> Result<Vec<u8>, TrainError> {
         let path = self.directory.join(TOKENIZER);
         read(&path, MAX_TOKENIZER)?.ok_or_else(|| refuse(&path, "is missing"))
+    }
+
+    /// What the run computes, from its specification and files.
+    ///
+    /// # Errors
+    /// [`TrainError::Archive`] if a file is missing, and as [`task_of`].
+    pub fn task(&self, spec: &RunSpec) -> Result<Task, TrainError> {
+        let rows = file_of(spec).map(|_| self.directory.join(ROWS));
+        if let Some(rows) = rows.as_deref().filter(|rows| !rows.exists()) {
+            return Err(refuse(rows, "is missing: the run's data are a file"));
+        }
+        task_of(spec, &self.tokenizer()?, rows.map(Source::File), 1)
     }
 
     /// The entry of a round, with the signatures in it checked; none behind the last. Whether it continues the log, a

@@ -1,8 +1,8 @@
 //! What a run's specification means: from signed words to something that can be computed, and its files on disk.
 //!
 //! ```text
-//! RunPlan ── prepare ──> RunSpec + initial Parameters + tokenizer.json     what an author announces
-//! RunSpec + tokenizer.json ── task_of ──> Task                             what peers and validators compute with
+//! RunPlan ── prepare ──> RunSpec + initial Parameters + tokenizer.json (+ rows)   what an author announces
+//! RunSpec + tokenizer.json (+ rows) ── task_of ──> Task                    what peers and validators compute with
 //!                          └─ examination_of ──> Examination
 //! Task, Peer ── train ──> Submission ── measure ──> findings of a card ── step ──> next Parameters
 //! Archive                                                                  a run as files, from which it can be replayed
@@ -14,7 +14,8 @@
 //! A node takes part only in what it fully understands; everything else is refused in words ([`task_of`]):
 //! - `config.json` is a Llama as [`crate::model`] computes it, with no field besides, and of bounded size;
 //! - the tokenizer is the file whose hash is signed;
-//! - the data are the stories that this program generates ([`data`]), with the digest that its generator gives;
+//! - the data are the stories that this program generates, with the digest that its generator gives, or a file of rows with the
+//!   hash that is signed ([`data`]);
 //! - outer learning rate and error feedback are those of [`crate::sparseloco`];
 //! - assigned and unassigned batches are as many, and there are rows enough for all.
 //!
@@ -48,5 +49,5 @@ pub use model::{Written, held_out_loss, loss_svg, write_model};
 pub use plan::{Expected, PayPlan, Prepared, RunPlan, quorum_of};
 pub use size::ModelSize;
 pub use submission::Submission;
-pub use task::{MAX_TOKENIZER, assignment_of, examination_of, state_of, step, task_of, train};
+pub use task::{MAX_TOKENIZER, assignment_of, check_run, examination_of, state_of, step, task_of, train};
 pub use wishes::Wishes;

@@ -7,8 +7,10 @@ use consortium_protocol::{Hash, NodeId, Signed};
 use serde::Serialize;
 
 use super::archive::Archive;
+use super::data::file_of;
 use super::replay::{Depth, ReplayError, replay};
-use super::task::{state_of, task_of};
+use super::task::state_of;
+use crate::collective::{Data, Task};
 use crate::corpus::Split;
 use crate::curve::{Panel, panels};
 use crate::error::TrainError;
@@ -17,8 +19,10 @@ use crate::tensor_file::write_atomically;
 use crate::tokenizer::Tokenizer;
 use crate::trainer::mean_loss;
 
-/// Held-out rows that a finished model is measured on: the first, beyond those of any run, and how many.
-const UNSEEN: (u64, usize) = (1 << 40, 64);
+/// Held-out rows that a finished model is measured on.
+const MEASURED: u64 = 64;
+/// The first of them where rows are generated, of which there are more than any run asks for.
+const UNSEEN: u64 = 1 << 40;
 
 /// What a card says of parameters that are what the log leads to.
 const CHECKED: &str = "Every update that
@@ -43,7 +47,7 @@ pub struct Written {
     pub parameters: u64,
     /// Bytes of weights and tokenizer files.
     pub bytes: u64,
-    /// Its loss on held-out rows that no validator drew, in nats per token.
+    /// Its loss on held-out rows, in nats per token: such as no validator drew, if rows are generated, else the last ones.
     pub loss: f64,
     /// Held-out loss by round, as its record has it, each on other rows.
     pub held_out: Vec<(u64, f64)>,
@@ -58,7 +62,7 @@ pub struct Written {
 pub fn write_model(archive: &Archive, directory: &Path, log: &str) -> Result<Written, TrainError> {
     let spec = archive.spec()?;
     let json = archive.tokenizer()?;
-    let task = task_of(spec.payload(), &json, 1)?;
+    let task = archive.task(spec.payload())?;
     let (round, parameters) = archive.newest_parameters(&task)?.ok_or_else(|| TrainError::Archive {
         path: archive.directory().to_path_buf(),
         reason: "has no parameters: export it from a node that holds them".into(),
@@ -73,9 +77,7 @@ pub fn write_model(archive: &Archive, directory: &Path, log: &str) -> Result<Wri
     let held_out: Vec<(u64, f64)> =
         entries.iter().filter_map(|entry| Some((entry.record.round, held_out_loss(entry)?))).collect();
     let bytes = export(&parameters.model()?, &Tokenizer::from_json(&json)?, directory)?;
-    let (first, count) = UNSEEN;
-    let unseen: Vec<u64> = (first..).take(count).collect();
-    let loss = mean_loss(&parameters.model()?, &task.batch(Split::HeldOut, &unseen)?)?;
+    let loss = mean_loss(&parameters.model()?, &task.batch(Split::HeldOut, &measured_rows(&task))?)?;
     let parameter_count = task.layout().parameters();
     let run = RunId::of(&spec);
     let written = Written { run, round, checked, parameters: parameter_count, bytes, loss, held_out };
@@ -85,6 +87,13 @@ pub fn write_model(archive: &Archive, directory: &Path, log: &str) -> Result<Wri
     let card = card(&spec, &written, &peers(&entries), &state.to_string(), log);
     write_atomically(&directory.join("README.md"), card.as_bytes())?;
     Ok(written)
+}
+
+fn measured_rows(task: &Task) -> Vec<u64> {
+    match task.recipe().data {
+        Data::Stories { .. } => (UNSEEN..UNSEEN + MEASURED).collect(),
+        Data::Rows { held_out, .. } => (held_out.saturating_sub(MEASURED)..held_out).collect(),
+    }
 }
 
 fn refuse(archive: &Archive, error: ReplayError) -> TrainError {
@@ -188,12 +197,35 @@ fn card(spec: &Signed<RunSpec>, written: &Written, peers: &[NodeId], state: &str
         true => CHECKED,
         false => UNCHECKED,
     };
-    let loss = format!("{:.4} on held-out rows that no validator drew{rounds}", written.loss);
+    let file = file_of(said);
+    let (front, which, data, tokenizer, licence) = match file {
+        None => (
+            "license: apache-2.0\nlanguage: en",
+            "held-out rows that no validator drew",
+            format!(
+                "`{}`: stories and chats from the seeded grammar in `training/src/corpus`; no text from elsewhere",
+                said.data.name
+            ),
+            "the same corpus",
+            "Apache-2.0",
+        ),
+        Some((digest, bytes)) => (
+            "license: other",
+            "held-out rows",
+            format!(
+                "`{}`: text that who announced the run brought, as a file of rows ({} to train on, {} held out, {bytes} bytes, \
+                 BLAKE3 `{digest}`)",
+                said.data.name, said.data.training_rows, said.data.held_out_rows
+            ),
+            "a sample of the documents that are not held out",
+            "what the owners of that text allow",
+        ),
+    };
+    let loss = format!("{:.4} on {which}{rounds}", written.loss);
     format!(
         "\
 ---
-license: apache-2.0
-language: en
+{front}
 pipeline_tag: text-generation
 library_name: transformers
 ---
@@ -209,13 +241,13 @@ A model of {parameters} parameters, trained together by {count} peers that did n
 | Peers | {count} |
 | Validators | {validators} at the beginning; a record was certain once {quorum} of them had signed it |
 | Method | SparseLoCo: AdamW within (rate up to {rate}, weight decay {decay}), outer rate {outer}, error feedback {feedback} |
-| Data | `{data}`: stories and chats from the seeded grammar in `training/src/corpus`; no text from elsewhere |
-| Tokenizer | byte-level BPE, trained on the same corpus |
+| Data | {data} |
+| Tokenizer | byte-level BPE, trained on {tokenizer} |
 | Loss (nats per token) | {loss} |
 | State of the parameters | `{state}` in single precision; the files here are rounded to bfloat16 |
-| Licence | Apache-2.0 |
+| Licence | {licence} |
 
-The run's log is in {log}. To check all signatures, scores and pay, and to compute parameters and losses again:
+The run's log is in `{log}`. To check all signatures, scores and pay, and to compute parameters and losses again:
 
 ```
 consortium-node train replay {log} --losses
@@ -236,6 +268,5 @@ consortium-node train replay {log} --losses
         decay = t.weight_decay.get(),
         outer = t.outer_rate.get(),
         feedback = t.feedback.get(),
-        data = said.data.name,
     )
 }

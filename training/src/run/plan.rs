@@ -1,19 +1,21 @@
 //! From a few wishes to a whole specification.
 
+use std::sync::Arc;
 use std::time::Instant;
 
 use consortium_protocol::wire::train::{
-    Batches, Finite, HyperParameters, MAX_VALIDATORS, ModelSpec, PaySchedule, PayWay, Phases, RunSpec,
+    Batches, DataSpec, Finite, HyperParameters, MAX_VALIDATORS, ModelSpec, PaySchedule, PayWay, Phases, RunSpec,
 };
 use consortium_protocol::{Hash, Msat, NodeId, Payload};
 use serde::{Deserialize, Serialize};
 
-use super::data;
+use super::data::{ROWS as ROWS_NAME, stories};
 use super::size::ModelSize;
 use super::submission::Submission;
 use super::task::{examination_of, state_of, task_of};
 use crate::collective::{Parameters, Task};
 use crate::corpus::Split;
+use crate::dataset::{Files, Packed, Read, Source, pack};
 use crate::error::TrainError;
 use crate::gauntlet::DOUBT;
 use crate::optimizer::AdamW;
@@ -55,8 +57,10 @@ pub struct RunPlan {
     pub name: String,
     /// What is trained.
     pub model: ModelSize,
-    /// Names corpus and initial parameters.
+    /// Names initial parameters, and the corpus where `data` has no files.
     pub seed: u64,
+    /// Text to train on; stories that are generated if there is none.
+    pub data: Files,
     /// Rounds with training.
     pub rounds: u64,
     /// Local steps of AdamW in a round.
@@ -115,6 +119,7 @@ impl RunPlan {
             name: format!("consortium-{model}"),
             model,
             seed: 1,
+            data: Files::default(),
             rounds,
             local_steps,
             batch,
@@ -139,20 +144,31 @@ impl RunPlan {
         }
     }
 
-    /// Makes all that an announcement needs: trains the tokenizer, draws the initial parameters, measures how long a step
+    /// Makes all that an announcement needs: reads the data, trains the tokenizer, draws the initial parameters, measures how long a step
     /// takes where that is not said. It takes seconds. `parts` is on how many threads a step is measured.
     ///
     /// # Errors
-    /// [`TrainError::Setting`] or [`TrainError::Run`] for a wish that makes no run.
+    /// [`TrainError::Setting`] or [`TrainError::Run`] for a wish that makes no run, [`TrainError::Dataset`] or
+    /// [`TrainError::Io`] for data that cannot be read.
     pub fn prepare(&self, parts: usize) -> Result<Prepared, TrainError> {
         let config = self.model.config();
         let mut spec = self.draft(serde_json::to_string(&config)?)?;
         // What is wrong is said before anything that takes time.
         check_bond(&spec)?;
         check(&spec)?;
-        let tokenizer = Tokenizer::train(self.seed, self.model.documents(), config.vocab_size)?.to_json()?.into_bytes();
+        let (tokenizer, rows) = match self.data.paths.is_empty() {
+            true => (Tokenizer::train(self.seed, self.model.documents(), config.vocab_size)?, None),
+            false => {
+                let packed = pack(&self.data, config.vocab_size, self.sequence as usize)?;
+                spec.data = self.named(&packed);
+                (packed.tokenizer, Some((packed.bytes, packed.read)))
+            }
+        };
+        let tokenizer = tokenizer.to_json()?.into_bytes();
         spec.tokenizer = Hash::of(&tokenizer);
-        let task = task_of(&spec, &tokenizer, parts)?;
+        let (data, read) = rows.unzip();
+        let data: Option<Arc<[u8]>> = data.map(Arc::from);
+        let task = task_of(&spec, &tokenizer, data.clone().map(Source::Memory), parts)?;
         let initial = Parameters::fresh(&task, self.seed)?;
         spec.model.initial = state_of(&initial);
         let row_seconds = match self.tokens_per_second {
@@ -170,6 +186,7 @@ impl RunPlan {
         let beside = times.transfer + times.score + 2.0 * self.latency_ms as f64 / 1000.0;
         let cost = spec.pay.budget.checked_mul(spec.rounds);
         let expected = Expected {
+            read,
             parameters: task.layout().parameters(),
             update_bytes: update,
             tokens_per_second: f64::from(self.sequence) / row_seconds,
@@ -177,7 +194,7 @@ impl RunPlan {
             validation_share: examination_of(&spec).share(task.recipe().rows_each()),
             most_cost: cost.ok_or_else(|| setting("budget", "is more money than there is"))?,
         };
-        Ok(Prepared { spec, initial, tokenizer, task, expected })
+        Ok(Prepared { spec, initial, tokenizer, data, task, expected })
     }
 
     /// The specification less what is computed: tokenizer, initial parameters, longest update, phases.
@@ -197,7 +214,7 @@ impl RunPlan {
             name: self.name.clone(),
             model: ModelSpec { name: format!("consortium-{}", self.model), config, initial: Hash::from_bytes([0; 32]) },
             tokenizer: Hash::from_bytes([0; 32]),
-            data: data::stories(self.seed, ROWS),
+            data: stories(self.seed, ROWS),
             training: HyperParameters {
                 local_steps: self.local_steps,
                 batch: self.batch,
@@ -223,6 +240,23 @@ impl RunPlan {
             rounds: self.rounds,
             starts_at_ms: self.starts_at_ms,
         })
+    }
+
+    /// What the specification says of data from files.
+    fn named(&self, packed: &Packed) -> DataSpec {
+        // Names have a bound, and nothing in them that a terminal obeys.
+        let first = self.data.paths.first().and_then(|path| path.file_stem()).unwrap_or_default().to_string_lossy();
+        let name: String = first.chars().filter(|c| c.is_alphanumeric() || "-_.".contains(*c)).take(20).collect();
+        let others = match self.data.paths.len() {
+            0 | 1 => String::new(),
+            all => format!("+{}", all - 1),
+        };
+        DataSpec {
+            name: format!("{ROWS_NAME}{}{others}", if name.is_empty() { "text" } else { &name }),
+            digest: Hash::of(&packed.bytes),
+            training_rows: packed.training_rows,
+            held_out_rows: packed.held_out_rows,
+        }
     }
 
     fn pay(&self) -> PaySchedule {
@@ -280,8 +314,11 @@ struct Times {
 }
 
 /// What can be said of a run before it begins.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Expected {
+    /// What was read of the files with its data; none if these are generated.
+    #[serde(default)]
+    pub read: Option<Read>,
     /// Numbers in the model.
     pub parameters: u64,
     /// An update, in bytes.
@@ -305,6 +342,8 @@ pub struct Prepared {
     pub initial: Parameters,
     /// The tokenizer's file.
     pub tokenizer: Vec<u8>,
+    /// The file of its data; none if these are generated.
+    pub data: Option<Arc<[u8]>>,
     /// What the specification means.
     pub task: Task,
     /// What to expect of it.
@@ -405,7 +444,7 @@ mod tests {
         let made = plan().prepare(1).unwrap();
         let signed = Signed::sign(&RootKey::from_seed([1; 32]), made.spec.clone());
         let read = Signed::<RunSpec>::decode(signed.as_bytes()).unwrap();
-        let task = task_of(read.payload(), &made.tokenizer, 1).unwrap();
+        let task = task_of(read.payload(), &made.tokenizer, None, 1).unwrap();
         assert_eq!((task.config(), task.recipe()), (made.task.config(), made.task.recipe()));
         assert_eq!(Hash::from_bytes(made.initial.hash().0), made.spec.model.initial);
         assert_eq!(made.expected.most_cost, Msat::ZERO, "nothing is paid unless it is said");

@@ -4,10 +4,13 @@ use consortium_protocol::wire::train::{Beacon, RunSpec};
 use consortium_protocol::{Hash, NodeId};
 
 use super::config::config_of;
-use super::data;
+use super::data::data_of;
 use super::submission::Submission;
-use crate::collective::{Assignment, Examination, LocalRecipe, Parameters, Peer, SyncProbe, Task};
+use crate::collective::{Assignment, Data, Examination, LocalRecipe, Parameters, Peer, SyncProbe, Task};
+use crate::corpus::Split;
+use crate::dataset::{Rows, Source};
 use crate::error::TrainError;
+use crate::model::LlamaConfig;
 use crate::optimizer::{AdamWSettings, Schedule};
 use crate::sparseloco::{FEEDBACK, OUTER_RATE, Update, median_norms};
 use crate::tokenizer::Tokenizer;
@@ -28,12 +31,13 @@ fn refuse(what: &'static str, reason: impl Into<String>) -> TrainError {
     TrainError::Run { what, reason: reason.into() }
 }
 
-/// What a run computes. `tokenizer_json` is the tokenizer's file, `parts` on how many threads this node trains.
+/// What a run computes. `tokenizer_json` is the tokenizer's file, `data` that of the rows, if the run has one
+/// ([`file_of`](super::data::file_of)), `parts` on how many threads this node trains.
 ///
 /// # Errors
 /// [`TrainError::Run`], [`TrainError::Setting`] or [`TrainError::Tokenizer`], in words: the run is none that this program
-/// can take part in, or the tokenizer is not the one that it names.
-pub fn task_of(spec: &RunSpec, tokenizer_json: &[u8], parts: usize) -> Result<Task, TrainError> {
+/// can take part in, or a file is not the one that it names. [`TrainError::Io`] if the data cannot be read.
+pub fn task_of(spec: &RunSpec, tokenizer_json: &[u8], data: Option<Source>, parts: usize) -> Result<Task, TrainError> {
     if tokenizer_json.len() > MAX_TOKENIZER {
         return Err(refuse("tokenizer", format!("has {} bytes, and may have {MAX_TOKENIZER}", tokenizer_json.len())));
     }
@@ -42,10 +46,33 @@ pub fn task_of(spec: &RunSpec, tokenizer_json: &[u8], parts: usize) -> Result<Ta
         let expected = spec.tokenizer.short();
         return Err(refuse("tokenizer", format!("is another: its hash is {}.., not {expected}..", found.short())));
     }
+    let (config, recipe) = shape_of(spec, parts)?;
+    let tokenizer = Tokenizer::from_json(tokenizer_json)?;
+    let rows = match recipe.data {
+        Data::Stories { .. } => None,
+        Data::Rows { digest, training, held_out } => {
+            let source = data.ok_or_else(|| refuse("data", "are a file, which is not here"))?;
+            Some(Rows::open(source, digest, (training, held_out), recipe.length, tokenizer.vocabulary())?)
+        }
+    };
+    Task::with_rows(config, recipe, tokenizer, rows)
+}
+
+/// Refuses a specification that this program cannot take part in, whatever its files are.
+///
+/// # Errors
+/// [`TrainError::Run`] or [`TrainError::Setting`], in words.
+pub fn check_run(spec: &RunSpec) -> Result<(), TrainError> {
+    shape_of(spec, 1).map(drop)
+}
+
+/// The model's shape and the recipe, which go together.
+fn shape_of(spec: &RunSpec, parts: usize) -> Result<(LlamaConfig, LocalRecipe), TrainError> {
     let config = config_of(&spec.model.config)?;
     let recipe = recipe_of(spec, parts)?;
     check_rows(spec, &recipe)?;
-    Task::new(config, recipe, Tokenizer::from_json(tokenizer_json)?)
+    Task::check(&config, &recipe)?;
+    Ok((config, recipe))
 }
 
 fn recipe_of(spec: &RunSpec, parts: usize) -> Result<LocalRecipe, TrainError> {
@@ -63,8 +90,7 @@ fn recipe_of(spec: &RunSpec, parts: usize) -> Result<LocalRecipe, TrainError> {
         total: spec.rounds.saturating_mul(steps),
     };
     Ok(LocalRecipe {
-        corpus: data::seed_of(&spec.data)?,
-        rows: spec.data.training_rows,
+        data: data_of(spec)?,
         length: t.sequence as usize,
         batch: t.batch as usize,
         steps,
@@ -89,8 +115,17 @@ fn check_rows(spec: &RunSpec, recipe: &LocalRecipe) -> Result<(), TrainError> {
     let dealt = (recipe.rows_each() as u64).checked_mul(u64::from(spec.most_peers));
     let needed = dealt.and_then(|dealt| dealt.checked_add(own as u64));
     let held_out = (examination.held_out * examination.held_out_rows) as u64;
-    if needed.is_none_or(|needed| needed > recipe.rows) || held_out > recipe.rows {
-        return Err(refuse("data", format!("have {} rows, too few for {} peers", recipe.rows, spec.most_peers)));
+    let rows = recipe.data.rows(Split::Train);
+    if needed.is_none_or(|needed| needed > rows) {
+        let (peers, each) = (spec.most_peers, recipe.rows_each());
+        return Err(refuse(
+            "data",
+            format!("have {rows} rows, too few for {peers} peers with {each} each and {own} more"),
+        ));
+    }
+    let rows = recipe.data.rows(Split::HeldOut);
+    if held_out > rows {
+        return Err(refuse("data", format!("have {rows} rows held out, and {held_out} are asked for in a round")));
     }
     Ok(())
 }
@@ -112,7 +147,7 @@ pub fn examination_of(spec: &RunSpec) -> Examination {
 /// [`TrainError::Setting`] if there are too few rows.
 pub fn assignment_of(task: &Task, round: u64, beacon: Beacon, peers: usize) -> Result<Assignment, TrainError> {
     let recipe = task.recipe();
-    Assignment::new(beacon.0.as_bytes(), round, peers, recipe.rows_each(), recipe.rows)
+    Assignment::new(beacon.0.as_bytes(), round, peers, recipe.rows_each(), recipe.data.rows(Split::Train))
 }
 
 /// A peer's part of a round: its local steps, and the bytes that it hands in. `trained` is how many rounds with training
@@ -172,7 +207,7 @@ mod tests {
     }
 
     fn refused(spec: &RunSpec, tokenizer: &[u8]) -> String {
-        task_of(spec, tokenizer, 1).unwrap_err().to_string()
+        task_of(spec, tokenizer, None, 1).unwrap_err().to_string()
     }
 
     #[test]

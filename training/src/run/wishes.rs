@@ -1,10 +1,13 @@
 //! What an author says of a run: anything may be left out.
 
+use std::path::PathBuf;
+
 use consortium_protocol::NodeId;
 use serde::{Deserialize, Serialize};
 
 use super::plan::{PayPlan, RunPlan};
 use super::size::ModelSize;
+use crate::dataset::Files;
 
 /// A plan with everything optional, as it is read from a file or from elsewhere. What is not known is refused.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -19,6 +22,12 @@ pub struct Wishes {
     /// [`RunPlan::seed`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seed: Option<u64>,
+    /// [`Files::paths`] of [`RunPlan::data`].
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub data: Vec<PathBuf>,
+    /// [`Files::skip_broken`] of [`RunPlan::data`].
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub skip_broken: Option<bool>,
     /// [`RunPlan::rounds`].
     #[serde(skip_serializing_if = "Option::is_none")]
     pub rounds: Option<u64>,
@@ -100,11 +109,15 @@ impl Wishes {
     /// These, and where they say nothing, others.
     #[must_use]
     pub fn or(self, other: Self) -> Self {
-        let some = |own: Vec<NodeId>, other| if own.is_empty() { other } else { own };
+        fn some<T>(own: Vec<T>, other: Vec<T>) -> Vec<T> {
+            if own.is_empty() { other } else { own }
+        }
         Self {
             name: self.name.or(other.name),
             model: self.model.or(other.model),
             seed: self.seed.or(other.seed),
+            data: some(self.data, other.data),
+            skip_broken: self.skip_broken.or(other.skip_broken),
             rounds: self.rounds.or(other.rounds),
             local_steps: self.local_steps.or(other.local_steps),
             batch: self.batch.or(other.batch),
@@ -141,6 +154,7 @@ impl Wishes {
         RunPlan {
             name: self.name.unwrap_or(usual.name),
             seed: self.seed.unwrap_or(usual.seed),
+            data: Files { paths: self.data, skip_broken: self.skip_broken.unwrap_or_default() },
             rounds: self.rounds.unwrap_or(usual.rounds),
             local_steps: self.local_steps.unwrap_or(usual.local_steps),
             batch: self.batch.unwrap_or(usual.batch),

@@ -66,7 +66,7 @@ impl World {
         let plan = RunPlan { rounds, overlap, tokens_per_second: Some(1e5), ..RunPlan::new(ModelSize::Nano, ids) };
         let made = plan.prepare(1).unwrap();
         let spec = Signed::sign(&key(99), made.spec);
-        let task = Arc::new(task_of(spec.payload(), &made.tokenizer, 1).unwrap());
+        let task = Arc::new(task_of(spec.payload(), &made.tokenizer, None, 1).unwrap());
         let state = state_of(&made.initial);
         let node = |n: usize| {
             let wish = if n < validators { Wish::Validate } else { Wish::Train };

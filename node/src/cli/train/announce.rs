@@ -15,8 +15,8 @@ use super::{show, shown};
 use crate::cli::client::{Asking, Client};
 use crate::clock::wall_ms;
 
-/// Time to train a tokenizer, to draw parameters and to measure a step.
-const PREPARING: Duration = Duration::from_secs(600);
+/// Time to read the data, to train a tokenizer, to draw parameters and to measure a step.
+const PREPARING: Duration = Duration::from_secs(3600);
 
 /// Arguments of `train announce`.
 #[derive(Args, Debug)]

@@ -14,7 +14,7 @@ use consortium_training::collective::Task;
 use consortium_training::rounds::Wish;
 use consortium_training::run::archive::Archive;
 use consortium_training::run::replay::{Depth, Replayed, replay};
-use consortium_training::run::{Expected, Prepared, Written, examination_of, task_of, write_model};
+use consortium_training::run::{Expected, Prepared, Written, examination_of, write_model};
 use indicatif::ProgressBar;
 use serde_json::json;
 use tokio_util::sync::CancellationToken;
@@ -27,7 +27,7 @@ use crate::cli::terminal::{print, remark};
 use crate::clock::wall_ms;
 use crate::train::hub::Hub;
 use crate::train::view::{Phase, RunStatus};
-use crate::train::{Parts, Roster, RunHandle, Shelf, Store, export, spawn};
+use crate::train::{Parts, Roster, RunHandle, Shelf, Store, export, files, spawn};
 
 mod begun;
 
@@ -133,7 +133,10 @@ async fn prepare(asked: &Asked, validators: &[Arc<RootKey>]) -> Result<Prepared>
     let mut plan = wishes.plan(validators[0].node_id(), wall_ms());
     let cores = std::thread::available_parallelism().map_or(1, NonZero::get) as f64;
     plan.crowding = (f64::from(peers) / cores).max(1.0);
-    remark("training the tokenizer and measuring a step");
+    remark(match plan.data.paths.is_empty() {
+        true => "training the tokenizer and measuring a step",
+        false => "reading the data, training the tokenizer and measuring a step",
+    });
     let work = tokio::task::spawn_blocking(move || plan.prepare(1));
     let mut made = work.await.context("preparing broke off")??;
     // The clock starts when all is ready.
@@ -241,9 +244,7 @@ impl Cast {
 
 /// What is computed in the run.
 fn task(site: &Site, spec: &RunSpec) -> Result<Arc<Task>> {
-    let path = site.blobs(0)?.path(&spec.tokenizer).context("the run's tokenizer is gone")?;
-    let json = std::fs::read(&path).with_context(|| format!("cannot read {}", path.display()))?;
-    Ok(Arc::new(task_of(spec, &json, 1)?))
+    Ok(Arc::new(files::task(spec, &site.blobs(0)?, 1)?))
 }
 
 /// Tells how it goes until the end.

@@ -27,8 +27,10 @@ mod tiny;
 
 /// Time for what the node does by itself.
 const QUICK: Duration = Duration::from_secs(30);
-/// Time to find a run in the swarm, or to write one down.
+/// Time to write a run down.
 const LONG: Duration = Duration::from_secs(300);
+/// Time to find a run in the swarm, and to get its files: its data may be a quarter of a GiB.
+const FETCHING: Duration = Duration::from_secs(3600);
 
 /// Train a model together with others, and be paid for what the work was worth.
 #[derive(Subcommand, Debug)]
@@ -184,7 +186,7 @@ async fn join(args: JoinArgs, data_dir: &Path) -> Result<()> {
     let pause = kwh(args.price_kwh)?.map(|kwh_msat| Terms { kwh_msat, milliwatts: args.watts });
     let client = Client::find(args.asking.client, data_dir)?;
     let run = named(&client, &args.run).await?;
-    let told: Value = client.order("train_join", json!({"run": run, "wish": wish, "pause": pause}), LONG).await?;
+    let told: Value = client.order("train_join", json!({"run": run, "wish": wish, "pause": pause}), FETCHING).await?;
     shown(&told, args.asking.json, || {
         let while_paid = if pause.is_some() { ", to train while that pays for its power" } else { "" };
         let short = run.0.short();

@@ -13,8 +13,8 @@ const MAX_PLAN: u64 = 64 * 1024;
 /// A run. All of it has defaults, which go with the model.
 #[derive(Args, Debug, Default)]
 pub(super) struct PlanArgs {
-    /// A TOML file that says what is not said here, by the same names with underscores (`local_steps = 30`); instead of
-    /// --validator and --reserve it has `validators` and `reserves`, and `budget_sat`, `base_sat`, `fee_sat`, `unit_sat`,
+    /// A TOML file that says what is not said here, by the same names with underscores (`local_steps = 30`); `data` is a list,
+    /// instead of --validator and --reserve it has `validators` and `reserves`, and `budget_sat`, `base_sat`, `fee_sat`, `unit_sat`,
     /// `bond_sat`, `tokens_per_second`, `link_mbit`, `starts_at_ms`.
     #[arg(long, value_name = "FILE")]
     plan: Option<PathBuf>,
@@ -25,9 +25,17 @@ pub(super) struct PlanArgs {
     /// [default: tiny].
     #[arg(long, value_name = "SIZE")]
     model: Option<ModelSize>,
-    /// Names corpus and initial parameters [default: 1].
+    /// Names initial parameters, and the corpus where there is no --data [default: 1].
     #[arg(long)]
     seed: Option<u64>,
+    /// Text to train on, which everyone gets who joins; may be given several times. JSON lines where the name ends in .jsonl,
+    /// .ndjson or .json: objects with `text`, or with `messages` as for chats; else plain text. UTF-8. One document in twenty is
+    /// held out [default: stories that every node generates].
+    #[arg(long, value_name = "FILE")]
+    data: Vec<PathBuf>,
+    /// Leave out lines of --data that cannot be read, and say how many [default: they are refused].
+    #[arg(long)]
+    skip_broken: bool,
     /// Rounds with training [default: nano 10, small 40, tiny 60].
     #[arg(long)]
     rounds: Option<u64>,
@@ -110,6 +118,11 @@ impl PlanArgs {
         Self { model: Some(model.parse().unwrap()), rounds: Some(rounds), latency_ms: Some(1000), ..Self::default() }
     }
 
+    #[cfg(test)]
+    pub(super) fn on(self, text: &Path) -> Self {
+        Self { data: vec![text.to_path_buf()], ..self }
+    }
+
     /// What was said, here and in the file.
     ///
     /// # Errors
@@ -120,6 +133,8 @@ impl PlanArgs {
             name: self.name,
             model: self.model,
             seed: self.seed,
+            data: self.data,
+            skip_broken: self.skip_broken.then_some(true),
             rounds: self.rounds,
             local_steps: self.local_steps,
             batch: self.batch,
@@ -144,7 +159,13 @@ impl PlanArgs {
             bond_sat: swarm.bond,
             ..Wishes::default()
         };
-        Ok(said.or(file))
+        let mut wishes = said.or(file);
+        for path in &mut wishes.data {
+            // Another process reads it.
+            *path = std::path::absolute(&path).context("there is no current directory")?;
+            ensure!(path.to_str().is_some(), "{}: rename it, so that its name is UTF-8", path.display());
+        }
+        Ok(wishes)
     }
 }
 
@@ -179,6 +200,16 @@ mod tests {
             assert_eq!((wishes.budget_sat, wishes.validators.len()), (Some(50), 1));
         }
         assert_eq!(written(b"").unwrap().rounds, Some(9), "an empty file says nothing");
+    }
+
+    #[test]
+    fn files_with_data_are_named_from_the_root_on() {
+        let wishes = written(b"data = [\"a.jsonl\", \"/tmp/b.txt\"]\nskip_broken = true\n").unwrap();
+        let here = std::env::current_dir().unwrap().join("a.jsonl");
+        assert_eq!((wishes.data, wishes.skip_broken), (vec![here, "/tmp/b.txt".into()], Some(true)));
+        let args = PlanArgs { data: vec!["c.txt".into()], ..PlanArgs::default() };
+        let wishes = args.wishes(SwarmArgs::default()).unwrap();
+        assert!(wishes.data[0].is_absolute() && wishes.skip_broken.is_none());
     }
 
     #[test]

@@ -4,7 +4,9 @@ use std::path::Path;
 
 use consortium_protocol::NodeId;
 use consortium_protocol::wire::train::{PayWay, RunSpec};
+use consortium_training::dataset::Read;
 use consortium_training::rounds::Wish;
+use consortium_training::run::data::file_of;
 use consortium_training::run::{Expected, examination_of};
 
 use super::announce::Announced;
@@ -93,7 +95,7 @@ fn plan(spec: &RunSpec, expected: &Expected) -> String {
     let lines = [
         ("name", format!("{}: {}", spec.name, spec.model.name)),
         ("model", format!("{} parameters", expected.parameters)),
-        ("data", spec.data.name.clone()),
+        ("data", data(spec, expected.read.as_ref())),
         ("rounds", rounds),
         (
             "a round",
@@ -118,6 +120,26 @@ fn plan(spec: &RunSpec, expected: &Expected) -> String {
         ("bond", bond),
     ];
     lines.iter().map(|(name, value)| format!("{name:<11} {value}\n")).collect()
+}
+
+/// What a run is trained on, and what was left out of it.
+fn data(spec: &RunSpec, read: Option<&Read>) -> String {
+    let said = &spec.data;
+    let Some((_, bytes)) = file_of(spec) else { return said.name.clone() };
+    let mut text = format!(
+        "{}: {} rows to train on, {} held out; {} that everyone gets",
+        said.name,
+        said.training_rows,
+        said.held_out_rows,
+        units::bytes(bytes)
+    );
+    if let Some(read) = read {
+        text.push_str(&format!("; {} documents", read.documents));
+        if let Some(first) = &read.first_skipped {
+            text.push_str(&format!("; {} broken lines left out, the first is {first}", read.skipped));
+        }
+    }
+    text
 }
 
 /// What was exported.

@@ -10,6 +10,7 @@ use consortium_protocol::wire::train::{
 };
 use consortium_protocol::{Hash, Msat, NodeId, RootKey, Signed};
 use consortium_training::collective::{Parameters, Task};
+use consortium_training::corpus::{Split, document, stream};
 use consortium_training::gauntlet::DOUBT;
 use consortium_training::model::LlamaConfig;
 use consortium_training::rounds::Wish;
@@ -54,6 +55,15 @@ fn number(value: f64) -> Finite {
 pub(super) fn tokenizer() -> &'static [u8] {
     static JSON: OnceLock<Vec<u8>> = OnceLock::new();
     JSON.get_or_init(|| Tokenizer::train(1, 100, 300).unwrap().to_json().unwrap().into_bytes())
+}
+
+/// Text as somebody may bring it: so many stories as JSON lines.
+pub(crate) fn stories_as_lines(count: u64) -> String {
+    let line = |index| {
+        let texts = document(&mut stream(5, index), Split::Train).into_texts();
+        serde_json::json!({"text": texts.join("\n")}).to_string()
+    };
+    (0..count).map(line).collect::<Vec<_>>().join("\n")
 }
 
 fn config() -> LlamaConfig {
@@ -136,7 +146,7 @@ impl World {
     pub(super) fn new(validators: u8, rounds: u64, change: impl FnOnce(&mut RunSpec)) -> Self {
         let mut spec = draft(validators, rounds);
         change(&mut spec);
-        let task = Arc::new(task_of(&spec, tokenizer(), 1).unwrap());
+        let task = Arc::new(task_of(&spec, tokenizer(), None, 1).unwrap());
         let initial = Parameters::fresh(&task, 1).unwrap();
         spec.model.initial = state_of(&initial);
         Self {
@@ -176,7 +186,7 @@ impl World {
         }
         let mut spec = self.spec.payload().clone();
         spec.training.inner_rate = number(1.0);
-        let task = Arc::new(task_of(&spec, tokenizer(), 1).unwrap());
+        let task = Arc::new(task_of(&spec, tokenizer(), None, 1).unwrap());
         self.start_with(n, Wish::Train, 1 << 30, &task).await
     }
 

@@ -8,3 +8,5 @@ mod parts;
 mod pay;
 mod scenes;
 mod swarm;
+
+pub(crate) use kit::stories_as_lines;

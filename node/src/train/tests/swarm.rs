@@ -1,18 +1,23 @@
 //! Runs over libp2p.
 
 use std::collections::BTreeSet;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use consortium_protocol::Hash;
 use consortium_protocol::cluster::ClusterName;
 use consortium_protocol::wire::fact::Fact;
 use consortium_protocol::wire::train::{RunId, TrainAnswer, TrainMessage, TrainRequest};
 use consortium_protocol::wire::{BLOB, TRAIN};
+use consortium_protocol::{Hash, Signed};
+use consortium_training::dataset::Files;
 use consortium_training::rounds::{Wish, replay};
 use consortium_training::run::archive::Archive;
+use consortium_training::run::data::file_of;
+use consortium_training::run::replay::{Depth, replay as replay_files};
+use consortium_training::run::{ModelSize, RunPlan};
 use tokio_util::sync::CancellationToken;
 
-use super::kit::{World, id, key, pay, tokenizer};
+use super::kit::{World, id, key, pay, stories_as_lines, tokenizer};
 use crate::blobs::Blobs;
 use crate::swarm::{self, SwarmConfig, SwarmEvent, SwarmHandle, TransportKind};
 use crate::train::net::ask;
@@ -103,10 +108,10 @@ async fn a_run_is_announced_found_joined_trained_and_exported_over_libp2p() {
     let fourth = Node::start(3, &[&second]).await;
     let initial = world.initial.to_bytes().unwrap();
     assert!(matches!(
-        second.runs.announce(world.spec.clone(), tokenizer().to_vec(), initial.clone()).await,
+        second.runs.announce(world.spec.clone(), tokenizer().to_vec(), initial.clone(), None).await,
         Err(RunError::Author)
     ));
-    assert_eq!(first.runs.announce(world.spec.clone(), tokenizer().to_vec(), initial).await.unwrap(), run);
+    assert_eq!(first.runs.announce(world.spec.clone(), tokenizer().to_vec(), initial, None).await.unwrap(), run);
     assert_eq!(first.runs.list().len(), 1);
     for (node, wish) in
         [(&first, Wish::Validate), (&second, Wish::Validate), (&third, Wish::Train), (&fourth, Wish::Train)]
@@ -168,6 +173,59 @@ async fn a_run_is_announced_found_joined_trained_and_exported_over_libp2p() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
+async fn text_that_an_author_brings_goes_to_all_who_join() {
+    let files = tempfile::tempdir().unwrap();
+    let path = files.path().join("stories.jsonl");
+    std::fs::write(&path, stories_as_lines(300)).unwrap();
+    let plan = RunPlan {
+        data: Files { paths: vec![path], skip_broken: false },
+        rounds: 2,
+        least_peers: 2,
+        most_peers: 4,
+        tokens_per_second: Some(1e4),
+        latency_ms: 500,
+        ..RunPlan::new(ModelSize::Nano, vec![id(0)])
+    };
+    let made = tokio::task::spawn_blocking(move || plan.prepare(1)).await.unwrap().unwrap();
+    let (initial, rows) = (made.initial.to_bytes().unwrap(), made.data.unwrap());
+    let (digest, bytes) = file_of(&made.spec).unwrap();
+    assert_eq!((digest, bytes), (Hash::of(&rows), rows.len() as u64));
+    let spec = Signed::sign(&key(0), made.spec);
+    let first = Node::start(0, &[]).await;
+    let (second, third) = (Node::start(1, &[&first]).await, Node::start(2, &[&first]).await);
+    let announce = |rows| first.runs.announce(spec.clone(), made.tokenizer.clone(), initial.clone(), rows);
+    for (other, words) in [(None, "which is not here"), (Some(b"other rows".to_vec()), "which is not that many rows")] {
+        let error = announce(other.map(Arc::from)).await.unwrap_err().to_string();
+        assert!(error.contains(words), "{error}");
+    }
+    assert_eq!(first.runs.blobs().length(&spec.payload().tokenizer), None, "nothing is kept of what is refused");
+    let run = announce(Some(rows)).await.unwrap();
+    for node in [&second, &third] {
+        node.runs.join(run, Wish::Train, None).await.unwrap();
+        assert_eq!(node.runs.blobs().length(&digest), Some(bytes), "who joins has all of it");
+        assert!(Store::files(&node.runs.directory(run).unwrap()).unwrap().contains(&digest), "and keeps it");
+    }
+    let mut states = BTreeSet::new();
+    for node in [&first, &second, &third] {
+        node.ended(run).await;
+        states.insert(node.state(run));
+    }
+    assert_eq!(states.len(), 1);
+    let target = third.dir.path().join("export");
+    let exported = third.runs.export(run, target.clone()).await.unwrap();
+    assert!(exported.initial && exported.missing == 0 && exported.updates > 0, "{exported:?}");
+    let replayed = tokio::task::spawn_blocking(move || {
+        replay_files(&Archive::open(&target).unwrap(), Depth::Losses, &mut |_| {}).unwrap()
+    });
+    let replayed = replayed.await.unwrap();
+    assert!(replayed.holds() && replayed.losses.unwrap().losses > 0);
+    for node in [&first, &second, &third] {
+        node.stop.cancel();
+        node.swarm.shutdown().await;
+    }
+}
+
+#[tokio::test(flavor = "multi_thread")]
 async fn what_is_asked_of_runs_is_answered_within_bounds() {
     let world = World::new(2, 3, |_| ());
     let (first, second) = (Node::start(0, &[]).await, Node::start(1, &[]).await);
@@ -175,7 +233,7 @@ async fn what_is_asked_of_runs_is_answered_within_bounds() {
     let initial = world.initial.to_bytes().unwrap();
     let mut other = initial.clone();
     *other.last_mut().unwrap() ^= 1;
-    let announce = |initial: Vec<u8>| first.runs.announce(world.spec.clone(), tokenizer().to_vec(), initial);
+    let announce = |initial: Vec<u8>| first.runs.announce(world.spec.clone(), tokenizer().to_vec(), initial, None);
     assert!(announce(other).await.is_err(), "other parameters than the specification names");
     assert!(announce(Vec::new()).await.is_err());
     let run = announce(initial).await.unwrap();

@@ -18,7 +18,7 @@ pub use losses::{Difference, FalseRefusal, Losses};
 
 use super::archive::Archive;
 use super::submission::Submission;
-use super::task::{examination_of, state_of, step, task_of};
+use super::task::{examination_of, state_of, step};
 use crate::collective::{Examination, Parameters, Task};
 use crate::error::TrainError;
 use crate::rounds::{BadEntry, Replay, Replaying};
@@ -159,7 +159,7 @@ struct World<'a> {
 
 impl<'a> World<'a> {
     fn new(archive: &'a Archive, spec: &Signed<RunSpec>, genesis: &Record) -> Result<Self, ReplayError> {
-        let task = task_of(spec.payload(), &archive.tokenizer()?, 1)?;
+        let task = archive.task(spec.payload())?;
         let common = archive.parameters(&task, 0)?.ok_or(ReplayError::NoInitial)?;
         let (said, found) = (genesis.base, state_of(&common));
         if said != found {

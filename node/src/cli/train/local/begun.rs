@@ -169,12 +169,14 @@ impl Site {
 
     /// Gives every node what it begins with.
     pub(super) async fn begin(&self, asked: Asked, made: Prepared, author: &RootKey) -> Result<Begun> {
-        let Prepared { spec, initial, tokenizer, expected, .. } = made;
+        let Prepared { spec, initial, tokenizer, data, expected, .. } = made;
         let (spec, content) = (Signed::sign(author, spec), initial.to_bytes()?);
         for n in 0..asked.nodes() {
             let (directory, blobs) = (self.node(n).join("run"), self.blobs(n)?);
             Store::create(&directory, &spec)?;
-            blobs.put(tokenizer.clone()).await?;
+            for file in [Some(tokenizer.clone()), data.as_ref().map(|bytes| bytes.to_vec())].into_iter().flatten() {
+                blobs.put(file).await?;
+            }
             let file = blobs.put(content.clone()).await?;
             let file = StateFile { state: state_of(&initial), file, bytes: content.len() as u64 };
             Store::keep(&directory, &Kept { newest: Some((0, file)), before: None, initial: Some(file) })?;
@@ -207,6 +209,7 @@ mod tests {
 
     fn begun(out: &Path, rounds: u64) {
         let expected = Expected {
+            read: None,
             parameters: 1,
             update_bytes: 1,
             tokens_per_second: 0.1,
