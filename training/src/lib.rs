@@ -8,9 +8,10 @@
 //!                                           └─> tiny ──> export, curve, card
 //! ```
 //! [`corpus`] is a seeded grammar; row `n` of the data is a pure function of seed and `n`, so the position of a run in its
-//! data is one number. [`dataset`] is what people bring in its place: their text, as a file of rows. [`model`] computes on candle tensors with its own differentiable kernels. [`trainer`] shares the
-//! rows of a step between threads, adds their gradients in a fixed order, and saves checkpoints from which a run goes on
-//! with the very same losses. [`sparseloco`] turns what many peers have learnt apart into small messages, and these into
+//! data is one number. [`dataset`] is what people bring in its place: their text, as a file of rows. [`model`] computes on
+//! candle tensors with its own differentiable kernels. [`trainer`] shares the rows of a step between threads, adds their
+//! gradients in a fixed order, and saves checkpoints from which a run goes on with the very same losses. [`sparseloco`] turns
+//! what many peers have learnt apart into small messages, and these into
 //! the next common parameters; [`gauntlet`] judges what each is worth, [`collective`] is what a node of such a run computes,
 //! and [`rounds`] is how peers and validators that do not trust each other agree on all that, round by round, in a log that
 //! anyone can replay. [`run`] says what a run's signed specification means in terms of these. Whoever watches implements [`observer::Observer`]; [`progress`] is the one for terminals.

@@ -144,8 +144,8 @@ impl RunPlan {
         }
     }
 
-    /// Makes all that an announcement needs: reads the data, trains the tokenizer, draws the initial parameters, measures how long a step
-    /// takes where that is not said. It takes seconds. `parts` is on how many threads a step is measured.
+    /// Makes all that an announcement needs: reads the data, trains the tokenizer, draws the initial parameters, measures how
+    /// long a step takes where that is not said. It takes seconds. `parts` is on how many threads a step is measured.
     ///
     /// # Errors
     /// [`TrainError::Setting`] or [`TrainError::Run`] for a wish that makes no run, [`TrainError::Dataset`] or
