@@ -7,6 +7,9 @@ use crate::error::TrainError;
 use crate::model::Targets;
 use crate::tokenizer::{END_OF_TEXT, Encoded, Tokenizer};
 
+/// How often a row is drawn at most.
+const DRAWS: usize = 32;
+
 /// Rows of tokens with their targets.
 #[derive(Clone, Debug, PartialEq)]
 pub struct Batch {
@@ -71,6 +74,13 @@ impl Batch {
         Ok(Self::pack(&packed, source.length))
     }
 
+    /// How many rows have no target that counts.
+    #[must_use]
+    pub fn rows_without_targets(&self) -> usize {
+        let length = (self.tokens.len() / self.rows.max(1)).max(1);
+        self.targets.weights.chunks(length).filter(|row| row.iter().all(|weight| *weight == 0.0)).count()
+    }
+
     /// The batch cut into at most `parts` batches of whole rows.
     #[must_use]
     pub fn split(&self, parts: usize) -> Vec<Self> {
@@ -107,14 +117,24 @@ pub struct Source {
 }
 
 impl Source {
+    /// The documents of a row: of the first draw in which there is something to learn, as a short row may hold a request and
+    /// nothing of its answer. Where many draws in a row have nothing, the last one stands.
     fn row(&self, tokenizer: &Tokenizer, row: u64) -> Result<Vec<Encoded>, TrainError> {
         let mut rng = stream(self.seed, row);
-        let (mut documents, mut filled) = (Vec::new(), 0);
-        while filled < self.length {
-            let next = if self.long { long_document(&mut rng, self.split) } else { document(&mut rng, self.split) };
-            let encoded = tokenizer.document(&next)?;
-            filled += encoded.tokens.len() - 1;
-            documents.push(encoded);
+        let mut documents = Vec::new();
+        for _ in 0..DRAWS {
+            let (mut filled, mut teaches) = (0, false);
+            documents.clear();
+            while filled < self.length {
+                let next = if self.long { long_document(&mut rng, self.split) } else { document(&mut rng, self.split) };
+                let encoded = tokenizer.document(&next)?;
+                teaches |= encoded.learnt[1..].iter().take(self.length - filled).any(|learnt| *learnt);
+                filled += encoded.tokens.len() - 1;
+                documents.push(encoded);
+            }
+            if teaches {
+                break;
+            }
         }
         Ok(documents)
     }
@@ -136,6 +156,8 @@ mod tests {
         assert_eq!(*batch.starts, [0, 0, 2, 2, 0, 1, 1, 1]);
         assert_eq!(batch.targets.weights, [1.0, 1.0, 1.0, 1.0, 1.0, 0.0, 0.0, 0.0]);
         assert!((batch.learnt() - 5.0).abs() < 1e-9);
+        assert_eq!(batch.rows_without_targets(), 0);
+        assert_eq!(Batch::pack(&[vec![encoded(&[1, 2, 3])], vec![encoded(&[1, 7])]], 2).rows_without_targets(), 1);
     }
 
     #[test]
@@ -145,6 +167,23 @@ mod tests {
         let parts = batch.split(2);
         assert_eq!(parts.iter().map(|p| p.rows).collect::<Vec<_>>(), [3, 2]);
         assert_eq!(parts.iter().flat_map(|p| p.tokens.clone()).collect::<Vec<_>>(), batch.tokens);
+    }
+
+    #[test]
+    fn short_rows_are_drawn_again_until_they_teach_something() {
+        let tokenizer = Tokenizer::train(1, 100, 300).unwrap();
+        for split in [Split::Train, Split::HeldOut] {
+            let source = Source { seed: 1, split, length: 48, long: false };
+            let batch = Batch::draw(&tokenizer, source, 0, 400).unwrap();
+            assert_eq!(batch.rows_without_targets(), 0, "{split:?}");
+            let first_draws = (0..400).filter(|row| {
+                let first = tokenizer.document(&document(&mut stream(1, *row), split)).unwrap();
+                !first.learnt[1..].iter().take(48).any(|learnt| *learnt)
+            });
+            assert!(first_draws.count() > 4, "a request fills the row now and then");
+        }
+        let hopeless = Source { seed: 1, split: Split::HeldOut, length: 8, long: false };
+        assert_eq!(Batch::draw(&tokenizer, hopeless, 0, 2).unwrap().rows_without_targets(), 2);
     }
 
     #[test]

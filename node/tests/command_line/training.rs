@@ -5,7 +5,6 @@ use std::path::Path;
 use std::process::Stdio;
 use std::time::{Duration, Instant};
 
-use consortium_protocol::wire::train::{Fate, Outcome, Refusal};
 use consortium_training::run::archive::Archive;
 use serde_json::Value;
 
@@ -134,18 +133,11 @@ fn a_run_on_one_machine_goes_on_where_it_was_killed() {
     let lines: Vec<Value> = told.lines().map(|line| serde_json::from_str(line).unwrap()).collect();
     let rounds: Vec<&Value> = lines.iter().map(|line| &line["round"]).filter(|round| round.is_object()).collect();
     assert!(rounds[0]["round"].as_u64().unwrap() >= 11, "what was told is not told again: {told}");
-    let last = lines.last().unwrap()["model"]["round"].as_u64().unwrap();
-    assert!(!model.join("nodes").exists(), "{told}");
-    // No round was lost by it. With as few tokens as `nano` has, a request alone can fill a row, and four such rows hold nothing
-    // to learn: a round that asks for these is in vain, and one more is played.
+    assert!(lines.last().unwrap()["model"]["round"] == 25 && !model.join("nodes").exists(), "{told}");
+    // No round was lost by it: all peers were let in, in all of the log.
     let archive = Archive::open(&model.join("run")).unwrap();
-    let records: Vec<_> = (2..=last).map(|round| archive.entry(round).unwrap().unwrap().record).collect();
-    let (trained, in_vain): (Vec<_>, Vec<_>) =
-        records.iter().partition(|record| record.outcomes.iter().any(|outcome| outcome.score.is_some()));
-    let has_no_loss = |outcome: &Outcome| outcome.fate == Fate::Refused(Refusal::NoLoss);
-    assert!(in_vain.iter().all(|record| record.outcomes.iter().filter(|o| has_no_loss(o)).count() == 2), "{in_vain:?}");
-    assert_eq!(trained.len(), 24, "{told}");
-    let accepted: Vec<usize> = trained[..8].iter().map(|record| record.accepted().count()).collect();
+    let trained = (2..=9).map(|round| archive.entry(round).unwrap().unwrap().record);
+    let accepted: Vec<usize> = trained.map(|record| record.accepted().count()).collect();
     assert!(accepted.iter().all(|count| *count > 0), "{accepted:?}");
     let checked = said(&nowhere, &["train", "replay", model.join("run").to_str().unwrap(), "--losses", "--json"]);
     let whole: Value = serde_json::from_str(checked.lines().last().unwrap()).unwrap();
@@ -167,6 +159,7 @@ fn what_cannot_be_done_is_said_with_what_to_do() {
     for (arguments, words) in [
         (&["train", "announce", "--rounds", "0"][..], "rounds"),
         (&["train", "announce", "--model", "nano", "--sequence", "1000"], "longer than the model's context"),
+        (&["train", "announce", "--model", "nano", "--sequence", "24"], "there is nothing to learn"),
         (&["train", "announce", "--model", "nano", "--quorum", "3"], "quorum"),
         (&["train", "announce", "--plan", "/no/such/plan.toml"], "/no/such/plan.toml"),
         (&["train", "status"], "takes part in no run"),

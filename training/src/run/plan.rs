@@ -13,9 +13,9 @@ use super::data::{ROWS as ROWS_NAME, stories};
 use super::size::ModelSize;
 use super::submission::Submission;
 use super::task::{examination_of, state_of, task_of};
-use crate::collective::{Parameters, Task};
+use crate::collective::{Data, Parameters, Task};
 use crate::corpus::Split;
-use crate::dataset::{Files, Packed, Read, Source, pack};
+use crate::dataset::{Files, Location, Packed, Read, pack};
 use crate::error::TrainError;
 use crate::gauntlet::DOUBT;
 use crate::optimizer::AdamW;
@@ -25,6 +25,8 @@ use crate::trainer::gradients;
 
 /// Rows to train on, and as many held out. They are generated: more cost nothing.
 const ROWS: u64 = 1 << 20;
+/// Rows of each split in which something to learn is looked for.
+const LOOKED_AT: u64 = 32;
 /// How much slower than planned a peer, or a validator, may be.
 const SLACK: f64 = 3.0;
 /// With a budget, what an update of quality 1 gets, and what a refused one costs, as parts of the budget of a round.
@@ -168,7 +170,8 @@ impl RunPlan {
         spec.tokenizer = Hash::of(&tokenizer);
         let (data, read) = rows.unzip();
         let data: Option<Arc<[u8]>> = data.map(Arc::from);
-        let task = task_of(&spec, &tokenizer, data.clone().map(Source::Memory), parts)?;
+        let task = task_of(&spec, &tokenizer, data.clone().map(Location::Memory), parts)?;
+        check_stories(&task)?;
         let initial = Parameters::fresh(&task, self.seed)?;
         spec.model.initial = state_of(&initial);
         let row_seconds = match self.tokens_per_second {
@@ -375,6 +378,25 @@ fn row_seconds(task: &Task, initial: &Parameters) -> Result<f64, TrainError> {
     Ok((took / recipe.batch as f64).max(1e-6))
 }
 
+/// Refuses stories in rows so short that hardly any holds more than a request: nobody's loss would ever become less. A file of
+/// rows has something to learn in each.
+fn check_stories(task: &Task) -> Result<(), TrainError> {
+    let Data::Stories { rows, .. } = task.recipe().data else {
+        return Ok(());
+    };
+    let numbers: Vec<u64> = (0..rows.min(LOOKED_AT)).collect();
+    for split in [Split::Train, Split::HeldOut] {
+        if task.batch(split, &numbers)?.rows_without_targets() > 0 {
+            let length = task.recipe().length;
+            return Err(setting(
+                "sequence",
+                format!("is too short: in rows of {length} tokens of stories there is nothing to learn"),
+            ));
+        }
+    }
+    Ok(())
+}
+
 fn check(spec: &RunSpec) -> Result<(), TrainError> {
     let refuse = |invalid| TrainError::Run { what: "specification", reason: format!("is not valid: {invalid}") };
     spec.check().map_err(refuse)
@@ -510,6 +532,7 @@ mod tests {
         refused(RunPlan { validators: ids(4), quorum: Some(2), delta_ms: 100, ..plan() }, "quorum");
         refused(RunPlan { name: String::new(), ..plan() }, "name");
         refused(RunPlan { sequence: 65, ..plan() }, "length");
+        refused(RunPlan { sequence: 24, ..plan() }, "nothing to learn");
         refused(RunPlan { batch: 0, ..plan() }, "batch");
         refused(RunPlan { inner_rate: f64::NAN, ..plan() }, "inner_rate");
         refused(RunPlan { tokens_per_second: Some(0.0), ..plan() }, "tokens_per_second");
