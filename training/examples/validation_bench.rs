@@ -42,7 +42,7 @@ fn main() -> Result<(), Box<dyn Error>> {
     };
     let config = LlamaConfig::tiny();
     let tokenizer = Tokenizer::train(1, 1000, config.vocab_size)?;
-    let task = Task::new(config, recipe, tokenizer)?;
+    let task = Task::new(config, recipe, tokenizer, None)?;
     let common = Parameters::fresh(&task, 1)?;
     let rows_each = task.recipe().rows_each();
     let assignment = Assignment::new(b"bench", 0, 1, rows_each, task.recipe().data.rows(Split::Train))?;

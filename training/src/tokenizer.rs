@@ -1,8 +1,9 @@
 //! A byte-level BPE tokenizer trained on the corpus, with the special tokens and template of a chat.
 
 use std::path::Path;
+use std::sync::OnceLock;
 
-use serde_json::json;
+use serde_json::{Value, json};
 use tokenizers::models::bpe::{BPE, BpeTrainer};
 use tokenizers::pre_tokenizers::byte_level::ByteLevel;
 use tokenizers::processors::template::TemplateProcessing;
@@ -56,6 +57,49 @@ fn failed(error: impl std::fmt::Display) -> TrainError {
     TrainError::Tokenizer(error.to_string())
 }
 
+/// A tokenizer's JSON without its vocabulary.
+fn without_vocabulary(mut json: Value) -> Value {
+    if let Some(model) = json.get_mut("model").and_then(Value::as_object_mut) {
+        model.remove("vocab");
+        model.remove("merges");
+    }
+    json
+}
+
+/// Refuses a tokenizer that differs from those that this program trains in more than its vocabulary. A stranger may have made
+/// it: normalizers, padding and prefixes can make gigabytes of a short text, dropout other tokens each time, and the library
+/// panics at some.
+fn check_kind(json: Value) -> Result<(), TrainError> {
+    static OWN: OnceLock<Option<Value>> = OnceLock::new();
+    let own = OWN.get_or_init(|| {
+        let own = Tokenizer::of_texts(Vec::new(), 256 + SPECIAL.len()).ok()?;
+        serde_json::to_value(&own.inner).ok().map(without_vocabulary)
+    });
+    let Some(Value::Object(own)) = own else { return Err(failed("this program can make none")) };
+    let Value::Object(other) = without_vocabulary(json) else { return Err(failed("it is no JSON object")) };
+    match own.keys().chain(other.keys()).find(|key| own.get(*key) != other.get(*key)) {
+        Some(key) => Err(failed(format!("its `{key:.40}` is not that of the tokenizers that this program trains"))),
+        None => Ok(()),
+    }
+}
+
+/// Refuses merges whose result is no token: the library panics where that would be longer than every token.
+fn check_merges(json: &Value) -> Result<(), TrainError> {
+    let part = |name: &str| json.get("model").and_then(|model| model.get(name));
+    let (vocabulary, merges) = (part("vocab").and_then(Value::as_object), part("merges").and_then(Value::as_array));
+    let (Some(vocabulary), Some(merges)) = (vocabulary, merges) else {
+        return Err(failed("it has no vocabulary, or no merges"));
+    };
+    let is_token = |merge: &Value| match merge.as_array().map(Vec::as_slice) {
+        Some([Value::String(left), Value::String(right)]) => vocabulary.contains_key(&[&**left, right].concat()),
+        _ => false,
+    };
+    match merges.iter().position(|merge| !is_token(merge)) {
+        Some(number) => Err(failed(format!("its merge {number} makes no token"))),
+        None => Ok(()),
+    }
+}
+
 impl Tokenizer {
     /// Trains `vocabulary` tokens on the first `documents` documents of corpus `seed`.
     ///
@@ -107,17 +151,26 @@ impl Tokenizer {
     /// Reads a `tokenizer.json`.
     ///
     /// # Errors
-    /// [`TrainError::Tokenizer`] if the file cannot be read or its special tokens are others.
+    /// [`TrainError::Tokenizer`] if the file cannot be read, or holds another tokenizer than [`Self::train`] makes but for its
+    /// vocabulary.
     pub fn load(path: &Path) -> Result<Self, TrainError> {
-        Self::new(tokenizers::Tokenizer::from_file(path).map_err(failed)?)
+        Self::from_json(&std::fs::read(path).map_err(failed)?)
     }
 
     /// Reads the contents of a `tokenizer.json`.
     ///
     /// # Errors
-    /// [`TrainError::Tokenizer`] if they are none, or the special tokens are others.
+    /// As [`Self::load`].
     pub fn from_json(json: &[u8]) -> Result<Self, TrainError> {
-        Self::new(tokenizers::Tokenizer::from_bytes(json).map_err(failed)?)
+        let value = serde_json::from_slice(json).map_err(failed)?;
+        check_merges(&value)?;
+        check_kind(value)?;
+        let inner = tokenizers::Tokenizer::from_bytes(json).map_err(failed)?;
+        let tokens = inner.get_vocab(true);
+        if tokens.values().any(|id| *id as usize >= tokens.len()) {
+            return Err(failed("its tokens are not numbered without gaps"));
+        }
+        Self::new(inner)
     }
 
     fn new(mut inner: tokenizers::Tokenizer) -> Result<Self, TrainError> {
@@ -205,8 +258,8 @@ impl Tokenizer {
 
     /// The contents of `tokenizer_config.json`, for contexts of up to `context` tokens.
     #[must_use]
-    pub fn config(context: usize) -> serde_json::Value {
-        let decoder: serde_json::Map<String, serde_json::Value> = SPECIAL
+    pub fn config(context: usize) -> Value {
+        let decoder: serde_json::Map<String, Value> = SPECIAL
             .iter()
             .enumerate()
             .map(|(id, token)| {
@@ -230,7 +283,7 @@ impl Tokenizer {
 
     /// The contents of `generation_config.json`.
     #[must_use]
-    pub fn generation_config() -> serde_json::Value {
+    pub fn generation_config() -> Value {
         json!({
             "bos_token_id": START,
             "eos_token_id": [END_OF_TEXT, END],
@@ -288,6 +341,39 @@ mod tests {
                 assert!(tokens.len() > 1 && tokens.iter().all(|token| *token > END), "{text}: {tokens:?}");
                 assert_eq!(tokenizer.decode(&tokens).unwrap(), text);
             }
+        }
+    }
+
+    #[test]
+    fn a_tokenizer_of_a_stranger_may_differ_in_its_vocabulary_alone() {
+        let json = Tokenizer::train(1, 200, 400).unwrap().to_json().unwrap();
+        let changed = |change: &dyn Fn(&mut Value)| {
+            let mut value: Value = serde_json::from_str(&json).unwrap();
+            change(&mut value);
+            Tokenizer::from_json(value.to_string().as_bytes()).map(|read| read.vocabulary())
+        };
+        assert_eq!(changed(&|_| ()).unwrap(), 400);
+        let padding = json!({"strategy": {"Fixed": 10_000_000_000_u64}, "direction": "Right", "pad_to_multiple_of": null,
+                             "pad_id": 0, "pad_type_id": 0, "pad_token": ""});
+        let normalizer = json!({"type": "Replace", "pattern": {"String": "a"}, "content": "b".repeat(1 << 20)});
+        let other: [&dyn Fn(&mut Value); 8] = [
+            &|v| {
+                v["model"]["merges"][3] = {
+                    let all = v["model"]["vocab"].as_object().unwrap();
+                    let longest = all.keys().max_by_key(|token| token.len()).unwrap();
+                    json!([longest, longest])
+                }
+            },
+            &|v| v["padding"] = padding.clone(),
+            &|v| v["normalizer"] = normalizer.clone(),
+            &|v| v["model"]["dropout"] = json!(0.5),
+            &|v| v["model"]["continuing_subword_prefix"] = json!("#".repeat(1 << 20)),
+            &|v| v["pre_tokenizer"] = Value::Null,
+            &|v| v["added_tokens"][5]["content"] = json!("<|stop|>"),
+            &|v| v["model"]["vocab"]["a"] = json!(4_000_000_000_u32),
+        ];
+        for (index, change) in other.iter().enumerate() {
+            assert!(changed(change).is_err(), "{index}");
         }
     }
 

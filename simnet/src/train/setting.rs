@@ -69,7 +69,7 @@ impl Setting {
             parts: 1,
         };
         let tokenizer = Tokenizer::train(1, DOCUMENTS, config.vocab_size)?;
-        Ok(Arc::new(Task::new(config, recipe, tokenizer)?))
+        Ok(Arc::new(Task::new(config, recipe, tokenizer, None)?))
     }
 
     /// What is drawn in a round for a purpose: a beacon, as the nonces of validators would make it, or a seed.

@@ -23,19 +23,11 @@ pub struct Task {
 }
 
 impl Task {
-    /// Checks that shape, recipe and tokenizer go together.
+    /// Checks that shape, recipe and tokenizer go together. `rows` are those of the recipe's [`Data::Rows`]; none for stories.
     ///
     /// # Errors
     /// [`TrainError::Setting`] naming what does not, or [`TrainError::Sparse`] for tensors that cannot be compressed.
-    pub fn new(config: LlamaConfig, recipe: LocalRecipe, tokenizer: Tokenizer) -> Result<Self, TrainError> {
-        Self::with_rows(config, recipe, tokenizer, None)
-    }
-
-    /// The same, for data that are a file: `rows` is that of the recipe's [`Data::Rows`], opened.
-    ///
-    /// # Errors
-    /// As [`Self::new`], and if the recipe's data are of another kind.
-    pub fn with_rows(
+    pub fn new(
         config: LlamaConfig,
         recipe: LocalRecipe,
         tokenizer: Tokenizer,

@@ -33,7 +33,7 @@ fn tokenizer() -> Tokenizer {
 
 fn task() -> Arc<Task> {
     static TASK: OnceLock<Arc<Task>> = OnceLock::new();
-    TASK.get_or_init(|| Arc::new(Task::new(small(), recipe(), tokenizer()).unwrap())).clone()
+    TASK.get_or_init(|| Arc::new(Task::new(small(), recipe(), tokenizer(), None).unwrap())).clone()
 }
 
 fn assignment(round: u64, peers: usize) -> Assignment {
@@ -205,7 +205,7 @@ fn damaged_and_foreign_states_are_refused() {
     }
     std::fs::write(&path, &whole).unwrap();
     let other = LocalRecipe { clip: 2.0, ..recipe() };
-    let other = Arc::new(Task::new(small(), other, tokenizer()).unwrap());
+    let other = Arc::new(Task::new(small(), other, tokenizer(), None).unwrap());
     assert!(Peer::resume(other, &path).unwrap_err().to_string().contains("another"));
     common.save(&path).unwrap();
     assert!(Peer::resume(task.clone(), &path).is_err(), "parameters are no peer");
@@ -220,7 +220,7 @@ fn the_state_hash_says_every_bit_and_shape() {
     let flipped = values[5][3].to_bits() ^ 1;
     values[5][3] = f32::from_bits(flipped);
     assert_ne!(Parameters::new(&task, values).unwrap().hash(), common.hash());
-    let other = Task::new(LlamaConfig { rope_theta: 5e3, ..small() }, recipe(), tokenizer()).unwrap();
+    let other = Task::new(LlamaConfig { rope_theta: 5e3, ..small() }, recipe(), tokenizer(), None).unwrap();
     assert_eq!(Parameters::new(&other, common.values().to_vec()).unwrap().hash(), common.hash());
     let zeros = Parameters::new(&task, task.layout().zeros()).unwrap();
     assert_eq!(zeros.hash().to_string(), "461d7eb8c24460375f35b5c1d766194bedc96dfd48bc7107b47f159fd6335fb8");
@@ -233,7 +233,7 @@ fn an_empty_round_changes_nothing_and_an_update_of_another_model_neither() {
     let hash = common.hash();
     assert_eq!(common.step(&[], &[]).unwrap(), hash);
     assert!(common.step(&[&updates[0]], &[1.0]).is_err());
-    let other = Task::new(LlamaConfig { hidden_size: 32, ..small() }, recipe(), tokenizer()).unwrap();
+    let other = Task::new(LlamaConfig { hidden_size: 32, ..small() }, recipe(), tokenizer(), None).unwrap();
     let stranger = crate::sparseloco::compress(other.layout(), &mut other.layout().zeros(), &other.layout().zeros());
     let stranger = Update::read(other.layout(), stranger.unwrap()).unwrap();
     assert!(common.step(&[&stranger], &stranger.norms()).is_err());

@@ -18,7 +18,7 @@ mod rows;
 
 pub use documents::{Files, Read};
 pub use pack::{MAX_TOKENS, Packed, pack};
-pub use rows::{Rows, Source};
+pub use rows::{Location, Rows};
 
 #[cfg(test)]
 mod tests;

@@ -24,7 +24,7 @@ const CHUNK: usize = 1 << 20;
 
 /// Where a file of rows is.
 #[derive(Clone, Debug)]
-pub enum Source {
+pub enum Location {
     /// On the disk.
     File(PathBuf),
     /// In memory.
@@ -61,19 +61,19 @@ impl Rows {
     /// # Errors
     /// [`TrainError::Run`] if it is another, or cannot be trained on; [`TrainError::Io`] if it cannot be read.
     pub fn open(
-        source: Source,
+        location: Location,
         digest: Hash,
         (training, held_out): (u64, u64),
         length: usize,
         vocabulary: usize,
     ) -> Result<Self, TrainError> {
         let refuse = |reason: String| TrainError::Run { what: "data", reason };
-        let (name, mut content): (PathBuf, Box<dyn Content>) = match source {
-            Source::File(path) => {
+        let (name, mut content): (PathBuf, Box<dyn Content>) = match location {
+            Location::File(path) => {
                 let file = File::open(&path).map_err(TrainError::io(&path))?;
                 (path, Box::new(file))
             }
-            Source::Memory(bytes) => (PathBuf::from("the rows"), Box::new(Cursor::new(bytes))),
+            Location::Memory(bytes) => (PathBuf::from("the rows"), Box::new(Cursor::new(bytes))),
         };
         let found = content.seek(SeekFrom::End(0)).map_err(TrainError::io(&name))?;
         content.rewind().map_err(TrainError::io(&name))?;

@@ -64,7 +64,7 @@ fn packed(bytes: &[u8]) -> Packed {
 
 fn open(packed: &Packed, bytes: Vec<u8>) -> Result<Rows, TrainError> {
     let (digest, rows) = (Hash::of(&packed.bytes), (packed.training_rows, packed.held_out_rows));
-    Rows::open(Source::Memory(bytes.into()), digest, rows, LENGTH, VOCABULARY)
+    Rows::open(Location::Memory(bytes.into()), digest, rows, LENGTH, VOCABULARY)
 }
 
 fn all(packed: &Packed, split: Split) -> Batch {
@@ -237,7 +237,7 @@ fn another_file_is_refused() {
         change(&mut bytes);
         let rows = (packed.training_rows, packed.held_out_rows);
         let digest = Hash::of(&bytes);
-        Rows::open(Source::Memory(bytes.into()), digest, rows, LENGTH, VOCABULARY).unwrap_err().to_string()
+        Rows::open(Location::Memory(bytes.into()), digest, rows, LENGTH, VOCABULARY).unwrap_err().to_string()
     };
     let high = signed(&|bytes| bytes[400..404].copy_from_slice(&300u32.to_le_bytes()));
     assert!(high.contains("hold token 300, and the tokenizer has 300"), "{high}");
@@ -247,7 +247,7 @@ fn another_file_is_refused() {
         bytes[row..].chunks_exact_mut(4).for_each(|word| word[3] &= 0x3f);
     });
     assert!(empty.contains("a row in which there is nothing to learn"), "{empty}");
-    let none = Source::Memory(Vec::new().into());
+    let none = Location::Memory(Vec::new().into());
     assert!(Rows::open(none, Hash::of(b""), (u64::MAX, 1), LENGTH, VOCABULARY).is_err());
 }
 

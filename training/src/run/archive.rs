@@ -24,7 +24,7 @@ use consortium_protocol::{Hash, Payload, Signed};
 use super::data::file_of;
 use super::task::{MAX_TOKENIZER, task_of};
 use crate::collective::{Parameters, Task};
-use crate::dataset::Source;
+use crate::dataset::Location;
 use crate::error::TrainError;
 use crate::tensor_file::write_atomically;
 
@@ -160,7 +160,7 @@ impl Archive {
         if let Some(rows) = rows.as_deref().filter(|rows| !rows.exists()) {
             return Err(refuse(rows, "is missing: the run's data are a file"));
         }
-        task_of(spec, &self.tokenizer()?, rows.map(Source::File), 1)
+        task_of(spec, &self.tokenizer()?, rows.map(Location::File), 1)
     }
 
     /// The entry of a round, with the signatures in it checked; none behind the last. Whether it continues the log, a

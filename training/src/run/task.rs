@@ -8,7 +8,7 @@ use super::data::data_of;
 use super::submission::Submission;
 use crate::collective::{Assignment, Data, Examination, LocalRecipe, Parameters, Peer, SyncProbe, Task};
 use crate::corpus::Split;
-use crate::dataset::{Rows, Source};
+use crate::dataset::{Location, Rows};
 use crate::error::TrainError;
 use crate::model::LlamaConfig;
 use crate::optimizer::{AdamWSettings, Schedule};
@@ -37,7 +37,12 @@ fn refuse(what: &'static str, reason: impl Into<String>) -> TrainError {
 /// # Errors
 /// [`TrainError::Run`], [`TrainError::Setting`] or [`TrainError::Tokenizer`], in words: the run is none that this program
 /// can take part in, or a file is not the one that it names. [`TrainError::Io`] if the data cannot be read.
-pub fn task_of(spec: &RunSpec, tokenizer_json: &[u8], data: Option<Source>, parts: usize) -> Result<Task, TrainError> {
+pub fn task_of(
+    spec: &RunSpec,
+    tokenizer_json: &[u8],
+    data: Option<Location>,
+    parts: usize,
+) -> Result<Task, TrainError> {
     if tokenizer_json.len() > MAX_TOKENIZER {
         return Err(refuse("tokenizer", format!("has {} bytes, and may have {MAX_TOKENIZER}", tokenizer_json.len())));
     }
@@ -55,7 +60,7 @@ pub fn task_of(spec: &RunSpec, tokenizer_json: &[u8], data: Option<Source>, part
             Some(Rows::open(source, digest, (training, held_out), recipe.length, tokenizer.vocabulary())?)
         }
     };
-    Task::with_rows(config, recipe, tokenizer, rows)
+    Task::new(config, recipe, tokenizer, rows)
 }
 
 /// Refuses a specification that this program cannot take part in, whatever its files are.
@@ -229,7 +234,7 @@ mod tests {
         assert!(refused(&RunSpec { tokenizer: Hash::of(&long), ..spec.clone() }, &long).contains("and may have"));
         let special = text.replace("<|assistant|>", "<|assistent|>").into_bytes();
         let signed = RunSpec { tokenizer: Hash::of(&special), ..spec };
-        assert!(refused(&signed, &special).contains("<|assistant|> is not token 4"));
+        assert!(refused(&signed, &special).contains("`added_tokens` is not that"));
     }
 
     #[test]
