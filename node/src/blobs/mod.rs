@@ -279,6 +279,35 @@ impl Blobs {
         .await
     }
 
+    /// Forgets a file that is not what its name says any more, because the disk has damaged or lost it; gives whether that was
+    /// so. Where it cannot be opened for another reason, nothing is forgotten.
+    ///
+    /// # Errors
+    /// When it cannot be opened, or not be removed.
+    pub async fn forget_damaged(&self, hash: Hash) -> Result<bool, BlobError> {
+        let alone = self.turn(hash).await;
+        let Some(path) = self.path(&hash) else { return Ok(false) };
+        let blobs = self.clone();
+        on_disk(move || {
+            // Until it is gone, nobody else looks at it, or writes it.
+            let _alone = alone;
+            let is_whole = match File::open(&path) {
+                Ok(file) => {
+                    let mut hasher = blake3::Hasher::new();
+                    hasher.update_reader(file).is_ok() && hasher.finalize().as_bytes() == hash.as_bytes()
+                }
+                Err(error) if error.kind() == io::ErrorKind::NotFound => false,
+                Err(error) => return Err(at(&path)(error)),
+            };
+            if !is_whole {
+                lock(&blobs.inner.room).forget(&hash);
+                blobs.delete(&hash, &ALL)?;
+            }
+            Ok(!is_whole)
+        })
+        .await
+    }
+
     /// Removes whole files that came more than a week ago, but for those to `keep`; gives how many. Blocks.
     ///
     /// # Errors

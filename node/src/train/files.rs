@@ -3,7 +3,7 @@
 use consortium_protocol::Hash;
 use consortium_protocol::wire::train::RunSpec;
 use consortium_training::collective::Task;
-use consortium_training::dataset::Source;
+use consortium_training::dataset::Location;
 use consortium_training::run::data::file_of;
 use consortium_training::run::task_of;
 
@@ -24,5 +24,5 @@ pub(crate) fn task(spec: &RunSpec, blobs: &Blobs, threads: usize) -> Result<Task
     let tokenizer = blobs.path(&spec.tokenizer).ok_or(RunError::Gone("the tokenizer"))?;
     let json = std::fs::read(&tokenizer).map_err(at(&tokenizer))?;
     let data = file_of(spec).map(|(hash, _)| blobs.path(&hash).ok_or(RunError::Gone("the data"))).transpose()?;
-    Ok(task_of(spec, &json, data.map(Source::File), threads)?)
+    Ok(task_of(spec, &json, data.map(Location::File), threads)?)
 }

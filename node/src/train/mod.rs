@@ -59,6 +59,7 @@ mod driver;
 mod errands;
 pub(crate) mod export;
 pub(crate) mod files;
+mod finding;
 mod gate;
 mod history;
 pub mod hub;

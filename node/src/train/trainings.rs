@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -11,10 +10,10 @@ use consortium_protocol::wire::train::{RunId, RunSpec, StateFile, TrainAnswer, T
 use consortium_protocol::{Hash, NodeId, RootKey, Signed};
 use consortium_training::TrainError;
 use consortium_training::collective::{Parameters, Task};
-use consortium_training::dataset::Source;
+use consortium_training::dataset::Location;
 use consortium_training::rounds::Wish;
-use consortium_training::run::data::file_of;
-use consortium_training::run::{MAX_TOKENIZER, check_run, examination_of, state_of, task_of};
+use consortium_training::run::{examination_of, state_of, task_of};
+use futures::future;
 use tokio_util::sync::CancellationToken;
 use tracing::{info, warn};
 
@@ -22,15 +21,16 @@ use super::announcements::Announcements;
 use super::bonds::Bonds;
 use super::driver::{Parts, RunHandle, spawn};
 use super::errands::Errands;
+use super::finding::{OnTheWay, find_files, find_spec};
 use super::gate::Gate;
-use super::net::{self, SwarmWire, ask};
+use super::net::{self, SwarmWire};
 use super::pause::{Standing, Terms};
 use super::roster::Roster;
 use super::shelf::Shelf;
 use super::store::{Kept, Store};
 use super::view::{Exported, Phase, RunStatus, RunSummary};
 use super::{Owed, Payouts, RunError, export, files};
-use crate::blobs::{BlobError, Blobs, Donors, Progress};
+use crate::blobs::Blobs;
 use crate::buckets::{Buckets, Pace};
 use crate::clock::wall_ms;
 use crate::swarm::SwarmHandle;
@@ -39,10 +39,6 @@ use crate::swarm::SwarmHandle;
 pub const DIRECTORY: &str = "runs";
 /// Runs are announced again after this time: gossip passes on nothing twice within two minutes.
 const ANNOUNCE: Duration = Duration::from_secs(125);
-/// Time to find a run, and then again each of its files; from then on when something came.
-const FIND: Duration = Duration::from_secs(45);
-/// Pause between two attempts at that.
-const PAUSE: Duration = Duration::from_secs(1);
 /// Runs taken part in at a time.
 const MOST_JOINED: usize = 32;
 /// What one node may ask or say about runs on streams.
@@ -78,6 +74,7 @@ struct Inner {
     parts: TrainingParts,
     directory: PathBuf,
     heard: Mutex<Announcements>,
+    on_the_way: OnTheWay,
     /// Runs that have a directory here.
     known: Mutex<BTreeMap<RunId, Known>>,
     /// Held while a run is joined, or taken up.
@@ -102,7 +99,7 @@ struct Joined {
     stop: CancellationToken,
 }
 
-fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+pub(super) fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     // What is guarded is changed in one step: a panic leaves it whole.
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
@@ -145,7 +142,8 @@ impl Trainings {
         }
         let (heard, known, askers) = (Mutex::default(), Mutex::new(known), Buckets::of_at_most(ASKERS));
         let (bonds, joining) = (bonds_of(&parts), tokio::sync::Mutex::default());
-        let inner = Inner { parts, directory, heard, known, joining, bonds, askers };
+        let on_the_way = OnTheWay::default();
+        let inner = Inner { parts, directory, heard, on_the_way, known, joining, bonds, askers };
         Ok(Self { inner: Arc::new(inner) })
     }
 
@@ -175,26 +173,33 @@ impl Trainings {
     pub async fn resume(self) {
         self.sweep().await;
         let runs: Vec<RunId> = lock(&self.inner.known).keys().copied().collect();
-        for run in runs {
-            let path = self.path(run);
-            let part = Store::wish(&path).and_then(|wish| Ok((wish, Store::standing(&path)?)));
-            match part {
-                Ok((Some(wish), standing)) => {
-                    if let Err(error) = self.join(run, wish, standing.map(|standing| standing.terms)).await {
-                        warn!(%run, %error, "a training run is not taken up");
-                        self.pay_what_is_left(run);
-                    }
+        // One that waits for its files holds up no other.
+        let taken_up = future::join_all(runs.into_iter().map(|run| self.take_up(run)));
+        let announced = async {
+            loop {
+                tokio::select! {
+                    () = self.inner.parts.stop.cancelled() => return,
+                    () = tokio::time::sleep(ANNOUNCE) => self.announce_again(None).await,
                 }
-                Ok((None, _)) => self.pay_what_is_left(run),
-                Err(error) => warn!(%run, %error, "a training run is not taken up"),
             }
-        }
-        loop {
-            self.announce_all().await;
-            tokio::select! {
-                () = self.inner.parts.stop.cancelled() => return,
-                () = tokio::time::sleep(ANNOUNCE) => {}
-            }
+        };
+        future::join(taken_up, announced).await;
+    }
+
+    /// Takes up a run, and announces it if it goes on.
+    async fn take_up(&self, run: RunId) {
+        let path = self.path(run);
+        let part = Store::wish(&path).and_then(|wish| Ok((wish, Store::standing(&path)?)));
+        match part {
+            Ok((Some(wish), standing)) => match self.join(run, wish, standing.map(|standing| standing.terms)).await {
+                Ok(()) => self.announce_again(Some(run)).await,
+                Err(error) => {
+                    warn!(%run, %error, "a training run is not taken up");
+                    self.pay_what_is_left(run);
+                }
+            },
+            Ok((None, _)) => self.pay_what_is_left(run),
+            Err(error) => warn!(%run, %error, "a training run is not taken up"),
         }
     }
 
@@ -207,14 +212,15 @@ impl Trainings {
         }
     }
 
-    /// Announces the runs it takes part in, as long as they go on: their author may have left.
-    async fn announce_all(&self) {
+    /// Announces a run that it takes part in, or all of them, as long as they go on: their author may have left.
+    async fn announce_again(&self, one: Option<RunId>) {
         let specs: Vec<Signed<RunSpec>> = {
             let known = lock(&self.inner.known);
             let goes_on = |known: &&Known| {
                 known.joined.as_ref().is_some_and(|joined| joined.handle.watch().borrow().phase != Phase::Ended)
             };
-            known.values().filter(goes_on).map(|known| known.spec.clone()).collect()
+            let wanted = known.iter().filter(|(run, _)| one.is_none_or(|one| one == **run)).map(|(_, known)| known);
+            wanted.filter(goes_on).map(|known| known.spec.clone()).collect()
         };
         for spec in specs {
             self.tell(spec).await;
@@ -257,7 +263,7 @@ impl Trainings {
         let (run, said) = (RunId::of(&spec), spec.clone());
         // What is kept and given to others is what was checked.
         let (tokenizer, initial, data, state) = aside(move || {
-            let task = task_of(said.payload(), &tokenizer, data.clone().map(Source::Memory), 1)?;
+            let task = task_of(said.payload(), &tokenizer, data.clone().map(Location::Memory), 1)?;
             let parameters = Parameters::from_bytes(&task, &initial)?;
             let state = state_of(&parameters);
             if state != said.payload().model.initial {
@@ -314,13 +320,15 @@ impl Trainings {
         let spec = self.find_spec(run).await?;
         self.inner.parts.pay.check(&spec, wish)?;
         // Files may be long on their way, and others join meanwhile.
-        self.find_files(&spec).await?;
+        let parts = &self.inner.parts;
+        let is_new = find_files(&parts.swarm, &parts.blobs, &spec, &self.inner.on_the_way).await?;
         let _one_at_a_time = self.inner.joining.lock().await;
         let joined = lock(&self.inner.known)
             .get(&run)
             .and_then(|known| known.joined.as_ref().map(|j| ((j.wish, j.terms), j.handle.clone())));
         match joined {
-            Some((as_before, _)) if as_before == (wish, terms) => return Ok(()),
+            // A part that reads files which came anew just now begins anew.
+            Some((as_before, _)) if as_before == (wish, terms) && !is_new => return Ok(()),
             Some((_, handle)) => {
                 handle.stop().await;
                 self.forget(run);
@@ -414,82 +422,14 @@ impl Trainings {
         }
     }
 
-    /// Nodes that may know a run.
-    async fn who_knows(&self, run: RunId, spec: Option<&RunSpec>) -> Vec<NodeId> {
-        let parts = &self.inner.parts;
-        let mut nodes: BTreeSet<NodeId> =
-            parts.swarm.providers(run_key(run), FIND).await.unwrap_or_default().into_iter().collect();
-        if let Some(spec) = spec {
-            nodes.extend(spec.validators.iter().copied());
-        }
-        nodes.remove(&self.me());
-        nodes.into_iter().collect()
-    }
-
     async fn find_spec(&self, run: RunId) -> Result<Signed<RunSpec>, RunError> {
         let here = lock(&self.inner.known).get(&run).map(|known| known.spec.clone());
         if let Some(spec) = here.or_else(|| lock(&self.inner.heard).spec(&run)) {
             return Ok(spec);
         }
-        let deadline = Instant::now() + FIND;
-        while Instant::now() < deadline {
-            for node in self.who_knows(run, None).await {
-                if let Some(TrainAnswer::Run(spec)) = ask(&self.inner.parts.swarm, node, &TrainRequest::Run(run)).await
-                    && RunId::of(&spec) == run
-                {
-                    return Ok(*spec);
-                }
-            }
-            tokio::time::sleep(PAUSE).await;
-        }
-        Err(RunError::NotFound(run))
-    }
-
-    /// Sees to it that the files are here that a run computes with.
-    async fn find_files(&self, spec: &Signed<RunSpec>) -> Result<(), RunError> {
-        let said = spec.payload();
-        // Nobody fetches anything for a run that it can take no part in.
-        check_run(said)?;
-        self.find_file(spec, "tokenizer", said.tokenizer, MAX_TOKENIZER as u64).await?;
-        match file_of(said) {
-            Some((hash, bytes)) => self.find_file(spec, "data", hash, bytes).await,
-            None => Ok(()),
-        }
-    }
-
-    /// Sees to it that a file of a run is here.
-    async fn find_file(
-        &self,
-        spec: &Signed<RunSpec>,
-        what: &'static str,
-        hash: Hash,
-        most: u64,
-    ) -> Result<(), RunError> {
-        let (parts, run) = (&self.inner.parts, RunId::of(spec));
-        let (mut deadline, mut here, most_parts) = (Instant::now() + FIND, 0, Arc::new(AtomicU64::new(0)));
-        while parts.blobs.path(&hash).is_none() {
-            let mut donors = self.who_knows(run, Some(spec.payload())).await;
-            donors.push(spec.signer());
-            let coming = Arc::clone(&most_parts);
-            let note = move |progress: Progress| {
-                coming.fetch_max(progress.done, Ordering::Relaxed);
-            };
-            let fetched = parts.blobs.fetch(&parts.swarm, hash, most, &Donors::from(donors), note).await;
-            let now_here = most_parts.load(Ordering::Relaxed);
-            if now_here > here {
-                (here, deadline) = (now_here, Instant::now() + FIND);
-            }
-            match fetched {
-                Ok(_) => info!(%run, what, bytes = parts.blobs.length(&hash), "a file of a training run has come"),
-                Err(BlobError::Stopped) => return Err(RunError::Stopped),
-                Err(error @ (BlobError::Io { .. } | BlobError::Full { .. } | BlobError::TooLong { .. })) => {
-                    return Err(RunError::File { what, error });
-                }
-                Err(error) if Instant::now() >= deadline => return Err(RunError::File { what, error }),
-                Err(_) => tokio::time::sleep(PAUSE).await,
-            }
-        }
-        Ok(())
+        let spec = find_spec(&self.inner.parts.swarm, run).await?;
+        lock(&self.inner.heard).hear(spec.clone(), Instant::now());
+        Ok(spec)
     }
 
     /// Leaves a run at the end of the round.
@@ -520,6 +460,9 @@ impl Trainings {
                 },
             };
             all.insert(*run, summary);
+        }
+        for (run, summary) in &mut all {
+            summary.coming = self.inner.on_the_way.get(run);
         }
         all.into_values().collect()
     }

@@ -40,6 +40,20 @@ pub struct RunSummary {
     pub round: u64,
     /// Rounds with training up to it; 0 in a run that this node only heard of, or has left.
     pub trained: u64,
+    /// The file that comes before this node can take part; none if none does.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub coming: Option<Coming>,
+}
+
+/// A file of a run on its way here.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Coming {
+    /// What it is.
+    pub what: String,
+    /// Bytes of it that are here.
+    pub here: u64,
+    /// All of its bytes.
+    pub bytes: u64,
 }
 
 impl RunSummary {
@@ -62,6 +76,7 @@ impl RunSummary {
             wish: None,
             round: 0,
             trained: 0,
+            coming: None,
         }
     }
 }

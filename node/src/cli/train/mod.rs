@@ -1,6 +1,7 @@
 //! `consortium-node train`: training together, and what can be checked of it afterwards.
 
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::process::ExitCode;
 use std::time::Duration;
 
@@ -9,13 +10,14 @@ use clap::{Args, Subcommand};
 use consortium_protocol::Hash;
 use consortium_protocol::wire::train::RunId;
 use consortium_training::rounds::Wish;
+use indicatif::{ProgressBar, ProgressStyle};
 use serde_json::{Value, json};
 
 use super::client::{Asking, Client};
 use super::earnings::{kwh, milliwatts};
-use super::terminal::{print, remark};
+use super::terminal::{print, printable, remark};
 use crate::train::pause::Terms;
-use crate::train::view::{Exported, RunSummary};
+use crate::train::view::{Coming, Exported, RunSummary};
 
 mod announce;
 mod local;
@@ -31,6 +33,8 @@ const QUICK: Duration = Duration::from_secs(30);
 const LONG: Duration = Duration::from_secs(300);
 /// Time to find a run in the swarm, and to get its files: its data may be a quarter of a GiB.
 const FETCHING: Duration = Duration::from_secs(3600);
+/// How often it is looked how much of them has come.
+const LOOK: Duration = Duration::from_millis(300);
 
 /// Train a model together with others, and be paid for what the work was worth.
 #[derive(Subcommand, Debug)]
@@ -186,12 +190,35 @@ async fn join(args: JoinArgs, data_dir: &Path) -> Result<()> {
     let pause = kwh(args.price_kwh)?.map(|kwh_msat| Terms { kwh_msat, milliwatts: args.watts });
     let client = Client::find(args.asking.client, data_dir)?;
     let run = named(&client, &args.run).await?;
-    let told: Value = client.order("train_join", json!({"run": run, "wish": wish, "pause": pause}), FETCHING).await?;
+    let order = client.order("train_join", json!({"run": run, "wish": wish, "pause": pause}), FETCHING);
+    let told: Value = with_files_shown(&client, run, order).await?;
     shown(&told, args.asking.json, || {
         let while_paid = if pause.is_some() { ", to train while that pays for its power" } else { "" };
         let short = run.0.short();
         format!("joined {run}{while_paid}; follow it with `consortium-node train status {short} --follow`\n")
     })
+}
+
+/// Waits until a run is joined, with a bar that shows how much of its files has come.
+async fn with_files_shown<T>(client: &Client, run: RunId, order: impl Future<Output = Result<T>>) -> Result<T> {
+    let style = ProgressStyle::with_template("{msg} {bar:40} {bytes}/{total_bytes} {bytes_per_sec}")?;
+    let bar = ProgressBar::new(0).with_style(style);
+    let mut order = pin!(order);
+    loop {
+        tokio::select! {
+            done = &mut order => {
+                bar.finish_and_clear();
+                return done;
+            }
+            () = tokio::time::sleep(LOOK), if !bar.is_hidden() => {}
+        }
+        let found = runs(client).await.ok().and_then(|all| all.into_iter().find(|summary| summary.run == run));
+        if let Some(Coming { what, here, bytes }) = found.and_then(|summary| summary.coming) {
+            bar.set_message(format!("fetching the {}", printable(&what)));
+            bar.set_length(bytes);
+            bar.set_position(here);
+        }
+    }
 }
 
 async fn leave(text: &str, asking: Asking, data_dir: &Path) -> Result<()> {

@@ -42,10 +42,21 @@ pub(super) fn list(runs: &[RunSummary]) -> String {
             run.rounds.to_string(),
             run.peers.to_string(),
             if run.budget_msat == 0 { "-".to_owned() } else { sats(run.budget_msat.into()) },
-            run.wish.map_or("", wish).to_owned(),
+            here(run),
         ]
     };
     table(&RUNS, &runs.iter().map(row).collect::<Vec<_>>())
+}
+
+/// What this node does in a run.
+fn here(run: &RunSummary) -> String {
+    match &run.coming {
+        Some(coming) => {
+            let share = coming.here as f64 * 100.0 / coming.bytes.max(1) as f64;
+            format!("fetches the {}, {share:.0} %", printable(&coming.what))
+        }
+        None => run.wish.map_or("", wish).to_owned(),
+    }
 }
 
 fn wish(wish: Wish) -> &'static str {
@@ -345,6 +356,7 @@ pub(super) mod tests {
 
     use super::*;
     use crate::train::pause::Terms;
+    use crate::train::view::Coming;
 
     fn id(n: u8) -> NodeId {
         RootKey::from_seed([n; 32]).node_id()
@@ -366,6 +378,7 @@ pub(super) mod tests {
             wish: Some(Wish::Train),
             round: 3,
             trained: 2,
+            coming: None,
         }
     }
 
@@ -458,6 +471,9 @@ pub(super) mod tests {
         let shown = list(&[summary()]);
         let words = format!("{}  a [31mrun  ", Hash::of(b"run").short());
         assert!(shown.contains(&words) && shown.contains("100 sat  trains"), "{shown}");
+        let coming = Coming { what: "data".to_owned(), here: 3 << 20, bytes: 8 << 20 };
+        let shown = list(&[RunSummary { coming: Some(coming), wish: None, ..summary() }]);
+        assert!(shown.contains("100 sat  fetches the data, 38 %"), "{shown}");
         assert!(list(&[]).contains("train announce"));
     }
 

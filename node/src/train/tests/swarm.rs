@@ -211,6 +211,15 @@ async fn text_that_an_author_brings_goes_to_all_who_join() {
         states.insert(node.state(run));
     }
     assert_eq!(states.len(), 1);
+    for damaged in [digest, spec.payload().tokenizer] {
+        let path = third.runs.blobs().path(&damaged).unwrap();
+        let mut content = std::fs::read(&path).unwrap();
+        content[100] ^= 1;
+        std::fs::write(&path, content).unwrap();
+        third.runs.join(run, Wish::Watch, None).await.unwrap();
+        third.runs.join(run, Wish::Train, None).await.unwrap();
+        assert_eq!(Hash::of(&std::fs::read(&path).unwrap()), damaged, "what the disk damages is fetched again");
+    }
     let target = third.dir.path().join("export");
     let exported = third.runs.export(run, target.clone()).await.unwrap();
     assert!(exported.initial && exported.missing == 0 && exported.updates > 0, "{exported:?}");
