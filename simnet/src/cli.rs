@@ -258,6 +258,9 @@ pub(crate) struct Train {
     /// Draw losses, scores, ratings and balances of the first run to FILE.
     #[arg(long, value_name = "FILE")]
     pub(crate) svg: Option<PathBuf>,
+    /// At the end run CMD in a shell, with all results as one JSON document on its standard input, and exit with CMD's code.
+    #[arg(long, value_name = "CMD")]
+    pub(crate) exec: Option<String>,
 }
 
 fn rate(text: &str) -> Result<f64, String> {

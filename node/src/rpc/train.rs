@@ -153,12 +153,13 @@ async fn announce(desk: TrainingDesk, wanted: Announce) -> Result<Value, Fault> 
         }
         other => Fault::Train(other.to_string()),
     })?;
-    let (spec, expected) = (made.spec.clone(), made.expected.clone());
+    let expected = made.expected.clone();
+    let signed = Signed::sign(&desk.key, made.spec);
+    let spec = signed.payload().clone();
+    Trainings::may_announce(&signed).map_err(|error| Fault::Params(error.to_string()))?;
     let run = match wanted.dry_run {
         true => None,
-        false => {
-            Some(desk.runs.announce(Signed::sign(&desk.key, made.spec), made.tokenizer, initial, made.data).await?)
-        }
+        false => Some(desk.runs.announce(signed, made.tokenizer, initial, made.data).await?),
     };
     shown(json!({"run": run, "spec": spec, "expected": expected}))
 }

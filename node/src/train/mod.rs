@@ -139,6 +139,12 @@ pub enum RunError {
          `consortium-node start --help`), take part by --watch, or take another run"
     )]
     NoWallet(RunId),
+    /// Escrows are to pay, and nobody but the payer would judge them.
+    #[error(
+        "escrows need a validator that does not pay itself: name another node by --validator, or leave out --escrow to pay \
+         on tabs"
+    )]
+    NoJudge,
     /// It takes part in too many.
     #[error("this node takes part in {0} runs already; leave one first")]
     TooMany(usize),

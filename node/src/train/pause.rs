@@ -239,7 +239,15 @@ mod tests {
             let round = lines.len() as u64 + 1;
             let at_ms = round * 60_000;
             let peers = peers.to_vec();
-            lines.push(RoundLine { round, at_ms, seconds: 60.0, held_out_loss: None, reverted: false, peers });
+            lines.push(RoundLine {
+                round,
+                at_ms,
+                seconds: 60.0,
+                held_out_loss: None,
+                reverted: false,
+                strayed: Vec::new(),
+                peers,
+            });
         }
     }
 

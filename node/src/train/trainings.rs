@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use consortium_protocol::wire::fact::Fact;
-use consortium_protocol::wire::train::{RunId, RunSpec, StateFile, TrainAnswer, TrainMessage, TrainRequest, run_key};
+use consortium_protocol::wire::train::{
+    PayWay, RunId, RunSpec, StateFile, TrainAnswer, TrainMessage, TrainRequest, run_key,
+};
 use consortium_protocol::{Hash, NodeId, RootKey, Signed};
 use consortium_training::TrainError;
 use consortium_training::collective::{Parameters, Task};
@@ -244,6 +246,18 @@ impl Trainings {
         self.inner.directory.join(run.to_string())
     }
 
+    /// Whether a run does what its specification says, as far as that can be told before it is announced.
+    ///
+    /// # Errors
+    /// [`RunError::NoJudge`].
+    pub fn may_announce(spec: &Signed<RunSpec>) -> Result<(), RunError> {
+        let (said, author) = (spec.payload(), spec.signer());
+        match said.pay.way == PayWay::Escrow && said.validators.iter().all(|validator| *validator == author) {
+            true => Err(RunError::NoJudge),
+            false => Ok(()),
+        }
+    }
+
     /// Publishes a run signed by this node, from its tokenizer, initial parameters and data, if these are a file: keeps them,
     /// tells the swarm, provides its id in Kademlia; and takes part in it, as one of its validators or by watching.
     ///
@@ -259,6 +273,7 @@ impl Trainings {
         if spec.signer() != self.me() {
             return Err(RunError::Author);
         }
+        Self::may_announce(&spec)?;
         self.inner.parts.pay.check(&spec, Wish::Watch)?;
         let (run, said) = (RunId::of(&spec), spec.clone());
         // What is kept and given to others is what was checked.

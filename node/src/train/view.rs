@@ -210,6 +210,9 @@ pub struct RoundLine {
     pub held_out_loss: Option<f64>,
     /// Whether it took back the aggregate before.
     pub reverted: bool,
+    /// Validators who signed losses that are not those of most.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub strayed: Vec<NodeId>,
     /// What became of the peers.
     pub peers: Vec<PeerLine>,
 }
@@ -254,6 +257,7 @@ impl RoundLine {
             seconds,
             held_out_loss: held_out_loss(entry),
             reverted: record.reverts,
+            strayed: record.validators.iter().filter(|v| v.strayed > 0).map(|v| v.id).collect(),
             peers: peers.collect(),
         }
     }

@@ -161,6 +161,7 @@ fn what_cannot_be_done_is_said_with_what_to_do() {
         (&["train", "announce", "--model", "nano", "--sequence", "1000"], "longer than the model's context"),
         (&["train", "announce", "--model", "nano", "--sequence", "24"], "there is nothing to learn"),
         (&["train", "announce", "--model", "nano", "--quorum", "3"], "quorum"),
+        (&["train", "announce", "--model", "nano", "--budget", "100", "--escrow", "--dry-run"], "by --validator"),
         (&["train", "announce", "--plan", "/no/such/plan.toml"], "/no/such/plan.toml"),
         (&["train", "status"], "takes part in no run"),
         (&["train", "join", "not-hex"], "is no id of a run"),

@@ -1,7 +1,8 @@
 //! `simnet train`: trains a small model with peers of all kinds, and prints who earned what.
 
+use std::io::{ErrorKind, Write as _};
 use std::path::Path;
-use std::process::ExitCode;
+use std::process::{Command, ExitCode, Stdio};
 
 use anyhow::{Context as _, Result};
 use consortium_simnet::train::arena::Arena;
@@ -13,6 +14,7 @@ use consortium_simnet::train::setting::Setting;
 use consortium_simnet::train::svg;
 use serde_json::json;
 
+use super::exec::code;
 use super::table::aligned;
 use super::terminal::print;
 use crate::cli;
@@ -43,7 +45,31 @@ pub(crate) fn run(arguments: &cli::Train) -> Result<ExitCode> {
     if played.len() > 1 && !arguments.json {
         print(&over_seeds(arguments, &played.iter().map(|(_, rounds, _)| &rounds[..]).collect::<Vec<_>>()))?;
     }
-    Ok(ExitCode::SUCCESS)
+    let Some(command) = &arguments.exec else { return Ok(ExitCode::SUCCESS) };
+    let runs = played.iter().map(|(setting, rounds, curves)| {
+        json!({
+            "setting": setting, "curves": curves, "rounds": rounds, "totals": totals(rounds, WARMUP),
+            "rounds_after_warm_up": rounds.len().saturating_sub(WARMUP),
+        })
+    });
+    let results = json!({ "peers": arguments.peers.names(), "runs": runs.collect::<Vec<_>>() });
+    hand_over(command, &results.to_string())
+}
+
+/// Runs a command in a shell with this on its standard input.
+fn hand_over(command: &str, results: &str) -> Result<ExitCode> {
+    let mut shell = Command::new("sh");
+    let mut child = shell.args(["-c", command]).stdin(Stdio::piped()).spawn().context("cannot run the command")?;
+    if let Some(mut input) = child.stdin.take() {
+        match input.write_all(results.as_bytes()) {
+            // It need not read them.
+            Err(error) if error.kind() != ErrorKind::BrokenPipe => {
+                return Err(error).context("cannot tell the results");
+            }
+            _ => {}
+        }
+    }
+    Ok(ExitCode::from(code(child.wait()?)))
 }
 
 /// Answers with the held-out loss before the first round, and all rounds.

@@ -12,6 +12,7 @@ use consortium_training::run::{Written, write_model};
 use indicatif::ProgressBar;
 use serde_json::{Value, json};
 
+use super::show::astray;
 use super::status::{bar, picture};
 use crate::cli::terminal::{print, short_peer};
 use crate::cli::units::sats;
@@ -121,6 +122,9 @@ fn words(done: &Replayed) -> String {
     );
     for (peer, msat) in &done.sums.balances {
         text.push_str(&format!("            {} came out with {}\n", short_peer(&peer.to_string()), sats(*msat)));
+    }
+    for (validator, rounds) in done.sums.strayed.iter().filter(|(_, rounds)| **rounds > 0) {
+        text.push_str(&format!("            {}", astray(*validator, *rounds)));
     }
     match &done.state {
         Some(state) => {

@@ -1,5 +1,6 @@
 //! Runs in words and tables.
 
+use std::collections::BTreeMap;
 use std::path::Path;
 
 use consortium_protocol::NodeId;
@@ -120,9 +121,10 @@ fn plan(spec: &RunSpec, expected: &Expected) -> String {
         (
             "validators",
             format!(
-                "{}, {} of whom make a record certain; an update is measured on {} rows, {:.1} % of its training",
+                "{}, {} of whom make a record certain{}; an update is measured on {} rows, {:.1} % of its training",
                 spec.validators.len(),
                 spec.quorum,
+                if spec.validators.len() > spec.quorum as usize { "" } else { ", so that none may be away" },
                 batches.held_out * batches.held_out_rows + 2 * batches.own * batches.own_rows,
                 100.0 * expected.validation_share
             ),
@@ -266,10 +268,28 @@ pub(super) fn status(status: &RunStatus, me: NodeId) -> String {
         let rows: Vec<Vec<String>> = status.rounds.iter().map(|line| row(line, Some(me))).collect();
         text.push_str(&format!("\n{}", table(&ROUNDS, &rows)));
     }
+    for (validator, rounds) in strayed(&status.rounds) {
+        text.push_str(&format!("\n{}", astray(validator, rounds)));
+    }
     if let Some(last) = status.rounds.iter().rev().find(|line| !line.peers.is_empty()) {
         text.push_str(&format!("\n{}", peers(last, me)));
     }
     text
+}
+
+/// In how many of these rounds each validator signed losses that are not those of most.
+fn strayed(rounds: &[RoundLine]) -> BTreeMap<NodeId, u64> {
+    let mut all = BTreeMap::new();
+    for validator in rounds.iter().flat_map(|line| &line.strayed) {
+        *all.entry(*validator).or_default() += 1;
+    }
+    all
+}
+
+/// Says of a validator that it signed such losses.
+pub(super) fn astray(validator: NodeId, rounds: u64) -> String {
+    let name = short_peer(&validator.to_string());
+    format!("validator {name} signed losses in {rounds} rounds that are not those of most: the medians counted\n")
 }
 
 /// How a peer stands that trains only while that pays for its power.
@@ -397,6 +417,7 @@ pub(super) mod tests {
             seconds: 30.0,
             held_out_loss: Some(5.0 - round as f64),
             reverted: false,
+            strayed: Vec::new(),
             peers,
         };
         let first = vec![peer(1, "accepted", 0.02, 5_000, 0), peer(2, "harm", -0.01, 0, 2_000)];
@@ -416,6 +437,11 @@ pub(super) mod tests {
             assert!(shown.contains(words), "{words:?} in\n{shown}");
         }
         assert!(!shown.contains("bond"), "the run wants none");
+        assert!(!shown.contains("those of most"), "all validators agree");
+        let mut liar = sample();
+        liar.rounds[1].strayed = vec![id(8)];
+        let named = format!("validator {} signed losses in 1 rounds", short_peer(&id(8).to_string()));
+        assert!(status(&liar, id(1)).contains(&named));
         assert!(!shown.contains("train on while"), "peers wait in it");
         let mut overlapped = sample();
         overlapped.summary.overlap = true;
