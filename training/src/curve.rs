@@ -74,8 +74,8 @@ pub struct Panel {
     pub series: Vec<(String, Vec<(f64, f64)>)>,
 }
 
-/// Eight colours that most eyes tell apart (Okabe and Ito, with grey for yellow).
-const COLORS: [(u8, u8, u8); 8] = [
+/// Eight colours that most eyes tell apart (Okabe and Ito, with grey for yellow), and four more.
+const COLORS: [(u8, u8, u8); 12] = [
     (0, 114, 178),
     (213, 94, 0),
     (0, 158, 115),
@@ -84,6 +84,10 @@ const COLORS: [(u8, u8, u8); 8] = [
     (230, 159, 0),
     (86, 180, 233),
     (128, 128, 128),
+    (125, 70, 160),
+    (130, 85, 35),
+    (0, 75, 60),
+    (165, 165, 0),
 ];
 
 /// Draws panels two by two.
