@@ -6,7 +6,9 @@ use std::time::Instant;
 use anyhow::{Context as _, Result};
 use consortium_node::training::collective::{Assignment, Examiner, Parameters, SyncProbe, Task};
 use consortium_node::training::corpus::Split;
-use consortium_node::training::gauntlet::{DOUBT, Evidence, Losses, Showing, Standing, copies, harms, take_round};
+use consortium_node::training::gauntlet::{
+    DOUBT, Evidence, Losses, Showing, Standing, copies, harms, showings, take_round,
+};
 use consortium_node::training::packing::Batch;
 use consortium_node::training::sparseloco::{Update, median_norms, overlaps};
 use consortium_node::training::trainer::mean_loss;
@@ -234,6 +236,7 @@ impl Arena {
         let medians = if updates.is_empty() { Vec::new() } else { median_norms(self.task.layout(), &updates)? };
         let copied = self.copied(&updates)?;
         let mut revealed = Vec::new();
+        let mut found: Vec<Option<Evidence>> = vec![None; findings.len()];
         for (entry, copy) in entries.iter().zip(copied) {
             let measured = examiner.examine(entry.peer, &entry.update, &medians)?;
             let evidence = Evidence {
@@ -244,8 +247,13 @@ impl Arena {
                 copy,
             };
             revealed.push(Revealed { peer: entry.peer, update: entry.update.clone(), score: evidence.score() });
-            let showing = evidence.showing(self.standings[entry.peer].merit, DOUBT);
-            findings[entry.peer] = Finding { fate: Fate::Judged(showing.verdict), showing, evidence: Some(evidence) };
+            found[entry.peer] = Some(evidence);
+        }
+        let showings = showings(&found, &self.standings, DOUBT);
+        for (finding, (evidence, showing)) in findings.iter_mut().zip(found.into_iter().zip(showings)) {
+            if evidence.is_some() {
+                *finding = Finding { fate: Fate::Judged(showing.verdict), showing, evidence };
+            }
         }
         Ok(revealed)
     }

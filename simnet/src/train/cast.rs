@@ -26,7 +26,7 @@ pub enum Role {
     Poisoner,
     /// Does what it should for two thirds of the run, then poisons.
     Sleeper,
-    /// Trains on parameters of four rounds before.
+    /// Trains on parameters of four rounds before, and in the first four rounds on others than the common ones.
     Stale,
     /// One of two: the first trains, the second sends what it got from the first before both commit, disguised.
     Colluder,

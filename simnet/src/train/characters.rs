@@ -104,7 +104,10 @@ pub fn characters(cast: &Cast, task: &Arc<Task>) -> Result<Vec<Box<dyn Character
             Role::LatePlagiarist => Box::new(copier(Source::ThisRound)),
             Role::Poisoner => Box::new(Poisoner { peer: peer(), task: Arc::clone(task), from: 0.0 }),
             Role::Sleeper => Box::new(Poisoner { peer: peer(), task: Arc::clone(task), from: 2.0 / 3.0 }),
-            Role::Stale => Box::new(Stale { peer: peer(), past: VecDeque::new() }),
+            Role::Stale => {
+                let other = Parameters::fresh(task, u64::MAX)?;
+                Box::new(Stale { peer: peer(), past: VecDeque::from(vec![other; LAG]) })
+            }
             Role::Colluder => match accomplice.take() {
                 Some(secret) => Box::new(copier(Source::Accomplice(secret))),
                 None => {
@@ -243,7 +246,8 @@ impl Character for Poisoner {
     }
 }
 
-/// Trains on old parameters, without knowing it.
+/// Trains on old parameters, without knowing it; while there are none so old, on first ones that nobody else has. (If it began
+/// from the common ones it would do honest work in the first round, and the run be another from there on.)
 struct Stale {
     peer: Peer,
     past: VecDeque<Parameters>,

@@ -37,8 +37,17 @@ fn attackers_lose_and_the_model_learns() {
     assert_eq!((&late.refusals[..], late.gain_msat), (&[("late", 6)][..], 0), "nobody looked at it");
     assert_eq!(of(&totals, "poisoner").accepted, 0);
     assert_eq!(of(&totals, "free-rider").accepted, 0);
-    let stale: Vec<&str> = rounds[1..].iter().map(|r| r.peers[8].fate).collect();
+    let stale: Vec<&str> = rounds.iter().map(|r| r.peers[8].fate).collect();
     assert!(stale.iter().all(|fate| *fate == "out of sync"), "{stale:?}");
+}
+
+#[test]
+fn attackers_that_are_kept_out_leave_no_trace_in_the_parameters() {
+    let rounds = play("honest:3,plagiarist,poisoner,stale", 4, 1);
+    let kept_out = rounds.iter().all(|r| r.peers.iter().all(|p| p.accepted() == p.peer.starts_with("honest")));
+    assert!(kept_out, "{:?}", totals(&rounds, 0));
+    let losses = |rounds: &[RoundReport]| rounds.iter().map(|r| r.held_out_loss.to_bits()).collect::<Vec<_>>();
+    assert_eq!(losses(&rounds), losses(&play("honest:3", 4, 1)));
 }
 
 #[test]
@@ -60,7 +69,7 @@ fn peers_that_do_not_wait_train_from_older_parameters_and_are_let_in() {
     assert!(rounds[7].held_out_loss < rounds[0].held_out_loss - 0.3, "{}", rounds[7].held_out_loss);
     let totals = totals(&rounds, 2);
     assert!(["honest-1", "honest-2"].iter().all(|name| of(&totals, name).accepted >= 7), "{totals:?}");
-    let stale = rounds[3..].iter().map(|r| r.peers[2].fate);
+    let stale = rounds.iter().map(|r| r.peers[2].fate);
     assert!(stale.clone().all(|fate| fate == "out of sync"), "{:?}", stale.collect::<Vec<_>>());
 }
 

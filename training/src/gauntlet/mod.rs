@@ -6,9 +6,9 @@
 //!
 //! For each update validators measure the loss before and after a step by it, on batches that were assigned to the peer, on
 //! others of the training data that were assigned to nobody, and on held-out ones ([`Losses`]). The step is the update's part
-//! of the outer step, for what counts is what it does to the mean. [`Evidence::showing`] then says at once, before anything is
+//! of the outer step, for what counts is what it does to the mean. [`showings`] then says at once, before anything is
 //! aggregated, whether the update may enter ([`Verdict`]): what a few batches cannot tell from chance is not held against it,
-//! but it adds up over rounds ([`Merit`]). What a peer is paid for builds up in its [`Standing`]: a rating of its scores against
+//! unless the others gain so much that work would be seen, and it adds up over rounds ([`Merit`]). What a peer is paid for builds up in its [`Standing`]: a rating of its scores against
 //! those of the others ([`Rating`]), times how reliably it improves its own batches more than others', which it can only by
 //! training on them. [`copies`] finds updates that are too much like an earlier one.
 //!
@@ -18,6 +18,7 @@
 //! | updates next to nothing never score below zero | a positive margin, and a little of it in every round |
 //! | a well-rated peer does harm once | the gate, before aggregation: good rounds before buy nothing |
 //! | a little harm in every round, within what batches differ by | it adds up over rounds, and what doubt excuses is bounded |
+//! | noise in a round or two, within what batches differ by | the more the others gain, the less doubt excuses |
 //! | a copy of another's update | commit-reveal of the round, and [`copies`] |
 //! | a fixed limit of overlap accuses honest peers early in a run | a limit relative to the population |
 //! | one loud update | norms clipped to the median, in [`crate::sparseloco::aggregate`] |
@@ -31,6 +32,6 @@ pub use doubt::{DOUBT, Estimate, Merit};
 pub use rating::{Rating, rate};
 pub use score::{
     Evidence, Losses, MARGIN, MOST_DRIFT, Refusal, Showing, Standing, TOLERANCE, Verdict, WORST, harms, median,
-    take_round,
+    showings, take_round,
 };
 pub use similarity::copies;

@@ -14,6 +14,10 @@ pub const MARGIN: f64 = 2.0 * TOLERANCE;
 pub const WORST: f64 = 0.02;
 /// What doubt excuses at most: an update that makes things worse by a larger part is refused, however little sure that is.
 const MOST_EXCUSED: f64 = WORST / 4.0;
+/// The part of what is [`usual`] in the round that an update without the margin must be worth at best. Noise is worth nothing:
+/// with three standard errors of five batches it is refused once others gain some five times what its batches differ by, as
+/// they do early in a run.
+const LEAST_PART: f64 = 0.25;
 /// How far a loss may be off when another machine computes it.
 pub const TOLERANCE: f64 = 1e-4;
 /// Most outer steps that a peer's parameters may be away from the common ones. All peers hold the same bits, so that an
@@ -111,14 +115,39 @@ pub enum Verdict {
     Refused(Refusal),
 }
 
+/// What updates of a round are worth as a rule: the median score of those that have one, are nobody else's, and are of the
+/// common parameters; zero if there are none, or half of them do harm.
+fn usual<'a>(round: impl IntoIterator<Item = &'a Evidence>) -> f64 {
+    let own = round.into_iter().filter(|evidence| !evidence.copy && evidence.is_in_sync());
+    let scores: Vec<f64> = own.map(Evidence::score).filter(|score| score.is_finite()).collect();
+    median(&scores).max(0.0)
+}
+
+/// What a round says about each of its peers, where there is evidence about an update, in a run that doubts scores by so many
+/// standard errors; in the order of the peers, as are their standings before it.
+#[must_use]
+pub fn showings(round: &[Option<Evidence>], standings: &[Standing], doubt: f64) -> Vec<Showing> {
+    let usual = usual(round.iter().flatten());
+    let showing = |(evidence, standing): (&Option<Evidence>, &Standing)| match evidence {
+        Some(evidence) => evidence.showing(standing.merit, doubt, usual),
+        None => Showing::NOTHING,
+    };
+    round.iter().zip(standings).map(showing).collect()
+}
+
 impl Evidence {
-    /// What it says about a peer with this merit, in a run that doubts scores by so many standard errors.
-    #[must_use]
-    pub fn showing(&self, merit: Merit, doubt: f64) -> Showing {
+    /// What it says about a peer with this merit, in a run that doubts scores by so many standard errors and a round whose
+    /// updates are worth as much as is [`usual`] in it.
+    fn showing(&self, merit: Merit, doubt: f64, usual: f64) -> Showing {
         let (score, is_own) = (self.estimate(), !self.copy && self.is_in_sync());
         // Without doubt every update is judged by itself.
         let merit = if doubt > 0.0 && is_own && score.mean.is_finite() { merit.with(score) } else { merit };
-        Showing { verdict: self.judge(merit, doubt), score: score.mean, own_data: self.own_data(), merit: Some(merit) }
+        Showing {
+            verdict: self.judge(merit, doubt, usual),
+            score: score.mean,
+            own_data: self.own_data(),
+            merit: Some(merit),
+        }
     }
 
     /// The score over all batches that nobody trained on: held-out ones, and those of the training split that were assigned
@@ -150,13 +179,14 @@ impl Evidence {
 
     /// Whether the update is let in, where `merit` has it already. Good rounds before buy nothing: an update that does harm
     /// beyond doubt is refused by this round alone.
-    fn judge(&self, merit: Merit, doubt: f64) -> Verdict {
+    fn judge(&self, merit: Merit, doubt: f64, usual: f64) -> Verdict {
         let score = self.estimate();
         let at_best = score.at_best(doubt);
         let is_bad = |losses: &Losses| losses.score() < -WORST;
         // One batch that is far off makes all of them unsure.
         let hides = doubt > 0.0 && (score.mean < -MOST_EXCUSED || self.unassigned.iter().any(is_bad));
         let is_sound = merit.is_sound(doubt);
+        let is_idle = score.mean < MARGIN && at_best < LEAST_PART * usual;
         let refusal =
             if !score.mean.is_finite() || !mean(&self.assigned).is_finite() || !mean(self.others()).is_finite() {
                 Refusal::NoScore
@@ -170,7 +200,7 @@ impl Evidence {
                 || (!is_sound && score.mean < -TOLERANCE)
             {
                 Refusal::Harm
-            } else if at_best < MARGIN || !is_sound {
+            } else if at_best < MARGIN || !is_sound || is_idle {
                 Refusal::BelowMargin
             } else {
                 return Verdict::Accepted(score.mean);
@@ -263,7 +293,7 @@ mod tests {
     }
 
     fn judged(evidence: &Evidence) -> Verdict {
-        evidence.showing(Merit::default(), 0.0).verdict
+        evidence.showing(Merit::default(), 0.0, 0.0).verdict
     }
 
     fn refusal(evidence: &Evidence) -> Option<Refusal> {
@@ -343,7 +373,7 @@ mod tests {
 
     #[test]
     fn what_chance_may_have_done_is_not_held_against_an_update_and_what_it_cannot_is() {
-        let doubted = |scores: &[f64]| match evidence(0.01, scores).showing(Merit::default(), 2.0).verdict {
+        let doubted = |scores: &[f64]| match evidence(0.01, scores).showing(Merit::default(), 2.0, 0.0).verdict {
             Verdict::Accepted(_) => None,
             Verdict::Refused(refusal) => Some(refusal),
         };
@@ -354,8 +384,37 @@ mod tests {
         assert_eq!(doubted(&[-0.019, 0.01, -0.01]), Some(Refusal::Harm), "more than doubt excuses");
         let mut hiding = evidence(0.01, &[-0.003; 3]);
         hiding.unassigned[0].after = 2.2;
-        assert_eq!(hiding.showing(Merit::default(), 2.0).verdict, Verdict::Refused(Refusal::Harm), "of any batch");
+        assert_eq!(hiding.showing(Merit::default(), 2.0, 0.0).verdict, Verdict::Refused(Refusal::Harm), "of any batch");
         assert_eq!(doubted(&[1e-6, -1e-6, 1e-7]), Some(Refusal::BelowMargin), "next to nothing, beyond doubt");
+    }
+
+    #[test]
+    fn exploit_noise_among_updates_that_gain_much_gets_no_benefit_of_the_doubt() {
+        // It seems to do a little harm, and may by as little have done some good.
+        let noise = evidence(0.0, &[0.0012, -0.0031, -0.0008]);
+        let little = evidence(0.01, &[0.001; 3]);
+        let beside = |gains: f64| {
+            let honest = evidence(gains, &[gains; 3]);
+            let round = [&honest, &honest, &honest, &noise, &little].map(|found| Some(found.clone()));
+            showings(&round, &[Standing::default(); 5], 2.0).iter().map(|s| s.verdict).collect::<Vec<_>>()
+        };
+        assert_eq!(beside(0.012)[3], Verdict::Refused(Refusal::BelowMargin));
+        assert!(matches!(beside(0.002)[3], Verdict::Accepted(_)), "they gain little themselves");
+        assert!(matches!(beside(0.02)[4], Verdict::Accepted(_)), "who shows the margin needs no doubt");
+    }
+
+    #[test]
+    fn copies_and_what_is_out_of_sync_do_not_change_what_is_usual() {
+        let good = evidence(0.01, &[0.01; 3]);
+        let copy = Evidence { copy: true, ..evidence(0.5, &[0.5; 3]) };
+        let stale = Evidence { drift: 1.0, ..evidence(-0.5, &[-0.5; 3]) };
+        assert!((usual([&good, &copy, &copy, &stale, &stale]) - 0.01).abs() < 1e-9);
+        let none: [&Evidence; 0] = [];
+        let unknown = evidence(0.0, &[f64::NAN; 3]);
+        assert!((usual([&good, &unknown, &unknown]) - 0.01).abs() < 1e-9, "what nobody could measure");
+        for worthless in [usual(none), usual([&copy]), usual([&evidence(0.0, &[-0.1; 3])])] {
+            assert_eq!(worthless.to_bits(), 0f64.to_bits());
+        }
     }
 
     #[test]
@@ -363,14 +422,14 @@ mod tests {
         let (mut standing, worse) = ([Standing::default()], evidence(0.01, &[0.003, -0.005, -0.001]));
         let mut refused = 0;
         for _ in 0..30 {
-            let showing = worse.showing(standing[0].merit, 2.0);
+            let showing = worse.showing(standing[0].merit, 2.0, 0.0);
             refused += u32::from(showing.verdict == Verdict::Refused(Refusal::Harm));
             take_round(&mut standing, &[showing]);
         }
         assert!((15..30).contains(&refused), "{refused}");
         let better = evidence(0.01, &[0.005, -0.003, 0.001]);
         for _ in 0..60 {
-            let showing = better.showing(standing[0].merit, 2.0);
+            let showing = better.showing(standing[0].merit, 2.0, 0.0);
             take_round(&mut standing, &[showing]);
         }
         assert!(standing[0].merit.is_sound(0.0), "who does better is let in again");
@@ -391,7 +450,7 @@ mod tests {
         let rounds = [evidence(0.02, &[0.01; 3]), evidence(0.008, &[0.009; 3]), evidence(0.0, &[0.0; 3])];
         let mut standings = [Standing::default(); 3];
         for _ in 0..30 {
-            take_round(&mut standings, &rounds.each_ref().map(|round| round.showing(Merit::default(), 0.0)));
+            take_round(&mut standings, &rounds.each_ref().map(|round| round.showing(Merit::default(), 0.0, 0.0)));
         }
         let paid: Vec<f64> = standings.iter().zip(&rounds).map(|(s, r)| s.quality(judged(r))).collect();
         assert!(paid[0] > 1.0 && paid[1] < 1e-300 && paid[2] < 1e-300, "{paid:?}");

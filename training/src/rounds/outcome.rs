@@ -10,7 +10,7 @@ use consortium_protocol::{Hash, Msat, NodeId, Signed};
 
 use super::evidence::{Agreed, agree, median_pairs, most_frequent, score, strayed};
 use super::{bond, pay, people};
-use crate::gauntlet::{self, Merit, Rating, Showing, Standing, Verdict, take_round};
+use crate::gauntlet::{self, Evidence, Merit, Rating, Standing, Verdict, take_round};
 
 /// A run ends after as many rounds in which nothing was trained.
 const MOST_IN_VAIN: u64 = 100_000;
@@ -263,11 +263,8 @@ fn judge(
 ) -> Result<Vec<Outcome>, Unfit> {
     let found: Vec<Result<Agreed, Refusal>> = peers.iter().map(|peer| agree(body, *peer)).collect();
     let mut standings: Vec<Standing> = peers.iter().map(|peer| standing(accounts.get(peer))).collect();
-    let showing = |(found, standing): (&Result<Agreed, Refusal>, &Standing)| match found {
-        Ok(agreed) => agreed.evidence().showing(standing.merit, spec.batches.doubt.get()),
-        Err(_) => Showing::NOTHING,
-    };
-    let showings: Vec<Showing> = found.iter().zip(&standings).map(showing).collect();
+    let evidence: Vec<Option<Evidence>> = found.iter().map(|f| f.as_ref().ok().map(Agreed::evidence)).collect();
+    let showings = gauntlet::showings(&evidence, &standings, spec.batches.doubt.get());
     // A round that is taken back says nothing about its peers: they trained from what harmed.
     let qualities = match reverts {
         true => vec![0.0; peers.len()],
